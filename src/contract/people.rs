@@ -1,0 +1,128 @@
+//! Programs of people ⇄ gateway, `/api/v1`. Tasks travel as the AsyncTask objects they are.
+
+use serde::{Deserialize, Serialize};
+
+use super::wire::{SignedRequest, UploadPlan};
+
+/// The outputs of one task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct OutputList {
+    /// Declared outputs in the order of the definition, then `log`.
+    pub outputs: Vec<OutputView>,
+}
+
+/// One output and its files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct OutputView {
+    /// Name in the definition.
+    pub name: String,
+    /// Title for people.
+    pub title: String,
+    /// Step that wrote it.
+    pub step: String,
+    /// Sum of its files, in bytes.
+    pub size: u64,
+    /// Its files; the position in this list is the `n` of the download route.
+    pub files: Vec<FileView>,
+}
+
+/// One file of an output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct FileView {
+    /// Path the author gave it.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Hex SHA-256 of the whole file.
+    pub sha256: String,
+    /// Media type the author declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+}
+
+/// Permission to read one file once, now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct DownloadTicket {
+    /// The GET to make. A path of the gateway needs the caller's own token.
+    pub request: SignedRequest,
+    /// Seconds until the store refuses the URL; absent for a path of the gateway, which authorises each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<u64>,
+    /// PEM certificates that sign the store's certificate, when the public roots do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// What is behind it.
+    pub file: FileView,
+}
+
+/// Announces a file that will be an input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct UploadRequest {
+    /// Name of the TaskDefinition that will read it.
+    pub definition: String,
+    /// Name of the input in that definition.
+    pub input: String,
+    /// Bytes; refused above the input's `maxSize`.
+    pub size: u64,
+    /// Hex SHA-256 of the whole file.
+    pub sha256: String,
+    /// Media type; refused unless the input lists it (or lists none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+}
+
+/// A started upload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct UploadStarted {
+    /// Goes into `spec.inputs.<name>.upload` once the upload is complete.
+    pub id: String,
+    /// How to send the bytes.
+    pub plan: UploadPlan,
+    /// PEM certificates that sign the store's certificate, when the public roots do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+}
+
+/// Ends an upload: for a multipart plan with its parts, else with none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct UploadCompletion {
+    /// From [`UploadPlan::Multipart`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_id: Option<String>,
+    /// Every part, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<super::wire::SentPart>,
+}
+
+/// An error, as RFC 9457 has it (`application/problem+json`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// `about:blank`: the status says what kind it is.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// A CamelCase word programs can tell apart.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What happened, to what, and what to do next.
+    pub detail: String,
+    /// Each violation, when there are several (parameters against their schema).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<String>,
+}

@@ -1,1 +1,19 @@
-//! api
+//! The kinds of `asynctask.dev/v1alpha1` and the names everything else agrees on.
+//!
+//! The doc comments of the fields are what `kubectl explain` shows: they are written for users.
+
+pub mod condition;
+pub mod crd;
+pub mod definition;
+pub mod names;
+pub mod quantity;
+pub mod revision;
+pub mod state;
+pub mod store;
+pub mod task;
+
+pub use definition::{TaskDefinition, TaskDefinitionSpec};
+pub use revision::{TaskRevision, TaskRevisionSpec};
+pub use state::TaskState;
+pub use store::{OutputStore, OutputStoreSpec};
+pub use task::{AsyncTask, AsyncTaskSpec, AsyncTaskStatus};

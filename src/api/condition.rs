@@ -1,0 +1,103 @@
+//! Conditions: their types, and how one is set without moving its clock for nothing.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+/// AsyncTask: the run was checked against its revision and pinned to it.
+pub const ACCEPTED: &str = "Accepted";
+/// AsyncTask: True in every terminal state, whatever it is.
+pub const FINISHED: &str = "Finished";
+/// AsyncTask: Unknown until the run ends, then whether it gave its result.
+pub const SUCCEEDED: &str = "Succeeded";
+/// AsyncTask: the outputs can be fetched.
+pub const OUTPUTS_READY: &str = "OutputsReady";
+/// kstatus: True until the object has reached what was asked.
+pub const RECONCILING: &str = "Reconciling";
+/// kstatus: True when it cannot go on without help.
+pub const STALLED: &str = "Stalled";
+/// TaskDefinition, OutputStore: usable.
+pub const READY: &str = "Ready";
+/// TaskDefinition: every image is named by digest.
+pub const IMAGES_PINNED: &str = "ImagesPinned";
+
+/// What a condition says, before it has a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Type of the condition.
+    pub kind: &'static str,
+    /// `Some(true)` is True, `Some(false)` False, `None` Unknown.
+    pub holds: Option<bool>,
+    /// CamelCase word for programs.
+    pub reason: String,
+    /// Sentence for people.
+    pub message: String,
+}
+
+impl Claim {
+    /// A claim with its reason and sentence.
+    pub fn new(kind: &'static str, holds: Option<bool>, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind, holds, reason: reason.into(), message: cut(&message.into(), 2048) }
+    }
+
+    /// The condition, keeping `lastTransitionTime` of `before` unless the status flipped.
+    pub fn on(&self, before: &[Condition], generation: Option<i64>, now: Timestamp) -> Condition {
+        let status = match self.holds {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        };
+        let since = before
+            .iter()
+            .find(|c| c.type_ == self.kind && c.status == status)
+            .map_or(Time(now), |c| c.last_transition_time.clone());
+        Condition {
+            type_: self.kind.to_owned(),
+            status: status.to_owned(),
+            reason: self.reason.clone(),
+            message: self.message.clone(),
+            last_transition_time: since,
+            observed_generation: generation,
+        }
+    }
+}
+
+/// Whether a list holds a condition with status True.
+pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
+    conditions.iter().any(|c| c.type_ == kind && c.status == "True")
+}
+
+/// Cuts a text to at most `max` bytes at a character boundary and marks the cut.
+pub fn cut(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let mut end = max.saturating_sub('…'.len_utf8());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Claim, READY, cut};
+    use k8s_openapi::jiff::Timestamp;
+
+    #[test]
+    fn the_clock_of_a_condition_moves_only_when_its_status_flips() {
+        let early = Timestamp::from_second(100).expect("in range");
+        let late = Timestamp::from_second(200).expect("in range");
+        let ready = Claim::new(READY, Some(true), "Probed", "works").on(&[], Some(1), early);
+        let same =
+            Claim::new(READY, Some(true), "Again", "still works").on(std::slice::from_ref(&ready), Some(2), late);
+        assert_eq!(same.last_transition_time.0, early);
+        let flipped = Claim::new(READY, Some(false), "Down", "gone").on(&[ready], Some(2), late);
+        assert_eq!(flipped.last_transition_time.0, late);
+    }
+
+    #[test]
+    fn a_cut_never_splits_a_character() {
+        assert_eq!(cut("abc", 3), "abc");
+        assert_eq!(cut("äöüäöü", 8), "äö…");
+    }
+}

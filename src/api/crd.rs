@@ -1,0 +1,158 @@
+//! From Rust types to CRDs: what the derive cannot say is added here, once for all kinds.
+//!
+//! * every string, list and map is bounded, so that a status cannot outgrow etcd and CEL can price its rules;
+//! * list-maps require their key only: two writers with server-side apply otherwise block each other;
+//! * rules that must hold for the object as a whole stand at its root: one on `.status` is passed by `status: null`.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value, json};
+
+use super::state::TaskState;
+use super::{AsyncTask, OutputStore, TaskDefinition, TaskRevision};
+
+/// Longest string whose field names no limit of its own.
+const MAX_LENGTH: u64 = 1024;
+/// Longest list whose field names no limit of its own.
+const MAX_ITEMS: u64 = 64;
+/// Largest map whose field names no limit of its own.
+const MAX_PROPERTIES: u64 = 64;
+
+/// Schema of a field that holds any JSON object: parameters, a JSON Schema, a pod template.
+pub(super) fn free_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
+/// Every CRD with the name of its file, ready to be written or applied.
+///
+/// # Panics
+/// Never for the types of this crate: a test generates them all.
+pub fn all() -> Vec<(&'static str, CustomResourceDefinition)> {
+    vec![
+        ("asynctasks.yaml", finish(&AsyncTask::crd(), &[terminal_is_final()])),
+        ("outputstores.yaml", finish(&OutputStore::crd(), &[])),
+        ("taskdefinitions.yaml", finish(&TaskDefinition::crd(), &[])),
+        ("taskrevisions.yaml", finish(&TaskRevision::crd(), &[])),
+    ]
+}
+
+/// The rule that keeps a finished run finished, from the one table of states.
+fn terminal_is_final() -> Value {
+    let ended: Vec<&str> = TaskState::ALL.into_iter().filter(|s| s.is_terminal()).map(TaskState::as_str).collect();
+    json!({
+        "rule": format!(
+            "!has(oldSelf.status) || !has(oldSelf.status.state) || !(oldSelf.status.state in {ended:?}) || \
+             (has(self.status) && has(self.status.state) && self.status.state == oldSelf.status.state)"
+        ),
+        "message": "the run has ended and its state is final: create another AsyncTask to run it again",
+    })
+}
+
+fn finish(crd: &CustomResourceDefinition, root_rules: &[Value]) -> CustomResourceDefinition {
+    let mut value = serde_json::to_value(crd).expect("a CRD is JSON");
+    for version in value["spec"]["versions"].as_array_mut().expect("a CRD has versions") {
+        let schema = &mut version["schema"]["openAPIV3Schema"];
+        bound(schema);
+        if !root_rules.is_empty() {
+            schema["x-kubernetes-validations"] = Value::Array(root_rules.to_vec());
+        }
+        schema["required"] = json!(["spec"]);
+    }
+    serde_json::from_value(value).expect("still a CRD")
+}
+
+/// Bounds strings, lists and maps that name no limit, and loosens list-maps to their keys; whole tree.
+fn bound(schema: &mut Value) {
+    let Value::Object(node) = schema else { return };
+    match node.get("type").and_then(Value::as_str) {
+        Some("string") if !node.contains_key("enum") && !node.contains_key("format") => {
+            default_limit(node, "maxLength", MAX_LENGTH);
+        }
+        Some("array") => {
+            default_limit(node, "maxItems", MAX_ITEMS);
+            loosen_list_map(node);
+        }
+        Some("object") if node.contains_key("additionalProperties") => {
+            default_limit(node, "maxProperties", MAX_PROPERTIES);
+        }
+        _ => {}
+    }
+    for (key, child) in node.iter_mut() {
+        match key.as_str() {
+            "properties" => child.as_object_mut().into_iter().flatten().for_each(|(_, v)| bound(v)),
+            "items" | "additionalProperties" => bound(child),
+            _ => {}
+        }
+    }
+}
+
+fn default_limit(node: &mut Map<String, Value>, key: &str, limit: u64) {
+    node.entry(key).or_insert_with(|| json!(limit));
+}
+
+fn loosen_list_map(node: &mut Map<String, Value>) {
+    if node.get("x-kubernetes-list-type").and_then(Value::as_str) != Some("map") {
+        return;
+    }
+    if let Some(keys) = node.get("x-kubernetes-list-map-keys").cloned() {
+        node["items"]["required"] = keys;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    fn walk(node: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
+        visit(path, node);
+        if let Some(properties) = node.get("properties").and_then(Value::as_object) {
+            for (name, child) in properties {
+                walk(child, &format!("{path}.{name}"), visit);
+            }
+        }
+        for key in ["items", "additionalProperties"] {
+            if let Some(child) = node.get(key).filter(|c| c.is_object()) {
+                walk(child, &format!("{path}[]"), visit);
+            }
+        }
+    }
+
+    #[test]
+    fn every_crd_is_small_bounded_and_free_of_unsigned_numbers() {
+        for (file, crd) in super::all() {
+            let json = serde_json::to_value(&crd).expect("json");
+            assert!(serde_json::to_vec(&json).expect("json").len() < 100 * 1024, "{file} is too large");
+            let schema = &json["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            walk(schema, file, &mut |path, node| match node["type"].as_str() {
+                Some("string") => assert!(
+                    ["maxLength", "enum", "format"].iter().any(|k| node.get(k).is_some()),
+                    "{path} is unbounded"
+                ),
+                Some("array") => {
+                    assert!(node.get("maxItems").is_some(), "{path} is unbounded");
+                    if node["x-kubernetes-list-type"] == "map" {
+                        assert_eq!(node["items"]["required"], node["x-kubernetes-list-map-keys"], "{path}");
+                    }
+                }
+                Some("integer") => {
+                    assert!(!node["format"].as_str().unwrap_or("").starts_with("uint"), "{path} is unsigned");
+                }
+                _ => {}
+            });
+        }
+    }
+
+    #[test]
+    fn every_field_of_ours_is_explained() {
+        for (file, crd) in super::all() {
+            let json = serde_json::to_value(&crd).expect("json");
+            let schema = &json["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+            walk(schema, file, &mut |path, node| {
+                if !path.ends_with(']') && path != file {
+                    assert!(node.get("description").is_some(), "{path} has no description");
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Names of labels, annotations, finalizers, field managers and virtual subresources. One list, no literals elsewhere.
+
+/// API group of every kind.
+pub const GROUP: &str = "asynctask.dev";
+/// Prefix of our labels and annotations; only our accounts may set them (an admission policy says so).
+pub const PREFIX: &str = "asynctask.dev/";
+
+/// Label: UID of the AsyncTask a Job or Pod belongs to.
+pub const LABEL_TASK_UID: &str = "asynctask.dev/task-uid";
+/// Label: name of the AsyncTask, cut to 63 characters; for people and selectors, never for decisions.
+pub const LABEL_TASK: &str = "asynctask.dev/task";
+/// Label: name of the step.
+pub const LABEL_STEP: &str = "asynctask.dev/step";
+/// Label: number of the attempt.
+pub const LABEL_ATTEMPT: &str = "asynctask.dev/attempt";
+
+/// Annotation on an AsyncTask that has reached a terminal state: a copy restored from a backup never runs again.
+pub const ANNOTATION_FINISHED: &str = "asynctask.dev/finished";
+/// Annotation on the pod template: hash of the revision it was built from.
+pub const ANNOTATION_REVISION: &str = "asynctask.dev/revision";
+
+/// Holds an AsyncTask until its keys are gone from the store.
+pub const FINALIZER_OUTPUTS: &str = "asynctask.dev/outputs";
+
+/// Field manager of the operator.
+pub const MANAGER_OPERATOR: &str = "asynctask-operator";
+/// Field manager of the gateway; for a step's live fields `/<step>` is appended.
+pub const MANAGER_GATEWAY: &str = "asynctask-gateway";
+
+/// Virtual subresources people are granted by RBAC: `asynctasks/outputs` and so on.
+pub mod subresource {
+    /// `get`: list and download outputs.
+    pub const OUTPUTS: &str = "outputs";
+    /// `create`: upload an input.
+    pub const UPLOADS: &str = "uploads";
+    /// `set`: create tasks for another owner.
+    pub const OWNER: &str = "owner";
+}

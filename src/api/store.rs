@@ -1,0 +1,131 @@
+//! OutputStore: where outputs live.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where outputs and uploads live.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "asynctask.dev",
+    version = "v1alpha1",
+    kind = "OutputStore",
+    plural = "outputstores",
+    shortname = "ostore",
+    category = "asynctasks",
+    status = "OutputStoreStatus",
+    derive = "PartialEq",
+    doc = "Where outputs and uploads live. Cluster-wide, written by the cluster's administrators; its Secret lives in the operator's namespace only.",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
+    printcolumn = r#"{"name":"Transfer","type":"string","jsonPath":".status.transfer"}"#,
+    printcolumn = r#"{"name":"Default","type":"boolean","jsonPath":".spec.default"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.s3) != has(self.filesystem)", "message": "name exactly one kind of store: s3 or filesystem"},
+    {"rule": "has(self.s3) == has(oldSelf.s3) && has(self.filesystem) == has(oldSelf.filesystem)", "message": "the kind of a store is immutable: make a second OutputStore and turn `default` over to it"},
+    {"rule": "has(self.prefix) == has(oldSelf.prefix) && (!has(self.prefix) || self.prefix == oldSelf.prefix)", "message": "prefix is immutable: outputs would be lost from sight. Make a second OutputStore"}
+]))]
+pub struct OutputStoreSpec {
+    /// An S3-compatible service: AWS, MinIO, SeaweedFS, Ceph, R2. URLs are signed; bytes never pass the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Spec>,
+    /// A folder on the volume of gateway and operator. For a first try only: one node, no replication, and every byte
+    /// streams through the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<FilesystemSpec>,
+    /// Whether definitions that name no store use this one. Of several, the oldest wins.
+    #[serde(default)]
+    pub default: bool,
+    /// Namespaces whose tasks may use it, by their labels; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<LabelSelector>,
+    /// Prefix of every key, without slashes at its ends; absent: `asynctask`. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200), regex(pattern = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"))]
+    pub prefix: Option<String>,
+    /// How URLs are signed; of no effect on a filesystem store, whose bytes pass the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_urls: Option<SignedUrlsSpec>,
+}
+
+/// An S3-compatible service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.bucket == oldSelf.bucket && has(self.endpoint) == has(oldSelf.endpoint) && (!has(self.endpoint) || self.endpoint == oldSelf.endpoint)", "message": "bucket and endpoint are immutable: outputs would be lost from sight. Make a second OutputStore"}
+]))]
+pub struct S3Spec {
+    /// Bucket; it must exist.
+    #[schemars(length(min = 3, max = 63), regex(pattern = r"^[a-z0-9][a-z0-9.-]+[a-z0-9]$"))]
+    pub bucket: String,
+    /// URL of the service as operator, gateway and task pods reach it; absent: AWS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^/?#@\s]+$"))]
+    pub endpoint: Option<String>,
+    /// Region; absent: `us-east-1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub region: Option<String>,
+    /// Whether the bucket goes into the path instead of the host name, as most services outside AWS want it.
+    #[serde(default)]
+    pub path_style: bool,
+    /// Secret in the operator's namespace with the keys `accessKeyId`, `secretAccessKey` and, optionally, `sessionToken`.
+    pub credentials_secret: SecretRef,
+    /// PEM certificates that sign the service's certificate, when the public roots do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub ca_bundle: Option<String>,
+}
+
+/// A Secret in the operator's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// A folder on the shared volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FilesystemSpec {
+    /// Name of the folder below the volume's root. Immutable.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "folder is immutable: outputs would be lost from sight. Make a second OutputStore"}]))]
+    pub folder: String,
+}
+
+/// How URLs are signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedUrlsSpec {
+    /// Seconds or minutes a download URL for people is good for: from `1s` to `60s`, which is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub ttl: Option<String>,
+    /// URL of the service as people reach it, when it differs from `s3.endpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^/?#@\s]+$"))]
+    pub public_endpoint: Option<String>,
+}
+
+/// What the operator found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OutputStoreStatus {
+    /// Generation the status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Signed`: bytes go straight to the store. `Proxied`: they stream through the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub transfer: Option<String>,
+    /// `Ready`: probed by writing, reading, listing and deleting.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}

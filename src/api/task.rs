@@ -1,0 +1,309 @@
+//! AsyncTask: one run.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::state::{StepState, TaskState};
+
+/// One run of a TaskDefinition. The name is the idempotency key: applying it twice runs it once.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "asynctask.dev",
+    version = "v1alpha1",
+    kind = "AsyncTask",
+    plural = "asynctasks",
+    shortname = "atask",
+    category = "asynctasks",
+    namespaced,
+    status = "AsyncTaskStatus",
+    derive = "PartialEq",
+    doc = "One run of a TaskDefinition. The name is the idempotency key: applying it twice runs it once. A finished run is never reopened.",
+    printcolumn = r#"{"name":"State","type":"string","jsonPath":".status.state"}"#,
+    printcolumn = r#"{"name":"Step","type":"string","jsonPath":".status.step"}"#,
+    printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.progress"}"#,
+    printcolumn = r#"{"name":"Definition","type":"string","jsonPath":".spec.definition.name"}"#,
+    printcolumn = r#"{"name":"Owner","type":"string","jsonPath":".spec.owner"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Rev","type":"integer","jsonPath":".status.revision.number","priority":1}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","priority":1}"#,
+    printcolumn = r#"{"name":"Outputs","type":"string","jsonPath":".status.outputs[*].name","priority":1}"#,
+    selectable = ".spec.owner",
+    selectable = ".spec.team",
+    selectable = ".spec.definition.name",
+    selectable = ".status.state"
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.definition == oldSelf.definition", "message": "spec.definition is immutable: a run stays what it was asked to be. Create another AsyncTask"},
+    {"rule": "has(self.parameters) == has(oldSelf.parameters) && (!has(self.parameters) || self.parameters == oldSelf.parameters)", "message": "spec.parameters is immutable: a run stays what it was asked to be. Create another AsyncTask"},
+    {"rule": "has(self.inputs) == has(oldSelf.inputs) && (!has(self.inputs) || self.inputs == oldSelf.inputs)", "message": "spec.inputs is immutable: a run stays what it was asked to be. Create another AsyncTask"},
+    {"rule": "has(self.owner) == has(oldSelf.owner) && (!has(self.owner) || self.owner == oldSelf.owner)", "message": "spec.owner is immutable"},
+    {"rule": "has(self.team) == has(oldSelf.team) && (!has(self.team) || self.team == oldSelf.team)", "message": "spec.team is immutable"}
+]))]
+pub struct AsyncTaskSpec {
+    /// What to run.
+    pub definition: DefinitionRef,
+    /// Values for the definition's parameters; data only, never templated into a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::crd::free_object")]
+    pub parameters: Option<Value>,
+    /// Files, by the name of the definition's input.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub inputs: BTreeMap<String, InputRef>,
+    /// User the run belongs to; absent: the user who creates it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub owner: Option<String>,
+    /// Group the run belongs to: one of the owner's groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub team: Option<String>,
+}
+
+/// Which definition, and optionally which of its revisions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DefinitionRef {
+    /// Name of a TaskDefinition in the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Name of a TaskRevision of it; absent: the current one when the run is admitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub revision: Option<String>,
+}
+
+/// Where an input comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InputRef {
+    /// Id of a completed upload of the same owner.
+    #[schemars(length(min = 36, max = 36), regex(pattern = r"^[0-9a-f-]{36}$"))]
+    pub upload: String,
+}
+
+/// What is known of a run. Written by the operator; `stage` and `progress` of a step by the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AsyncTaskStatus {
+    /// Generation the status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// State of the run; terminal ones are final.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<TaskState>,
+    /// Why it is in this state: a CamelCase word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub reason: Option<String>,
+    /// The same for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub message: Option<String>,
+    /// The revision the run is pinned to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<RevisionRef>,
+    /// The store its outputs are in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreRef>,
+    /// Step the run is in, with its stage: one word for a column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    pub step: Option<String>,
+    /// How far the current step is, in words for a column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    pub progress: Option<String>,
+    /// The steps that will occur, as the revision declares them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 24))]
+    pub plan: Vec<PlannedStep>,
+    /// What became of each step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 24), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub steps: Vec<StepStatus>,
+    /// The newest changes of state.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub transitions: Vec<Transition>,
+    /// Why the run failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// What the run gave back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub outputs: Vec<OutputStatus>,
+    /// `Accepted`, `Finished`, `Succeeded`, `OutputsReady`, `Reconciling`, `Stalled`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// A TaskRevision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionRef {
+    /// Name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// UID.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+    /// Number within its definition.
+    pub number: i64,
+}
+
+/// An OutputStore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreRef {
+    /// Name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// UID.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+}
+
+/// A step as declared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedStep {
+    /// Name.
+    #[schemars(length(max = 30))]
+    pub name: String,
+    /// Name for people.
+    #[schemars(length(max = 60))]
+    pub title: String,
+    /// Its stages in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 96), inner(length(max = 60)))]
+    pub stages: Vec<String>,
+}
+
+/// What became of a step. Only `name` is required: operator and gateway each apply their own fields.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepStatus {
+    /// Name of the step.
+    #[schemars(length(max = 30))]
+    pub name: String,
+    /// State of the step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<StepState>,
+    /// Number of the attempt, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<i32>,
+    /// Stage the program says it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 60))]
+    pub stage: Option<String>,
+    /// How far the program says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<StepProgress>,
+    /// When its Job was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When its end was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_time: Option<Time>,
+    /// Hex SHA-256 of the manifest that lists its files: the one result that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub manifest: Option<String>,
+}
+
+/// How far a program says it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepProgress {
+    /// Units done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<i64>,
+    /// Units in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<i64>,
+    /// Name of the unit, in the plural.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 30))]
+    pub unit: Option<String>,
+    /// A sentence for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub message: Option<String>,
+}
+
+/// One change of state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Transition {
+    /// Counts the changes of this run from 1.
+    pub seq: i64,
+    /// State before; absent for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<TaskState>,
+    /// State after.
+    pub to: TaskState,
+    /// When.
+    pub at: Time,
+    /// Why: a CamelCase word.
+    #[schemars(length(max = 63))]
+    pub reason: String,
+}
+
+/// Why a run failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// Step that failed; absent when the run was refused before any step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 30))]
+    pub step: Option<String>,
+    /// What failed: StepFailed, Timeout, InvalidParameters, InputMissing, OutputNotCommitted…
+    #[schemars(length(max = 63))]
+    pub reason: String,
+    /// The author's own word for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub code: Option<String>,
+    /// What happened and what to do.
+    #[schemars(length(max = 4096))]
+    pub message: String,
+    /// Exit code of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Where to read more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub link: Option<String>,
+    /// Last lines the program wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub log_tail: Option<String>,
+}
+
+/// One output of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OutputStatus {
+    /// Name in the definition, or `log`.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// Step that wrote it.
+    #[schemars(length(max = 30))]
+    pub step: String,
+    /// Number of files.
+    pub files: i64,
+    /// Sum of their bytes.
+    pub size: i64,
+    /// Declared media type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 127))]
+    pub media_type: Option<String>,
+}

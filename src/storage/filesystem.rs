@@ -1,0 +1,260 @@
+//! A store in a folder: for a first try on one volume. It cannot sign, so the gateway passes the bytes on.
+//!
+//! ```text
+//! <root>/objects/<key>   the bytes, as they are
+//! <root>/digests/<key>   "<etag> <sha256>", written after the object
+//! <root>/staging/<uuid>  a stream that is not verified yet
+//! ```
+//! A digest counts only while its etag is the object's: a crash between the two writes, or a restored backup, loses
+//! the digest and never gives a wrong one.
+
+use std::collections::BinaryHeap;
+use std::ops::Range;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    Error as FsError, GetOptions, GetResultPayload, MultipartUpload, ObjectStore as _, ObjectStoreExt, PutPayload,
+    RenameOptions, RenameTargetMode,
+};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
+use uuid::Uuid;
+
+use super::digest::{Digest, Expected, Verifier};
+use super::error::{StoreError, innermost};
+use super::layout::Prefix;
+use super::{Incoming, Meta, Object, ObjectStore, Page, PutMode, clamp};
+
+/// Streams are written in pieces of this size, so one upload holds little more than this in memory.
+const PIECE: usize = 1 << 20;
+
+/// Objects as files below a folder.
+#[derive(Debug)]
+pub struct FilesystemStore {
+    root: PathBuf,
+    files: Arc<LocalFileSystem>,
+}
+
+impl FilesystemStore {
+    /// Opens a folder that exists: a missing one is more likely a volume that was not mounted than a new store.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchLocation`] without the folder.
+    pub fn open(root: &FilePath) -> Result<Self, StoreError> {
+        let files = LocalFileSystem::new_with_prefix(root)
+            .map_err(|_| StoreError::NoSuchLocation { location: format!("folder {}", root.display()) })?
+            .with_fsync(true)
+            .with_automatic_cleanup(true);
+        Ok(Self { root: root.to_owned(), files: Arc::new(files) })
+    }
+
+    fn failed(&self, act: &str, key: &str, error: FsError) -> StoreError {
+        match error {
+            FsError::NotFound { .. } => StoreError::NotFound { key: key.to_owned() },
+            FsError::AlreadyExists { .. } => StoreError::AlreadyExists { key: key.to_owned() },
+            error if io_kind(&error) == Some(std::io::ErrorKind::PermissionDenied) => StoreError::PermissionDenied {
+                endpoint: self.location(),
+                action: format!("{act} {key}"),
+                code: innermost(&error).to_string(),
+            },
+            error => StoreError::Other {
+                action: format!("{act} {key} in {}", self.location()),
+                detail: innermost(&error).to_string(),
+            },
+        }
+    }
+
+    async fn note_digest(&self, key: &str, etag: Option<String>, digest: Digest) -> Result<(), StoreError> {
+        let Some(etag) = etag else { return Ok(()) };
+        let note = format!("{etag} {digest}");
+        let put = self.files.put(&digests(key)?, PutPayload::from(note)).await;
+        put.map(drop).map_err(|error| self.failed("write the digest of", key, error))
+    }
+
+    /// A missing, stale or unreadable note is the same: nobody vouches for a digest.
+    async fn noted_digest(&self, key: &str, etag: Option<&str>) -> Option<Digest> {
+        let found = self.files.get(&digests(key).ok()?).await.ok()?.bytes().await.ok()?;
+        let (noted_for, digest) = std::str::from_utf8(&found).ok()?.rsplit_once(' ')?;
+        (Some(noted_for) == etag).then(|| digest.parse().ok()).flatten()
+    }
+
+    async fn stage(&self, key: &str, at: &Path, mut bytes: Incoming<'_>, expected: Expected) -> Result<(), StoreError> {
+        let broken = |error| self.failed("write", key, error);
+        let altered = |difference| StoreError::Altered { key: key.to_owned(), difference };
+        // Dropped on any way out but the last, the upload removes its file.
+        let mut upload = self.files.put_multipart(at).await.map_err(broken)?;
+        let mut verifier = Verifier::new(expected);
+        let mut piece = Vec::with_capacity(PIECE);
+        while let Some(chunk) = bytes.next().await {
+            let mut chunk = chunk.map_err(|source| StoreError::Interrupted { key: key.to_owned(), source })?;
+            verifier.update(&chunk).map_err(altered)?;
+            while !chunk.is_empty() {
+                let fits = chunk.len().min(PIECE - piece.len());
+                piece.extend_from_slice(&chunk.split_to(fits));
+                if piece.len() == PIECE {
+                    write_piece(upload.as_mut(), &mut piece).await.map_err(broken)?;
+                }
+            }
+        }
+        verifier.finish().map_err(altered)?;
+        write_piece(upload.as_mut(), &mut piece).await.map_err(broken)?;
+        upload.complete().await.map_err(broken)?;
+        Ok(())
+    }
+
+    async fn publish(&self, staged: &Path, key: &str, expected: Expected, mode: PutMode) -> Result<(), StoreError> {
+        let target_mode = match mode {
+            PutMode::Overwrite => RenameTargetMode::Overwrite,
+            PutMode::Create => RenameTargetMode::Create,
+        };
+        let options = RenameOptions::new().with_target_mode(target_mode);
+        let at = objects(key)?;
+        self.files.rename_opts(staged, &at, options).await.map_err(|error| self.failed("write", key, error))?;
+        let etag = self.files.head(&at).await.map_err(|error| self.failed("read", key, error))?.e_tag;
+        self.note_digest(key, etag, expected.sha256).await
+    }
+}
+
+/// Reads in larger pieces than the crate does: each is a trip to a blocking thread.
+fn pieces(file: File, range: Range<u64>) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
+    futures::stream::try_unfold((file, range), |(mut file, mut range)| async move {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        file.seek(SeekFrom::Start(range.start)).await?;
+        let mut piece = BytesMut::with_capacity(PIECE);
+        let wanted = range.end - range.start;
+        let read = (&mut file).take(wanted.min(PIECE as u64)).read_buf(&mut piece).await?;
+        if read == 0 {
+            return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file was cut while it was read"));
+        }
+        range.start += read as u64;
+        Ok(Some((piece.freeze(), (file, range))))
+    })
+}
+
+async fn write_piece(upload: &mut dyn MultipartUpload, piece: &mut Vec<u8>) -> Result<(), FsError> {
+    let full = std::mem::replace(piece, Vec::with_capacity(PIECE));
+    upload.put_part(PutPayload::from(full)).await
+}
+
+fn objects(key: &str) -> Result<Path, StoreError> {
+    below("objects", key)
+}
+
+fn digests(key: &str) -> Result<Path, StoreError> {
+    below("digests", key)
+}
+
+/// Refuses keys that a file name cannot spell exactly; [`super::layout`] makes none of them.
+fn below(tree: &str, key: &str) -> Result<Path, StoreError> {
+    let wanted = format!("{tree}/{key}");
+    match Path::parse(&wanted) {
+        Ok(path) if path.as_ref() == wanted && !key.contains('#') => Ok(path),
+        _ => Err(StoreError::Other { action: format!("use the key {key:?}"), detail: "it is no file name".into() }),
+    }
+}
+
+fn io_kind(error: &FsError) -> Option<std::io::ErrorKind> {
+    innermost(error).downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+}
+
+#[async_trait]
+impl ObjectStore for FilesystemStore {
+    fn location(&self) -> String {
+        format!("folder {}", self.root.display())
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<(), StoreError> {
+        let digest = Digest::of(&bytes);
+        let mode = match mode {
+            PutMode::Overwrite => object_store::PutMode::Overwrite,
+            PutMode::Create => object_store::PutMode::Create,
+        };
+        let put = self.files.put_opts(&objects(key)?, bytes.into(), mode.into()).await;
+        let etag = put.map_err(|error| self.failed("write", key, error))?.e_tag;
+        self.note_digest(key, etag, digest).await
+    }
+
+    async fn put_stream(
+        &self,
+        key: &str,
+        bytes: Incoming<'_>,
+        expected: Expected,
+        mode: PutMode,
+    ) -> Result<(), StoreError> {
+        objects(key)?;
+        let staged = Path::from(format!("staging/{}", Uuid::new_v4()));
+        self.stage(key, &staged, bytes, expected).await?;
+        let published = self.publish(&staged, key, expected, mode).await;
+        if published.is_err() {
+            // The first error counts; a file left over in `staging` is no object.
+            let _ = self.files.delete(&staged).await;
+        }
+        published
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Object, StoreError> {
+        let meta = self.head(key).await?;
+        let range = clamp(&meta, range)?;
+        let options = GetOptions::new().with_if_match(meta.etag.clone());
+        let opened = self.files.get_opts(&objects(key)?, options).await;
+        let opened = opened.map_err(|error| self.failed("read", key, error))?;
+        let GetResultPayload::File(file, _) = opened.payload else {
+            unreachable!("invariant: a folder gives files");
+        };
+        let stream = pieces(tokio::fs::File::from_std(file), range.clone());
+        let action = format!("read {key} in {}", self.location());
+        let named =
+            move |error: std::io::Error| StoreError::Other { action: action.clone(), detail: error.to_string() };
+        Ok(Object { meta, range, stream: stream.map_err(named).boxed() })
+    }
+
+    async fn head(&self, key: &str) -> Result<Meta, StoreError> {
+        let found = self.files.head(&objects(key)?).await.map_err(|error| self.failed("read", key, error))?;
+        let sha256 = self.noted_digest(key, found.e_tag.as_deref()).await;
+        Ok(Meta { key: key.to_owned(), size: found.size, etag: found.e_tag, sha256 })
+    }
+
+    /// A folder has no order: each page walks the whole prefix and keeps the `limit` smallest keys in memory.
+    async fn list(&self, prefix: &Prefix, after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        let tree = objects(prefix.as_str().trim_end_matches('/'))?;
+        let mut walk = self.files.list(Some(&tree));
+        let mut smallest: BinaryHeap<(String, u64)> = BinaryHeap::new();
+        let mut more = false;
+        while let Some(found) = walk.next().await {
+            let found = found.map_err(|error| self.failed("list", prefix.as_str(), error))?;
+            let key = found.location.as_ref().strip_prefix("objects/").unwrap_or_default().to_owned();
+            if after.is_some_and(|after| key.as_str() <= after) {
+                continue;
+            }
+            smallest.push((key, found.size));
+            if smallest.len() > limit {
+                smallest.pop();
+                more = true;
+            }
+        }
+        let objects = smallest.into_sorted_vec().into_iter();
+        let objects = objects.map(|(key, size)| Meta { key, size, etag: None, sha256: None }).collect();
+        Ok(Page { objects, more })
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+        for key in keys {
+            // Object first: a digest without its object says nothing, an object must not lose its digest.
+            for path in [objects(key)?, digests(key)?] {
+                match self.files.delete(&path).await {
+                    Ok(()) | Err(FsError::NotFound { .. }) => {}
+                    Err(error) => return Err(self.failed("delete", key, error)),
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! Records kept in the store beside the bytes: JSON, camelCase, with a version where they outlive a release.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use crate::contract::wire::{CommittedFile, FailureReport};
+
+/// Version written into records; readers refuse a newer one.
+pub const VERSION: u32 = 1;
+
+/// Largest record that is read: 1,000 files with paths of 1,024 bytes, escaped, fit.
+pub const RECORD_MAX: u64 = 8 << 20;
+
+/// The one statement that an attempt succeeded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CommitRecord {
+    /// [`VERSION`]
+    pub version: u32,
+    /// UID of the AsyncTask.
+    pub task_uid: String,
+    /// Name of the step.
+    pub step: String,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// UID of the pod.
+    pub pod_uid: String,
+    /// Every file of the attempt, the log included.
+    pub files: Vec<CommittedFile>,
+    /// When the gateway wrote this.
+    pub committed_at: Timestamp,
+}
+
+/// What an attempt said about its failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailureRecord {
+    /// [`VERSION`]
+    pub version: u32,
+    /// UID of the AsyncTask.
+    pub task_uid: String,
+    /// Name of the step.
+    pub step: String,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// UID of the pod.
+    pub pod_uid: String,
+    /// The agent's report.
+    pub report: FailureReport,
+    /// When the gateway wrote this.
+    pub failed_at: Timestamp,
+}
+
+/// The sealed result of a step. Its key is its digest, so a reader can check that it is the one the status names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// [`VERSION`]
+    pub version: u32,
+    /// UID of the AsyncTask.
+    pub task_uid: String,
+    /// Name of the step.
+    pub step: String,
+    /// UID of the pod whose commit won.
+    pub pod_uid: String,
+    /// The files, ordered by output and number within it.
+    pub files: Vec<ManifestFile>,
+}
+
+/// A file of a sealed result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestFile {
+    /// Name of the output.
+    pub output: String,
+    /// Number of the file within its output.
+    pub seq: u32,
+    /// Path relative to `$ASYNCTASK_OUTPUTS`: the author's own name.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Digest of the whole file.
+    pub sha256: Digest,
+    /// Media type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// Where the bytes are.
+    pub key: String,
+}
+
+impl Manifest {
+    /// The bytes to store and their digest, the same for the same result: files sorted, fields in declared order.
+    #[must_use]
+    pub fn seal(&mut self) -> (Bytes, Digest) {
+        self.files.sort_by(|a, b| (&a.output, a.seq).cmp(&(&b.output, b.seq)));
+        let bytes = encode(self);
+        let digest = Digest::of(&bytes);
+        (bytes, digest)
+    }
+
+    /// Reads a stored manifest and checks that it is the one that was sealed.
+    ///
+    /// # Errors
+    /// Bytes with another digest, or not a manifest.
+    pub fn open(bytes: &[u8], sealed: Digest) -> Result<Self, RecordError> {
+        let found = Digest::of(bytes);
+        if found != sealed {
+            return Err(RecordError::NotTheSealed { found, sealed });
+        }
+        decode(bytes)
+    }
+}
+
+/// A file somebody uploaded to be an input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UploadRecord {
+    /// Id, also part of its keys.
+    pub id: String,
+    /// User who uploaded it; nobody else may use it.
+    pub uploader: String,
+    /// Namespace it may be used in.
+    pub namespace: String,
+    /// Definition it was uploaded for.
+    pub definition: String,
+    /// Input of that definition.
+    pub input: String,
+    /// Bytes.
+    pub size: u64,
+    /// Digest of the whole file.
+    pub sha256: Digest,
+    /// Media type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// When it was begun.
+    pub created_at: Timestamp,
+    /// Whether all bytes have come; only then it can be an input.
+    pub complete: bool,
+}
+
+/// Which cluster writes below a prefix. A second one is refused: it would sweep what it does not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnerRecord {
+    /// UID of the namespace `kube-system`.
+    pub cluster_uid: String,
+}
+
+/// A record that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Not what we write.
+    #[error("not a record of this kind: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// Written by a newer release.
+    #[error("written in version {found} of the format, this release reads up to {VERSION}: upgrade it")]
+    TooNew {
+        /// Version found.
+        found: u32,
+    },
+    /// A manifest under a foreign name.
+    #[error("the manifest has SHA-256 {found}, the status names {sealed}: it was changed after it was sealed")]
+    NotTheSealed {
+        /// Digest of the bytes.
+        found: Digest,
+        /// Digest in the status.
+        sealed: Digest,
+    },
+}
+
+/// The bytes to store.
+#[must_use]
+pub fn encode<T: Serialize>(record: &T) -> Bytes {
+    serde_json::to_vec(record).expect("invariant: records have string keys and no failing serializer").into()
+}
+
+/// Reads stored bytes, refusing versions this release does not know.
+///
+/// # Errors
+/// Not JSON of this shape, or too new.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+    /// Read first: a newer record may have another shape.
+    #[derive(Deserialize)]
+    struct Versioned {
+        #[serde(default)]
+        version: Option<u32>,
+    }
+    match serde_json::from_slice::<Versioned>(bytes)?.version {
+        Some(found) if found > VERSION => Err(RecordError::TooNew { found }),
+        _ => Ok(serde_json::from_slice(bytes)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(output: &str, seq: u32) -> ManifestFile {
+        ManifestFile {
+            output: output.into(),
+            seq,
+            path: format!("{output}/{seq}"),
+            size: 1,
+            sha256: Digest::of(b"x"),
+            media_type: None,
+            key: format!("k/{output}/{seq}"),
+        }
+    }
+
+    fn manifest(files: Vec<ManifestFile>) -> Manifest {
+        Manifest { version: VERSION, task_uid: "t".into(), step: "s".into(), pod_uid: "p".into(), files }
+    }
+
+    #[test]
+    fn a_manifest_has_one_spelling_whatever_the_order_of_its_files() {
+        let one = manifest(vec![file("b", 0), file("a", 10), file("a", 9)]).seal();
+        let two = manifest(vec![file("a", 9), file("b", 0), file("a", 10)]).seal();
+        assert_eq!(one, two);
+        let read = Manifest::open(&one.0, one.1).expect("just sealed");
+        let order: Vec<_> = read.files.iter().map(|f| (f.output.as_str(), f.seq)).collect();
+        assert_eq!(order, [("a", 9), ("a", 10), ("b", 0)]);
+    }
+
+    #[test]
+    fn a_manifest_changed_after_sealing_is_refused() {
+        let (bytes, sealed) = manifest(vec![file("a", 0)]).seal();
+        let changed = String::from_utf8_lossy(&bytes).replace("k/a/0", "k/b/0");
+        assert!(matches!(Manifest::open(changed.as_bytes(), sealed), Err(RecordError::NotTheSealed { .. })));
+    }
+
+    #[test]
+    fn a_newer_record_is_refused_before_its_shape_is_judged() {
+        let error = decode::<Manifest>(br#"{"version":2,"pages":[]}"#).expect_err("newer");
+        assert!(matches!(error, RecordError::TooNew { found: 2 }), "{error}");
+        assert!(matches!(decode::<Manifest>(b"{"), Err(RecordError::Malformed(_))));
+    }
+
+    #[test]
+    fn records_without_a_version_are_read() {
+        let owner = OwnerRecord { cluster_uid: "c".into() };
+        assert_eq!(&encode(&owner)[..], br#"{"clusterUid":"c"}"#);
+        assert_eq!(decode::<OwnerRecord>(&encode(&owner)).expect("round trip"), owner);
+    }
+
+    #[test]
+    fn the_largest_commit_fits_into_a_record() {
+        let path = "\u{7f}é\"\\".repeat(171);
+        let committed = CommittedFile {
+            output: "o".repeat(63),
+            seq: 999,
+            path,
+            size: u64::MAX,
+            sha256: Digest::of(b"").to_string(),
+            media_type: Some("m".repeat(127)),
+        };
+        let record = CommitRecord {
+            version: VERSION,
+            task_uid: "u".repeat(36),
+            step: "s".repeat(63),
+            attempt: 1,
+            pod_uid: "p".repeat(36),
+            files: vec![committed; 1001],
+            committed_at: Timestamp::UNIX_EPOCH,
+        };
+        assert!((encode(&record).len() as u64) < RECORD_MAX / 2);
+    }
+}

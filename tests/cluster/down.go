@@ -30,16 +30,39 @@ func down(cache Cache, name string) error {
 		say("cluster %s is not there", name)
 		return nil
 	}
-	for _, step := range []func() error{c.stopAll, c.removeTraces, func() error { return unmountBelow(c.Path()) }, c.removeNetwork} {
-		if err := step(); err != nil {
-			return fmt.Errorf("cluster %s is not wholly down: %w; then repeat `down --name %s`", name, err, name)
-		}
+	if err := c.remove(); err != nil {
+		return fmt.Errorf("cluster %s is not wholly down: %w; then repeat `down --name %s`", name, err, name)
 	}
-	if err := os.RemoveAll(c.Path()); err != nil {
-		return fmt.Errorf("remove the state of cluster %s: %w", name, err)
+	if rest, err := cache.all(); err == nil && len(rest) == 0 {
+		removeShared()
 	}
 	say("cluster %s is down after %s", name, since(began))
 	return nil
+}
+
+// remove stops everything and removes the state directory.
+func (c Cluster) remove() error {
+	for _, step := range []func() error{c.stopAll, c.removeTraces, func() error { return unmountBelow(c.Path()) }, c.removeNetwork} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	// Not across a mount that is still there after all: a volume's content is not ours.
+	if left, err := mountsBelow(c.Path()); err != nil || len(left) > 0 {
+		return errors.Join(err, fmt.Errorf("still mounted: %s", strings.Join(left, " ")))
+	}
+	return os.RemoveAll(c.Path())
+}
+
+// removeShared removes the directories that components make at fixed places for all clusters of a machine, as far as nothing
+// is in them.
+func removeShared() {
+	const plugins = "/var/lib/kubelet/device-plugins"
+	_ = os.Remove(filepath.Join(plugins, "kubelet.sock"))
+	for _, dir := range []string{plugins, "/var/lib/kubelet", "/var/lib/cni/results", "/var/lib/cni", "/var/log/containers",
+		"/run/containerd/s", "/run/containerd"} {
+		_ = os.Remove(dir)
+	}
 }
 
 func downAll(cache Cache) error {
@@ -54,8 +77,8 @@ func downAll(cache Cache) error {
 	return errors.Join(failures...)
 }
 
-// stopAll ends every process of the cluster. The kubelet first, or it would start killed containers again; the API server and
-// etcd are told, the containers are not asked.
+// stopAll ends every process of the cluster. The kubelet first, or it would start killed containers again. Nobody is given
+// long to finish: the state is thrown away.
 func (c Cluster) stopAll() error {
 	if err := c.stop("kubelet", 2*time.Second); err != nil {
 		return err
@@ -67,7 +90,7 @@ func (c Cluster) stopAll() error {
 	pids, _ := filepath.Glob(c.Path("pids", "*"))
 	done := make(chan error, len(pids))
 	for _, file := range pids {
-		go func() { done <- c.stop(filepath.Base(file), 5*time.Second) }()
+		go func() { done <- c.stop(filepath.Base(file), time.Second) }()
 	}
 	for range pids {
 		if err := <-done; err != nil {

@@ -104,7 +104,7 @@ func restart(c Cluster, name string) error {
 		return err
 	}
 	defer release()
-	if err := c.stop(comp.name, 10*time.Second); err != nil {
+	if err := c.stop(comp.name, 5*time.Second); err != nil {
 		return err
 	}
 	began := time.Now()

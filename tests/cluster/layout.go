@@ -62,7 +62,9 @@ type Cluster struct {
 	Slot Slot   `json:"slot"`
 	// Programs are the directories the binaries were taken from when it was booted.
 	Programs Programs `json:"programs"`
-	cache    Cache
+	// Boot is the machine's boot in which it was started: none of its processes and mounts survives another.
+	Boot  string `json:"boot"`
+	cache Cache
 }
 
 // Cache is the directory that outlives a checkout: binaries, locks, and the clusters' throw-away state.

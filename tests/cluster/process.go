@@ -91,8 +91,9 @@ func (c Cluster) process(component string) (id identity, ok bool) {
 
 // start runs a component in the cluster's network and cgroup, unless it runs already. It outlives this tool.
 func (c Cluster) start(comp component) error {
-	if _, running := c.process(comp.name); running {
-		return nil
+	if id, running := c.process(comp.name); running {
+		// A fault test may have left it held.
+		return syscall.Kill(id.PID, syscall.SIGCONT)
 	}
 	if err := os.MkdirAll(c.Path("logs"), 0o755); err != nil {
 		return err

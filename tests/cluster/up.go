@@ -60,8 +60,21 @@ func (cache Cache) claim(name string, slot *Slot, programs Programs) (Cluster, e
 		return Cluster{}, err
 	}
 	defer release()
+	boot, err := bootID()
+	if err != nil {
+		return Cluster{}, err
+	}
 	c, err := cache.load(name)
 	switch {
+	case err == nil && c.Boot != boot:
+		// Mounts and processes are gone, and with them what the state directory describes.
+		say("the machine was restarted since cluster %s was booted: it begins anew", name)
+		if err := c.remove(); err != nil {
+			return c, err
+		}
+		if err := os.MkdirAll(c.Path(), 0o755); err != nil {
+			return c, err
+		}
 	case err == nil:
 		if slot != nil && *slot != c.Slot {
 			return c, fmt.Errorf("cluster %s has slot %d, not %d: `down --name %s` first", name, c.Slot, *slot, name)
@@ -86,7 +99,7 @@ func (cache Cache) claim(name string, slot *Slot, programs Programs) (Cluster, e
 	if longest := c.longestSocket(); len(longest) > socketPathLimit {
 		return c, fmt.Errorf("%s is longer than a socket path may be (%d): set ASYNCTASK_CACHE to a shorter directory", longest, socketPathLimit)
 	}
-	c.Programs = programs
+	c.Programs, c.Boot = programs, boot
 	return c, c.save()
 }
 
@@ -101,7 +114,7 @@ func (c Cluster) running() int {
 }
 
 func (c Cluster) boot(began time.Time) error {
-	steps := []func() error{c.makeNetwork, c.makeCgroups, c.makePKI, c.writeConfigs, c.linkPrograms}
+	steps := []func() error{c.forgetDead, c.makeNetwork, c.makeCgroups, c.makePKI, c.writeConfigs, c.linkPrograms}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
@@ -194,6 +207,16 @@ func (c Cluster) await(ctx context.Context, check func(context.Context) error) e
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// forgetDead removes the records of components that ended before this run, so that who dies from now on is noticed.
+func (c Cluster) forgetDead() error {
+	for name := c.dead(); name != ""; name = c.dead() {
+		if err := os.Remove(c.pidFile(name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dead names a component that was started and no longer runs.

@@ -124,9 +124,12 @@ build_bases() {
   [[ ${#stale[@]} -eq 0 ]] || build_with rmi --prune >/dev/null # the bases they replace
 }
 
-# The smallest Debian that still has a shell and dpkg; no apt, no documentation, no translations.
+# The smallest Debian that still has a shell and dpkg; no apt, no documentation, no translations. The pin keeps out usrmerge,
+# which would bring all of Perl (50 MB) to do what the hook has done already.
 debootstrap_to() { # tar packages
-  mmdebstrap --variant=essential --include="$2" \
+  mmdebstrap --variant=essential --include="$2" --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+    --setup-hook='mkdir -p "$1/etc/apt/preferences.d"' \
+    --setup-hook='printf "Package: usrmerge\nPin: release *\nPin-Priority: -1\n" >"$1/etc/apt/preferences.d/no-usrmerge"' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \

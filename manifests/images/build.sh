@@ -21,7 +21,7 @@ shopt -s nullglob
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 examples=$here/../examples
-images=${ASYNCTASK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/asynctask-operator}/images
+images=$(realpath -m "${ASYNCTASK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/asynctask-operator}/images")
 storage=$images/storage
 
 say() { printf 'images %3ds  %s\n' "$SECONDS" "$*"; }
@@ -124,12 +124,10 @@ build_bases() {
   [[ ${#stale[@]} -eq 0 ]] || build_with rmi --prune >/dev/null # the bases they replace
 }
 
-# The smallest Debian that still has a shell and dpkg; no apt, no documentation, no translations. The pin keeps out usrmerge,
-# which would bring all of Perl (50 MB) to do what the hook has done already.
+# The smallest Debian that still has a shell and dpkg; no apt, no documentation, no translations. The hook says that /usr is
+# merged already; else the package usrmerge would bring all of Perl (50 MB) to do it.
 debootstrap_to() { # tar packages
   mmdebstrap --variant=essential --include="$2" --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
-    --setup-hook='mkdir -p "$1/etc/apt/preferences.d"' \
-    --setup-hook='printf "Package: usrmerge\nPin: release *\nPin-Priority: -1\n" >"$1/etc/apt/preferences.d/no-usrmerge"' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
@@ -200,9 +198,10 @@ publish() {
   local file name
   for file in "$images"/env/*; do
     name=$(basename "$file")
-    [[ $name == operator || $name == agent || -e $examples/$name/Containerfile ]] || rm "$file"
+    [[ -e $(sed -n 's/.*_ARCHIVE=//p' "$file") ]] && { [[ $name == operator || $name == agent || -e $examples/$name/Containerfile ]]; } \
+      || rm "$file"
   done
-  cat "$images"/env/* >"$work/images.env"
+  cat /dev/null "$images"/env/* >"$work/images.env"
   mv "$work/images.env" "$images/images.env"
   for file in "$images"/*.tar; do
     grep -qF "_ARCHIVE=$file" "$images/images.env" || { rm "$file"; say "removed $(basename "$file")"; }

@@ -1,1 +1,3 @@
-//! controllers
+//! Effects: each controller observes, applies what the plan says, and reports.
+
+pub mod context;

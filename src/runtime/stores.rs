@@ -1,0 +1,373 @@
+//! Opened OutputStores: from the object and its Secret to something that reads and writes. Operator and gateway both
+//! come through here, so that a rotated credential or a store made anew is noticed by both within [`FRESH`].
+//!
+//! The Secret is read by name in the component's own namespace. It is not watched: least RBAC grants `get` alone.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client, ResourceExt};
+
+use super::client::{explain, is_status};
+use crate::api::OutputStore;
+use crate::api::quantity;
+use crate::api::store::{FilesystemSpec, S3Spec};
+use crate::api::task::StoreRef;
+use crate::storage::filesystem::FilesystemStore;
+use crate::storage::layout::InvalidPart;
+use crate::storage::s3::{S3Options, S3Store};
+use crate::storage::{Layout, ObjectStore, RetryClass, StoreError};
+
+/// How long an answer of the API server about a store or its Secret is believed.
+pub const FRESH: Duration = Duration::from_secs(10);
+/// Prefix of keys when the store names none.
+const DEFAULT_PREFIX: &str = "asynctask";
+/// Region when the store names none.
+const DEFAULT_REGION: &str = "us-east-1";
+/// How long a download URL is good for when the store does not say; also the longest it may say.
+const MAX_TTL: Duration = Duration::from_secs(60);
+
+/// An OutputStore ready for use.
+#[derive(Clone, Debug)]
+pub struct OpenStore {
+    /// Reads and writes.
+    pub store: Arc<dyn ObjectStore>,
+    /// Makes its keys.
+    pub layout: Layout,
+    /// How long a download URL for people is good for.
+    pub ttl: Duration,
+    /// PEM certificates that sign the service's certificate, for those who follow its URLs.
+    pub ca: Option<String>,
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenStoreError {
+    /// The API server did not give the OutputStore.
+    #[error("OutputStore {name} cannot be read: {}", explain(.source))]
+    ReadStore {
+        /// The store.
+        name: String,
+        /// What the client said.
+        source: kube::Error,
+    },
+    /// It is not there.
+    #[error("OutputStore {name} does not exist: create it, or name another store in the TaskDefinition")]
+    NotFound {
+        /// The store.
+        name: String,
+    },
+    /// The name is there, but it is another object.
+    #[error(
+        "OutputStore {name} was deleted and made again since this run was pinned to it (UID {pinned}): the run's \
+         files are looked for in the old one only"
+    )]
+    Replaced {
+        /// The store.
+        name: String,
+        /// UID the run knows.
+        pinned: String,
+    },
+    /// The API server did not give the Secret.
+    #[error("Secret {secret} in namespace {namespace} cannot be read: {}", explain(.source))]
+    ReadSecret {
+        /// The Secret.
+        secret: String,
+        /// The operator's namespace.
+        namespace: String,
+        /// What the client said.
+        source: kube::Error,
+    },
+    /// There is no such Secret.
+    #[error(
+        "Secret {secret} does not exist in namespace {namespace}: create it with the keys accessKeyId and secretAccessKey"
+    )]
+    SecretMissing {
+        /// The Secret.
+        secret: String,
+        /// The operator's namespace.
+        namespace: String,
+    },
+    /// The Secret lacks a key, or what it holds is no text.
+    #[error("Secret {secret} in namespace {namespace} has no usable key {key}: add it as plain text")]
+    KeyMissing {
+        /// The Secret.
+        secret: String,
+        /// The operator's namespace.
+        namespace: String,
+        /// The key.
+        key: &'static str,
+    },
+    /// A filesystem store, and no volume.
+    #[error(
+        "this installation has no volume for filesystem stores: set one up with the chart (filesystem volume), or use an s3 store"
+    )]
+    NoVolume,
+    /// The folder of the store cannot be made on the volume.
+    #[error("folder {} cannot be made on the volume: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Neither or both kinds are set.
+    #[error("the store must name exactly one of s3 and filesystem")]
+    Kind,
+    /// A prefix that cannot be part of a key.
+    #[error("spec.prefix: {0}")]
+    Prefix(#[from] InvalidPart),
+    /// No duration from one second to a minute.
+    #[error("spec.signedUrls.ttl: {0:?} is not a duration from 1s to 60s")]
+    Ttl(String),
+    /// A folder name that leaves the volume.
+    #[error("spec.filesystem.folder: {0:?} is not the name of a folder")]
+    FolderName(String),
+    /// The backend refused its options.
+    #[error(transparent)]
+    Backend(#[from] StoreError),
+}
+
+impl OpenStoreError {
+    /// A CamelCase word for conditions, Events and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ReadStore { .. } | Self::ReadSecret { .. } => "ApiUnavailable",
+            Self::NotFound { .. } => "StoreNotFound",
+            Self::Replaced { .. } => "StoreReplaced",
+            Self::SecretMissing { .. } | Self::KeyMissing { .. } => "CredentialsMissing",
+            Self::NoVolume => "NoVolume",
+            Self::Folder { .. } => "VolumeNotWritable",
+            Self::Kind | Self::Prefix(_) | Self::Ttl(_) | Self::FolderName(_) => "InvalidStore",
+            Self::Backend(error) => error.reason(),
+        }
+    }
+
+    /// Whether trying again can help, and who must act first.
+    #[must_use]
+    pub fn retry_class(&self) -> RetryClass {
+        match self {
+            Self::ReadStore { .. } | Self::ReadSecret { .. } => RetryClass::Transient,
+            Self::NotFound { .. }
+            | Self::SecretMissing { .. }
+            | Self::KeyMissing { .. }
+            | Self::NoVolume
+            | Self::Folder { .. }
+            | Self::Kind
+            | Self::Prefix(_)
+            | Self::Ttl(_)
+            | Self::FolderName(_) => RetryClass::Configuration,
+            Self::Replaced { .. } => RetryClass::Final,
+            Self::Backend(error) => error.retry_class(),
+        }
+    }
+}
+
+/// Opens OutputStores and keeps them open. Clones share what is open.
+#[derive(Clone)]
+pub struct Stores {
+    client: Client,
+    namespace: String,
+    filesystem_root: Option<PathBuf>,
+    open: Arc<Mutex<HashMap<String, Opened>>>,
+    objects: Arc<Mutex<HashMap<String, (Instant, Arc<OutputStore>)>>>,
+}
+
+/// What an open store was made of.
+struct Opened {
+    generation: Option<i64>,
+    secret_version: Option<String>,
+    checked: Instant,
+    store: OpenStore,
+}
+
+impl Stores {
+    /// `namespace` is where the Secrets are; `filesystem_root` where the volume for filesystem stores is mounted.
+    #[must_use]
+    pub fn new(client: Client, namespace: impl Into<String>, filesystem_root: Option<PathBuf>) -> Self {
+        Self { client, namespace: namespace.into(), filesystem_root, open: Arc::default(), objects: Arc::default() }
+    }
+
+    /// Opens a store, or gives the open one if neither it nor its Secret changed.
+    ///
+    /// # Errors
+    /// The first thing that is missing or refused.
+    pub async fn open(&self, store: &OutputStore) -> Result<OpenStore, OpenStoreError> {
+        let uid = store.uid().unwrap_or_default();
+        if let Some(open) = self.recall(&uid, store, |opened| opened.checked.elapsed() < FRESH) {
+            return Ok(open);
+        }
+        let secret = match &store.spec.s3 {
+            Some(s3) => Some(self.secret(&s3.credentials_secret.name).await?),
+            None => None,
+        };
+        let version = secret.as_ref().and_then(ResourceExt::resource_version);
+        if let Some(open) = self.recall(&uid, store, |opened| opened.secret_version == version) {
+            return Ok(open);
+        }
+        let made = self.make(store, secret.as_ref())?;
+        let opened = Opened {
+            generation: store.metadata.generation,
+            secret_version: version,
+            checked: Instant::now(),
+            store: made.clone(),
+        };
+        lock(&self.open).insert(uid, opened);
+        Ok(made)
+    }
+
+    /// Opens a store by its name.
+    ///
+    /// # Errors
+    /// [`OpenStoreError::NotFound`] without it; else as [`Stores::open`].
+    pub async fn by_name(&self, name: &str) -> Result<OpenStore, OpenStoreError> {
+        self.open(&*self.object(name).await?).await
+    }
+
+    /// Opens the very store that a run is pinned to.
+    ///
+    /// # Errors
+    /// [`OpenStoreError::Replaced`] when another one took its name; else as [`Stores::by_name`].
+    pub async fn by_ref(&self, pinned: &StoreRef) -> Result<OpenStore, OpenStoreError> {
+        let store = self.object(&pinned.name).await?;
+        if store.uid().as_deref() != Some(&pinned.uid) {
+            return Err(OpenStoreError::Replaced { name: pinned.name.clone(), pinned: pinned.uid.clone() });
+        }
+        self.open(&store).await
+    }
+
+    fn recall(&self, uid: &str, store: &OutputStore, same: impl Fn(&Opened) -> bool) -> Option<OpenStore> {
+        let mut open = lock(&self.open);
+        let opened = open.get_mut(uid).filter(|o| o.generation == store.metadata.generation && same(o))?;
+        if opened.checked.elapsed() >= FRESH {
+            // Then it was its Secret that was found unchanged just now.
+            opened.checked = Instant::now();
+        }
+        Some(opened.store.clone())
+    }
+
+    async fn object(&self, name: &str) -> Result<Arc<OutputStore>, OpenStoreError> {
+        if let Some((read, store)) = lock(&self.objects).get(name)
+            && read.elapsed() < FRESH
+        {
+            return Ok(Arc::clone(store));
+        }
+        let read = Api::<OutputStore>::all(self.client.clone()).get_opt(name).await;
+        let read = read.map_err(|source| OpenStoreError::ReadStore { name: name.to_owned(), source })?;
+        let mut objects = lock(&self.objects);
+        let Some(store) = read.map(Arc::new) else {
+            objects.remove(name);
+            return Err(OpenStoreError::NotFound { name: name.to_owned() });
+        };
+        objects.insert(name.to_owned(), (Instant::now(), Arc::clone(&store)));
+        Ok(store)
+    }
+
+    async fn secret(&self, name: &str) -> Result<Secret, OpenStoreError> {
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
+        secrets.get(name).await.map_err(|source| {
+            let (secret, namespace) = (name.to_owned(), self.namespace.clone());
+            if is_status(&source, 404) {
+                OpenStoreError::SecretMissing { secret, namespace }
+            } else {
+                OpenStoreError::ReadSecret { secret, namespace, source }
+            }
+        })
+    }
+
+    fn make(&self, store: &OutputStore, secret: Option<&Secret>) -> Result<OpenStore, OpenStoreError> {
+        let spec = &store.spec;
+        let layout = Layout::new(spec.prefix.as_deref().unwrap_or(DEFAULT_PREFIX))?;
+        let ttl = ttl(spec.signed_urls.as_ref().and_then(|urls| urls.ttl.as_deref()))?;
+        let public = spec.signed_urls.as_ref().and_then(|urls| urls.public_endpoint.clone());
+        let (backend, ca): (Arc<dyn ObjectStore>, _) = match (&spec.s3, &spec.filesystem, secret) {
+            (Some(s3), None, Some(secret)) => {
+                let options = s3_options(s3, public, &Credentials { secret, namespace: &self.namespace })?;
+                (Arc::new(S3Store::new(options)?), s3.ca_bundle.clone())
+            }
+            (None, Some(filesystem), _) => (Arc::new(self.folder(filesystem)?), None),
+            _ => return Err(OpenStoreError::Kind),
+        };
+        Ok(OpenStore { store: backend, layout, ttl, ca })
+    }
+
+    fn folder(&self, spec: &FilesystemSpec) -> Result<FilesystemStore, OpenStoreError> {
+        let root = self.filesystem_root.as_deref().ok_or(OpenStoreError::NoVolume)?;
+        let path = folder_path(root, &spec.folder)?;
+        // Only the last part is made: a volume that is not mounted must not turn into a folder of the container.
+        match std::fs::create_dir(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(OpenStoreError::Folder { path, source }),
+        }
+        Ok(FilesystemStore::open(&path)?)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The schema allows nothing else; a path is too dangerous to lean on that alone.
+fn folder_path(root: &Path, folder: &str) -> Result<PathBuf, OpenStoreError> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if folder.is_empty() || !folder.bytes().all(plain) {
+        return Err(OpenStoreError::FolderName(folder.to_owned()));
+    }
+    Ok(root.join(folder))
+}
+
+fn ttl(text: Option<&str>) -> Result<Duration, OpenStoreError> {
+    let Some(text) = text else { return Ok(MAX_TTL) };
+    match quantity::duration(text) {
+        Ok(ttl) if (Duration::from_secs(1)..=MAX_TTL).contains(&ttl) => Ok(ttl),
+        _ => Err(OpenStoreError::Ttl(text.to_owned())),
+    }
+}
+
+struct Credentials<'a> {
+    secret: &'a Secret,
+    namespace: &'a str,
+}
+
+impl Credentials<'_> {
+    fn optional(&self, key: &'static str) -> Result<Option<String>, OpenStoreError> {
+        let Some(bytes) = self.secret.data.as_ref().and_then(|data| data.get(key)) else { return Ok(None) };
+        // A line break at the end is how editors leave files; no credential has one.
+        let text = std::str::from_utf8(&bytes.0).map(|text| text.trim_end_matches(['\r', '\n']));
+        match text {
+            Ok(text) if !text.is_empty() => Ok(Some(text.to_owned())),
+            _ => Err(self.missing(key)),
+        }
+    }
+
+    fn required(&self, key: &'static str) -> Result<String, OpenStoreError> {
+        self.optional(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    fn missing(&self, key: &'static str) -> OpenStoreError {
+        OpenStoreError::KeyMissing { secret: self.secret.name_any(), namespace: self.namespace.to_owned(), key }
+    }
+}
+
+fn s3_options(
+    spec: &S3Spec,
+    public_endpoint: Option<String>,
+    credentials: &Credentials<'_>,
+) -> Result<S3Options, OpenStoreError> {
+    Ok(S3Options {
+        endpoint: spec.endpoint.clone(),
+        public_endpoint,
+        region: spec.region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+        bucket: spec.bucket.clone(),
+        path_style: spec.path_style,
+        access_key_id: credentials.required("accessKeyId")?,
+        secret_access_key: credentials.required("secretAccessKey")?,
+        session_token: credentials.optional("sessionToken")?,
+        ca_bundle: spec.ca_bundle.clone(),
+    })
+}

@@ -29,8 +29,8 @@ die() { printf 'build.sh: %s\n' "$*" >&2; exit 1; }
 
 # The public base that a Containerfile names → what the stand-in made by mmdebstrap holds.
 declare -A base_packages=(
-  [base-debian]=ca-certificates
-  [base-python]=ca-certificates,libpython3-stdlib,python3-minimal
+  [base-debian]='ca-certificates'
+  [base-python]='ca-certificates,libpython3-stdlib,python3-minimal'
 )
 base_for() { # Containerfile → name of the local base, nothing for `FROM scratch`
   case $(sed -n 's/^ARG BASE=//p' "$1") in
@@ -198,8 +198,9 @@ publish() {
   local file name
   for file in "$images"/env/*; do
     name=$(basename "$file")
-    [[ -e $(sed -n 's/.*_ARCHIVE=//p' "$file") ]] && { [[ $name == operator || $name == agent || -e $examples/$name/Containerfile ]]; } \
-      || rm "$file"
+    if [[ ! -e $(sed -n 's/.*_ARCHIVE=//p' "$file") ]] || [[ $name != operator && $name != agent && ! -e $examples/$name/Containerfile ]]; then
+      rm "$file"
+    fi
   done
   cat /dev/null "$images"/env/* >"$work/images.env"
   mv "$work/images.env" "$images/images.env"

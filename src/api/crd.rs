@@ -65,6 +65,8 @@ fn finish(crd: &CustomResourceDefinition, root_rules: &[Value]) -> CustomResourc
 /// Bounds strings, lists and maps that name no limit, and loosens list-maps to their keys; whole tree.
 fn bound(schema: &mut Value) {
     let Value::Object(node) = schema else { return };
+    // An absent text is absent: the empty default is Rust's, and would break the field's own minimum.
+    node.retain(|key, value| key != "default" || value != "");
     match node.get("type").and_then(Value::as_str) {
         Some("string") if !node.contains_key("enum") && !node.contains_key("format") => {
             default_limit(node, "maxLength", MAX_LENGTH);

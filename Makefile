@@ -1,0 +1,88 @@
+# Two commands for newcomers: `make demo` and `make test`. Everything else is a step of them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# What survives a clone lives outside of it.
+export ASYNCTASK_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/asynctask-operator
+export CARGO_TARGET_DIR ?= $(ASYNCTASK_CACHE)/target
+export CARGO_TERM_PROGRESS_WHEN ?= never
+
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+BIN := $(CARGO_TARGET_DIR)/debug
+# The agent is linked statically, which is another world for rustc: its own folder keeps the two from rebuilding each other.
+AGENT_TARGET := $(ASYNCTASK_CACHE)/target-agent
+AGENT := $(AGENT_TARGET)/$(HOST)/agent/asynctask-agent
+ON_PATH := $(ASYNCTASK_CACHE)/path
+
+# One feature set for everything that is tested, so that dependencies are built once.
+CARGO_FEATURES := --locked --features full
+cluster = tests/cluster/cluster
+NAME ?= demo
+
+.PHONY: help
+help: ## Lists the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: demo
+demo: binaries cluster-build images ## Boots a cluster, installs the chart, runs the course outline and downloads its result
+	@tests/demo.sh
+
+.PHONY: demo-down
+demo-down: ## Removes everything `make demo` made
+	@$(cluster) down --name demo
+	@rm -rf "$(ASYNCTASK_CACHE)/demo"
+
+.PHONY: test
+test: lint test-unit test-e2e ## Everything CI runs: lint, unit and store tests, and the real cluster
+
+.PHONY: test-unit
+test-unit: ## Unit, property, store and agent tests; the examples' and the cluster tool's own
+	@go vet -C tests/cluster . && go test -C tests/cluster .
+	@cd manifests/examples/course-outline && python3 -m unittest discover -q -s tests -t .
+	@cargo test $(CARGO_FEATURES) --lib --test architecture --test storage --test agent
+
+.PHONY: test-e2e
+test-e2e: binaries cluster-build images ## Boots a cluster of its own and tests the installed chart on it
+	@cargo test $(CARGO_FEATURES) --test e2e --no-run
+	@tests/e2e/run.sh
+
+.PHONY: lint
+lint: generate-check ## Formats, clippy, each binary alone, generated files
+	@cargo fmt --check
+	@cargo clippy $(CARGO_FEATURES) --all-targets -- -D warnings
+
+.PHONY: generate
+generate: ## Writes the CRDs, the rendered chart and the OpenAPI document
+	@tests/generate.sh .
+
+.PHONY: generate-check
+generate-check: cluster-build ## Fails when a generated file is not what `make generate` writes
+	@tests/generate.sh --check
+
+.PHONY: binaries
+binaries: ## Builds operator, gateway, command line and agent
+	@cargo build $(CARGO_FEATURES) --bins
+	@CARGO_TARGET_DIR="$(AGENT_TARGET)" RUSTFLAGS="-C target-feature=+crt-static" \
+	  cargo build --locked --profile agent --target $(HOST) --features agent --bin asynctask-agent
+	@mkdir -p "$(ON_PATH)" && ln -sf "$(BIN)/kubectl-asynctask" "$(ON_PATH)/kubectl-asynctask"
+
+.PHONY: images
+images: binaries cluster-build ## Builds the container images into the cache
+	@manifests/images/build.sh --bin-dir "$(BIN)" --agent "$(AGENT)"
+
+.PHONY: cluster-build
+cluster-build: ## Builds the parts of the cluster that the cache lacks
+	@$(cluster) build
+
+.PHONY: cluster-up
+cluster-up: cluster-build ## Boots the cluster NAME (default: demo)
+	@$(cluster) up --name $(NAME)
+
+.PHONY: cluster-down
+cluster-down: ## Stops the cluster NAME and removes its state
+	@$(cluster) down --name $(NAME)
+
+.PHONY: cluster-env
+cluster-env: ## Prints exports for kubectl, helm and kubectl-asynctask: eval "$(make -s cluster-env)"
+	@$(cluster) env --name $(NAME) --path "$(ON_PATH)"

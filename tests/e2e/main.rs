@@ -1,0 +1,14 @@
+//! The promises, on a real cluster with the chart installed by helm. `tests/e2e/run.sh` boots it and calls these.
+//!
+//! Each test has namespaces of its own, which enforce the `restricted` profile, and people of its own: service accounts
+//! with tokens, so that every request is authorised for real. Tests that stop the operator or the gateway hold
+//! [`support::Cluster::alone`].
+
+mod access;
+mod admission;
+mod bad_input;
+mod budget;
+mod crash;
+mod journey;
+mod stores;
+mod support;

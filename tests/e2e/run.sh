@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Boots a cluster of its own, installs the chart as a user would, and runs the end-to-end tests against it.
+# usage: run.sh [test-name filter and cargo test arguments…]       KEEP=1 leaves the cluster up
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$here/../..
+name=${E2E_CLUSTER:-e2e}
+work=$ASYNCTASK_CACHE/e2e-$name
+cluster() { "$here/../cluster/cluster" "$@"; }
+
+finish() {
+  if [[ -z ${KEEP:-} ]]; then
+    cluster down --name "$name" >"$work/down.log" 2>&1 || cat "$work/down.log" >&2
+    rm -rf "$work"
+  fi
+}
+mkdir -p "$work"
+trap finish EXIT
+cluster up --name "$name"
+eval "$(cluster env --name "$name" --path "$ASYNCTASK_CACHE/path")"
+# shellcheck disable=SC1091
+source "$ASYNCTASK_CACHE/images/images.env"
+cluster load --name "$name" "$OPERATOR_ARCHIVE" "$AGENT_ARCHIVE" "$HELLO_REPORT_ARCHIVE" "$COURSE_OUTLINE_ARCHIVE"
+export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE
+"$here/../install.sh" "$E2E_VOLUME"
+kubectl create clusterrole e2e-port-forward --verb=get,list,create --resource=pods,pods/portforward >/dev/null
+cd "$root"
+cargo test --locked --features full --test e2e -- --test-threads=4 "$@"

@@ -1,0 +1,399 @@
+//! What the tests share: commands as a user types them, people with rights, and conditions that are awaited.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Namespace of operator and gateway.
+pub(crate) const SYSTEM: &str = "asynctask-system";
+/// How long anything may take on a busy machine before the test gives up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+static TURN: RwLock<()> = RwLock::new(());
+
+/// The cluster of this run.
+pub(crate) struct Cluster;
+
+impl Cluster {
+    /// Beside other tests.
+    pub(crate) fn shared() -> RwLockReadGuard<'static, ()> {
+        TURN.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Without other tests: for those that stop what the others need.
+    pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
+        TURN.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/e2e/run.sh, or `make test-e2e`"))
+}
+
+/// The volume of the filesystem store, as this machine sees it.
+pub(crate) fn volume() -> PathBuf {
+    variable("E2E_VOLUME").into()
+}
+
+/// The repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where pods reach a server on this machine.
+pub(crate) fn host_ip() -> String {
+    variable("ASYNCTASK_HOST_IP")
+}
+
+/// What a command said.
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Said {
+    /// The command must have succeeded.
+    #[track_caller]
+    pub(crate) fn ok(self) -> String {
+        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.out, self.err);
+        self.out
+    }
+
+    /// The command must have failed; both streams.
+    #[track_caller]
+    pub(crate) fn refused(self) -> String {
+        assert_ne!(self.code, 0, "it was not refused: {}", self.out);
+        format!("{}{}", self.out, self.err)
+    }
+}
+
+pub(crate) fn run(command: &mut Command, stdin: Option<&str>) -> Said {
+    command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    if let Some(text) = stdin {
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// `kubectl …` as the administrator.
+pub(crate) fn kubectl(args: &[&str]) -> Said {
+    run(Command::new("kubectl").args(args), None)
+}
+
+/// `kubectl ARGS -f -` with a document.
+pub(crate) fn kubectl_in(args: &[&str], document: &str) -> Said {
+    run(Command::new("kubectl").args(args).args(["-f", "-"]), Some(document))
+}
+
+/// A JSON object from the API server, or null when there is none.
+pub(crate) fn get(args: &[&str]) -> Value {
+    let said = run(Command::new("kubectl").arg("get").args(args).args(["-o", "json", "--ignore-not-found"]), None);
+    let out = said.ok();
+    if out.trim().is_empty() { Value::Null } else { serde_json::from_str(&out).unwrap() }
+}
+
+/// Waits until a question has an answer; what is not there after [`PATIENCE`] is said.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(started.elapsed() < PATIENCE, "not after {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A namespace of one test, gone at its end.
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+}
+
+impl Namespace {
+    /// A new one that enforces the restricted profile.
+    pub(crate) fn new(topic: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{topic}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        kubectl_in(
+            &["apply"],
+            &format!(
+                "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: \
+                 {{pod-security.kubernetes.io/enforce: restricted}}}}}}"
+            ),
+        )
+        .ok();
+        Self { name }
+    }
+
+    /// `kubectl -n … ARGS` as the administrator.
+    pub(crate) fn kubectl(&self, args: &[&str]) -> Said {
+        run(Command::new("kubectl").args(["-n", &self.name]).args(args), None)
+    }
+
+    /// Applies a document here.
+    pub(crate) fn apply(&self, document: &str) -> Said {
+        kubectl_in(&["-n", &self.name, "apply"], document)
+    }
+
+    /// One object of this namespace.
+    pub(crate) fn get(&self, kind: &str, name: &str) -> Value {
+        get(&["-n", &self.name, kind, name])
+    }
+
+    /// The status of a task.
+    pub(crate) fn status(&self, task: &str) -> Value {
+        self.get("asynctask", task)["status"].clone()
+    }
+
+    /// Waits for the end of a task; its status.
+    #[track_caller]
+    pub(crate) fn finished(&self, task: &str) -> Value {
+        let said = self.kubectl(&["wait", "--for=condition=Finished", &format!("asynctask/{task}"), "--timeout=180s"]);
+        let status = self.status(task);
+        assert_eq!(said.code, 0, "{}{}\n{status:#}", said.out, said.err);
+        status
+    }
+
+    /// Applies an example's definition and waits until it is usable; `store` names another store than the default.
+    #[track_caller]
+    pub(crate) fn example(&self, example: &str, store: Option<&str>) {
+        let file = root().join("manifests/examples").join(example).join("definition.yaml");
+        let mut document = std::fs::read_to_string(file).unwrap();
+        if let Some(store) = store {
+            document = document.replacen("\nspec:\n", &format!("\nspec:\n  store: {store}\n"), 1);
+        }
+        self.define(example, &document);
+    }
+
+    /// Applies a definition and waits until it is usable.
+    #[track_caller]
+    pub(crate) fn define(&self, name: &str, document: &str) {
+        self.apply(document).ok();
+        let said =
+            self.kubectl(&["wait", "--for=condition=Ready", &format!("taskdefinition/{name}"), "--timeout=60s"]);
+        assert_eq!(said.code, 0, "{}{:#}", said.err, self.get("taskdefinition", name)["status"]);
+    }
+
+    /// A person: a service account that is bound to a cluster role here, with a token.
+    pub(crate) fn person(&self, name: &str, role: Option<&str>) -> Person {
+        self.kubectl(&["create", "serviceaccount", name]).ok();
+        if let Some(role) = role {
+            let account = format!("--serviceaccount={}:{name}", self.name);
+            let role = format!("--clusterrole={role}");
+            self.kubectl(&["create", "rolebinding", name, &role, &account]).ok();
+        }
+        // The command line reaches the gateway through a port-forward when no URL is set.
+        let subject = format!("--serviceaccount={}:{name}", self.name);
+        let binding = format!("{}-{name}", self.name);
+        kubectl(&["-n", SYSTEM, "create", "rolebinding", &binding, "--clusterrole=e2e-port-forward", &subject]).ok();
+        let token = self.kubectl(&["create", "token", name]).ok().trim().to_owned();
+        Person { token, kubeconfig: kubeconfig_of(&self.name, name), namespace: self.name.clone() }.ready()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+        }
+    }
+}
+
+/// Somebody with a token.
+pub(crate) struct Person {
+    pub(crate) token: String,
+    namespace: String,
+    kubeconfig: PathBuf,
+}
+
+fn kubeconfig_of(namespace: &str, name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("asynctask-e2e-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir.join(format!("{namespace}-{name}.yaml"))
+}
+
+impl Person {
+    fn ready(self) -> Self {
+        let mut config: Value =
+            serde_json::from_str(&kubectl(&["config", "view", "--raw", "--minify", "-o", "json"]).ok()).unwrap();
+        config["users"][0]["user"] = serde_json::json!({ "token": self.token });
+        config["contexts"][0]["context"]["namespace"] = serde_json::json!(self.namespace);
+        std::fs::write(&self.kubeconfig, config.to_string()).unwrap();
+        self
+    }
+
+    /// `kubectl ARGS` as this person.
+    pub(crate) fn kubectl(&self, args: &[&str], stdin: Option<&str>) -> Said {
+        run(Command::new("kubectl").env("KUBECONFIG", &self.kubeconfig).args(args), stdin)
+    }
+
+    /// `kubectl asynctask ARGS` as this person, through a port-forward.
+    pub(crate) fn cli(&self, args: &[&str]) -> Said {
+        run(Command::new("kubectl").arg("asynctask").args(args).env("KUBECONFIG", &self.kubeconfig), None)
+    }
+
+    /// One call of the gateway's HTTP API with curl.
+    pub(crate) fn http(&self, method: &str, path: &str, more: &[&str]) -> Answer {
+        let bearer = format!("Authorization: Bearer {}", self.token);
+        http(method, path, &[&["-H", &bearer], more].concat())
+    }
+}
+
+/// `kubectl asynctask ARGS` as the administrator, who has a client certificate and goes through a port-forward.
+pub(crate) fn cli(args: &[&str]) -> Said {
+    run(Command::new("kubectl").arg("asynctask").args(args), None)
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// A header's value.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// The gateway as a server of this cluster: its certificate is checked against the published authority.
+pub(crate) fn http(method: &str, path: &str, more: &[&str]) -> Answer {
+    let url = format!("{}{path}", gateway_url());
+    let ca = gateway_ca();
+    curl(&[&["-X", method, "--cacert", ca.to_str().unwrap(), "--resolve", gateway_address(), url.as_str()], more].concat())
+}
+
+/// curl, with the answer taken apart.
+pub(crate) fn curl(args: &[&str]) -> Answer {
+    let text = run(Command::new("curl").args(["-sS", "-i", "--max-time", "60"]).args(args), None).ok();
+    let mut rest = text.as_str();
+    loop {
+        let (head, body) = rest.split_once("\r\n\r\n").unwrap_or((rest, ""));
+        let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        if status == 100 {
+            rest = body;
+            continue;
+        }
+        return Answer { status, headers: head.to_owned(), body: body.to_owned() };
+    }
+}
+
+/// URL of the gateway under the name in its certificate; [`curl`] is told its cluster IP, which this machine routes to.
+fn gateway_url() -> String {
+    format!("https://asynctask-gateway.{SYSTEM}.svc")
+}
+
+fn gateway_address() -> &'static str {
+    static ADDRESS: OnceLock<String> = OnceLock::new();
+    ADDRESS.get_or_init(|| {
+        let service = get(&["-n", SYSTEM, "service", "asynctask-gateway"]);
+        format!("asynctask-gateway.{SYSTEM}.svc:443:{}", service["spec"]["clusterIP"].as_str().unwrap())
+    })
+}
+
+fn gateway_ca() -> PathBuf {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let pem = get(&["-n", SYSTEM, "configmap", "asynctask-gateway-ca"])["data"]["ca.crt"].clone();
+        let file = kubeconfig_of("gateway", "ca").with_extension("pem");
+        std::fs::write(&file, pem.as_str().unwrap()).unwrap();
+        file
+    })
+    .clone()
+}
+
+/// Lines of the API server's audit log that speak of a namespace.
+pub(crate) fn audit(namespace: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(variable("ASYNCTASK_AUDIT_LOG")).unwrap();
+    let needle = format!("\"namespace\":\"{namespace}\"");
+    text.lines()
+        .filter(|line| line.contains(&needle))
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}
+
+/// Whether an audit line is a successful request of one of our accounts.
+pub(crate) fn by_account(line: &Value, account: &str) -> bool {
+    line["user"]["username"] == format!("system:serviceaccount:{SYSTEM}:{account}")
+        && line["responseStatus"]["code"].as_i64().is_some_and(|code| code < 300)
+}
+
+/// Every file below the volume of the filesystem store whose path holds a text.
+pub(crate) fn stored(part: &str) -> Vec<PathBuf> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() { walk(&path, found) } else { found.push(path) }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&volume(), &mut found);
+    found.retain(|path| path.to_string_lossy().contains(part));
+    found
+}
+
+/// A definition whose program is a shell script in the hello-report image; `more` is added below `spec`.
+pub(crate) fn script(name: &str, shell: &str, more: &str) -> String {
+    let image = variable("HELLO_REPORT_IMAGE");
+    let shell = serde_json::to_string(shell).unwrap();
+    format!(
+        r#"
+apiVersion: asynctask.dev/v1alpha1
+kind: TaskDefinition
+metadata: {{name: {name}}}
+spec:
+  title: {name}
+{more}
+  steps:
+  - name: work
+    stages: [First, Second]
+    timeout: 5m
+    template:
+      spec:
+        terminationGracePeriodSeconds: 10
+        securityContext:
+          runAsNonRoot: true
+          runAsUser: 65532
+          seccompProfile: {{type: RuntimeDefault}}
+        containers:
+        - name: task
+          image: {image}
+          imagePullPolicy: IfNotPresent
+          command: [sh, -c, {shell}]
+          securityContext:
+            allowPrivilegeEscalation: false
+            capabilities: {{drop: [ALL]}}
+"#
+    )
+}
+
+/// An AsyncTask of a definition, without parameters.
+pub(crate) fn task(name: &str, definition: &str) -> String {
+    format!(
+        "{{apiVersion: asynctask.dev/v1alpha1, kind: AsyncTask, metadata: {{name: {name}}}, \
+         spec: {{definition: {{name: {definition}}}}}}}"
+    )
+}

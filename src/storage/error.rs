@@ -33,7 +33,7 @@ pub enum StoreError {
         detail: String,
     },
     /// The store knows us and refuses, or does not know us.
-    #[error("the store at {endpoint} refused to {action} ({code}): check the credentials and what they may do")]
+    #[error("the store at {endpoint} refused to {action} ({code}): check the credentials or permissions it was given")]
     PermissionDenied {
         /// The store, without user, password or query.
         endpoint: String,

@@ -9,6 +9,7 @@
 //! the digest and never gives a wrong one.
 
 use std::collections::BinaryHeap;
+use std::io;
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -47,10 +48,12 @@ impl FilesystemStore {
     /// # Errors
     /// [`StoreError::NoSuchLocation`] without the folder.
     pub fn open(root: &FilePath) -> Result<Self, StoreError> {
-        let files = LocalFileSystem::new_with_prefix(root)
-            .map_err(|_| StoreError::NoSuchLocation { location: format!("folder {}", root.display()) })?
-            .with_fsync(true)
-            .with_automatic_cleanup(true);
+        let missing = || StoreError::NoSuchLocation { location: format!("folder {}", root.display()) };
+        if !root.is_dir() {
+            return Err(missing());
+        }
+        let files = LocalFileSystem::new_with_prefix(root).map_err(|_| missing())?;
+        let files = files.with_fsync(true).with_automatic_cleanup(true);
         Ok(Self { root: root.to_owned(), files: Arc::new(files) })
     }
 
@@ -58,7 +61,7 @@ impl FilesystemStore {
         match error {
             FsError::NotFound { .. } => StoreError::NotFound { key: key.to_owned() },
             FsError::AlreadyExists { .. } => StoreError::AlreadyExists { key: key.to_owned() },
-            error if io_kind(&error) == Some(std::io::ErrorKind::PermissionDenied) => StoreError::PermissionDenied {
+            error if io_kind(&error) == Some(io::ErrorKind::PermissionDenied) => StoreError::PermissionDenied {
                 endpoint: self.location(),
                 action: format!("{act} {key}"),
                 code: innermost(&error).to_string(),
@@ -121,18 +124,17 @@ impl FilesystemStore {
     }
 }
 
-/// Reads in larger pieces than the crate does: each is a trip to a blocking thread.
-fn pieces(file: File, range: Range<u64>) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
+/// From where the file stands. In larger pieces than the crate reads: each is a trip to a blocking thread.
+fn pieces(file: File, range: Range<u64>) -> impl Stream<Item = Result<Bytes, io::Error>> {
     futures::stream::try_unfold((file, range), |(mut file, mut range)| async move {
         if range.is_empty() {
             return Ok(None);
         }
-        file.seek(SeekFrom::Start(range.start)).await?;
         let mut piece = BytesMut::with_capacity(PIECE);
         let wanted = range.end - range.start;
         let read = (&mut file).take(wanted.min(PIECE as u64)).read_buf(&mut piece).await?;
         if read == 0 {
-            return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file was cut while it was read"));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file was cut while it was read"));
         }
         range.start += read as u64;
         Ok(Some((piece.freeze(), (file, range))))
@@ -161,8 +163,8 @@ fn below(tree: &str, key: &str) -> Result<Path, StoreError> {
     }
 }
 
-fn io_kind(error: &FsError) -> Option<std::io::ErrorKind> {
-    innermost(error).downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+fn io_kind(error: &FsError) -> Option<io::ErrorKind> {
+    innermost(error).downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
 #[async_trait]
@@ -209,11 +211,11 @@ impl ObjectStore for FilesystemStore {
         let GetResultPayload::File(file, _) = opened.payload else {
             unreachable!("invariant: a folder gives files");
         };
-        let stream = pieces(tokio::fs::File::from_std(file), range.clone());
         let action = format!("read {key} in {}", self.location());
-        let named =
-            move |error: std::io::Error| StoreError::Other { action: action.clone(), detail: error.to_string() };
-        Ok(Object { meta, range, stream: stream.map_err(named).boxed() })
+        let named = move |error: io::Error| StoreError::Other { action: action.clone(), detail: error.to_string() };
+        let mut file = File::from_std(file);
+        file.seek(SeekFrom::Start(range.start)).await.map_err(&named)?;
+        Ok(Object { meta, stream: pieces(file, range.clone()).map_err(named).boxed(), range })
     }
 
     async fn head(&self, key: &str) -> Result<Meta, StoreError> {

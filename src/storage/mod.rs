@@ -10,16 +10,15 @@
 //! | [`filesystem`] | no: proxied through the gateway | a first try, on one volume |
 //! | [`memory`] | no | tests |
 //!
-//! Keys come from [`layout`] only. [`conformance`] is the suite that all backends pass.
+//! Keys come from [`layout`] only. All backends pass one suite: `tests/storage`.
 
 pub mod author_path;
-
 pub mod digest;
 pub mod error;
 pub mod filesystem;
 pub mod layout;
 pub mod memory;
-
+pub mod probe;
 pub mod records;
 pub mod s3;
 mod signing;
@@ -50,7 +49,8 @@ pub enum PutMode {
     /// Replace what is there.
     Overwrite,
     /// Only if the key is free; otherwise [`StoreError::AlreadyExists`]. Atomic on the filesystem and in memory; on
-    /// S3 as good as the store's `If-None-Match`.
+    /// S3 as good as the store's `If-None-Match`. There a lost reply is asked for again, so the answer can also mean
+    /// that this very call stored the object: who minds compares.
     Create,
 }
 
@@ -84,7 +84,8 @@ impl fmt::Debug for Object {
     }
 }
 
-/// One page of a listing, in the order of the keys' bytes.
+/// One page of a listing. Most stores sort by the keys' bytes, some walk folders; whatever their order, it is always
+/// the same, and each key comes once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// At most the limit asked for.
@@ -118,7 +119,8 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// What is known about an object, without its bytes.
     async fn head(&self, key: &str) -> Result<Meta, StoreError>;
 
-    /// At most `limit` (1 to 1,000) objects below `prefix` whose keys sort after `after`.
+    /// At most `limit` (1 to 1,000) objects below `prefix`, the ones that follow `after` (the last key of the page
+    /// before).
     async fn list(&self, prefix: &Prefix, after: Option<&str>, limit: usize) -> Result<Page, StoreError>;
 
     /// Deletes objects; one that is not there counts as deleted. Any number of keys: batches are the store's affair.
@@ -153,19 +155,30 @@ pub const DELETE_BATCH: usize = 1000;
 /// Deletes all objects below `prefix`, a batch at a time, and says how many. Stopped half way it can be called again.
 ///
 /// # Errors
-/// The first call to the store that fails.
+/// The first call to the store that fails, and a store that still lists what it said it has deleted.
 pub async fn delete_prefix(store: &dyn ObjectStore, prefix: &Prefix) -> Result<u64, StoreError> {
     let mut deleted = 0;
-    let mut after: Option<String> = None;
+    let mut gone: Vec<String> = Vec::new();
     loop {
-        let page = store.list(prefix, after.as_deref(), DELETE_BATCH).await?;
+        // Always from the start: a page that begins after a deleted key is asking for trouble.
+        let page = store.list(prefix, None, DELETE_BATCH).await?;
         let keys: Vec<String> = page.objects.into_iter().map(|meta| meta.key).collect();
+        match keys.first() {
+            None => return Ok(deleted),
+            Some(first) if gone.contains(first) => {
+                return Err(StoreError::Other {
+                    action: format!("delete {first}"),
+                    detail: "the store accepts the deletion and still lists the object".to_owned(),
+                });
+            }
+            Some(_) => {}
+        }
         store.delete(&keys).await?;
         deleted += keys.len() as u64;
         if !page.more {
             return Ok(deleted);
         }
-        after = keys.last().cloned();
+        gone = keys;
     }
 }
 

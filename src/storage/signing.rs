@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::PutMode;
 use super::digest::Digest;
 use super::error::StoreError;
 use crate::contract::wire::{SentPart, SignedRequest};
@@ -33,6 +34,9 @@ pub struct PutLimits {
     pub sha256: Digest,
     /// Media type stored with the object.
     pub content_type: String,
+    /// [`PutMode::Create`] signs `If-None-Match: *`: the PUT can never replace an object. Only the log of an attempt
+    /// is written over, by the attempt itself.
+    pub mode: PutMode,
 }
 
 /// How a signed GET presents the bytes; all of it is part of the signature.
@@ -49,7 +53,7 @@ pub struct GetShape {
 /// Signing is local: it does not ask the store, and a signed request for a missing key is possible.
 #[async_trait]
 pub trait Signer: Send + Sync {
-    /// One PUT of one key. Always carries `If-None-Match: *`: a signed PUT can never replace an object.
+    /// One PUT of one key.
     async fn sign_put(
         &self,
         key: &str,

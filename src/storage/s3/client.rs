@@ -22,9 +22,11 @@ use super::super::error::StoreError;
 /// A store in the same network answers a SYN at once; a dead address should be known soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the request's first byte to the answer's: must leave time to send a part of 16 MiB on a slow link.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of each call, the first included. Slower retries are the caller's, by [`StoreError::retry_class`].
 const ATTEMPTS: u32 = 3;
+/// Before the second attempt at most; doubled before the third.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where an S3 store is and how to sign for it.
 #[derive(Clone)]
@@ -127,7 +129,7 @@ impl S3Options {
             .force_path_style(self.path_style)
             .http_client(http.build_https())
             .timeout_config(timeouts)
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_PAUSE))
             // Other S3 servers know few of the newer checksums; we send SHA-256 ourselves wherever bytes go.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);

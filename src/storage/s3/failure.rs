@@ -53,9 +53,7 @@ impl S3Store {
                 self.options.bucket, self.options.region
             )),
             ("NoSuchKey" | "NoSuchUpload" | "NotFound", _) | ("", 404) => StoreError::NotFound { key: key() },
-            ("PreconditionFailed" | "ConditionalRequestConflict", _) | ("", 412) => {
-                StoreError::AlreadyExists { key: key() }
-            }
+            ("PreconditionFailed", _) | ("", 412) => StoreError::AlreadyExists { key: key() },
             (
                 "BadDigest"
                 | "XAmzContentChecksumMismatch"
@@ -70,9 +68,9 @@ impl S3Store {
             (_, 401 | 403) | ("ExpiredToken" | "InvalidToken", _) => {
                 StoreError::PermissionDenied { endpoint, action, code: shown }
             }
-            ("SlowDown" | "RequestTimeout" | "OperationAborted", _) | (_, 429 | 500..) => {
-                StoreError::Unavailable { endpoint, action, code: shown }
-            }
+            // A conflict is another write of the same key under way: whether it will succeed nobody knows yet.
+            ("SlowDown" | "RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict", _)
+            | (_, 429 | 500..) => StoreError::Unavailable { endpoint, action, code: shown },
             _ => StoreError::Other { action, detail: self.redacted(&shown, message) },
         }
     }
@@ -88,5 +86,66 @@ impl S3Store {
             }
         }
         text.chars().filter(|c| !c.is_control()).take(300).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::S3Options;
+    use super::*;
+
+    fn store() -> S3Store {
+        S3Store::new(S3Options {
+            endpoint: Some("http://store.example".into()),
+            public_endpoint: None,
+            region: "us-east-1".into(),
+            bucket: "tasks".into(),
+            path_style: true,
+            access_key_id: "CANARY-ID".into(),
+            secret_access_key: "CANARY-SECRET".into(),
+            session_token: Some("CANARY-TOKEN".into()),
+            ca_bundle: None,
+        })
+        .expect("valid options")
+    }
+
+    const ACT: Act<'static> = Act { verb: "write", key: "p/object" };
+
+    #[test]
+    fn answers_are_told_apart_by_code_and_without_one_by_status() {
+        let table: [(Option<&str>, u16, &str); 21] = [
+            (Some("NoSuchKey"), 404, "ObjectNotFound"),
+            (None, 404, "ObjectNotFound"),
+            (Some("NoSuchUpload"), 404, "ObjectNotFound"),
+            (Some("NoSuchBucket"), 404, "LocationNotFound"),
+            (Some("PreconditionFailed"), 412, "ObjectExists"),
+            (None, 412, "ObjectExists"),
+            (Some("ConditionalRequestConflict"), 409, "StoreUnavailable"),
+            (Some("AccessDenied"), 403, "PermissionDenied"),
+            (Some("SignatureDoesNotMatch"), 403, "PermissionDenied"),
+            (Some("ExpiredToken"), 400, "PermissionDenied"),
+            (None, 403, "PermissionDenied"),
+            (None, 401, "PermissionDenied"),
+            (Some("BadDigest"), 400, "ContentAltered"),
+            (Some("InvalidPart"), 400, "ContentAltered"),
+            (Some("AuthorizationHeaderMalformed"), 400, "InvalidConfiguration"),
+            (None, 301, "InvalidConfiguration"),
+            (Some("SlowDown"), 503, "StoreUnavailable"),
+            (Some("InternalError"), 500, "StoreUnavailable"),
+            (None, 502, "StoreUnavailable"),
+            (None, 429, "StoreUnavailable"),
+            (Some("MethodNotAllowed"), 405, "StoreError"),
+        ];
+        for (code, status, reason) in table {
+            let error = store().answered(ACT, code, None, status);
+            assert_eq!(error.reason(), reason, "{code:?} {status}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_echoes_secrets_is_not_repeated() {
+        let echo = "key CANARY-ID, secret CANARY-SECRET, token CANARY-TOKEN\u{1b}[2J";
+        let error = store().answered(ACT, Some("Odd"), Some(echo), 400);
+        assert_eq!(error.to_string(), "could not write p/object: Odd: key …, secret …, token …[2J");
     }
 }

@@ -223,7 +223,9 @@ impl ObjectStore for S3Store {
             if range.is_empty() {
                 return Err(self.out_of_range(key, range.clone()).await);
             }
-            get = get.range(format!("bytes={}-{}", range.start, range.end - 1));
+            // Servers read the end as a signed number.
+            let last = range.end.min(i64::MAX.cast_unsigned()) - 1;
+            get = get.range(format!("bytes={}-{last}", range.start));
         } else {
             // Some servers send the whole object's checksum with a part of it.
             get = get.checksum_mode(ChecksumMode::Enabled);

@@ -44,9 +44,11 @@ impl S3Store {
 }
 
 fn expiring(key: &str, ttl: Duration) -> Result<PresigningConfig, StoreError> {
-    PresigningConfig::expires_in(ttl).map_err(|error| StoreError::Other {
+    // The signature counts in seconds, and a store refuses what lives for none.
+    let config = if ttl < Duration::from_secs(1) { None } else { PresigningConfig::expires_in(ttl).ok() };
+    config.ok_or_else(|| StoreError::Other {
         action: format!("sign a request for {key}"),
-        detail: format!("{error}: a signed request lives between one second and one week"),
+        detail: format!("a signed request lives between one second and one week, not {ttl:?}"),
     })
 }
 
@@ -73,7 +75,11 @@ impl Signer for S3Store {
     ) -> Result<SignedRequest, StoreError> {
         let put = self.client_for(audience).put_object().bucket(&self.options.bucket).key(key);
         let put = put.content_length(length(key, limits.size)?).content_type(&limits.content_type);
-        let put = put.checksum_sha256(limits.sha256.to_base64()).if_none_match("*");
+        let put = put.checksum_sha256(limits.sha256.to_base64());
+        let put = match limits.mode {
+            PutMode::Overwrite => put,
+            PutMode::Create => put.if_none_match("*"),
+        };
         let signed = put.presigned(expiring(key, ttl)?).await;
         signed.map(|signed| handed_out(&signed)).map_err(|error| self.failed(Act { verb: "sign", key }, &error))
     }

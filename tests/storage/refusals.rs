@@ -1,0 +1,138 @@
+//! What a real server refuses, and what it looks like to us: by meaning, in a sentence, without a secret.
+
+use asynctask_operator::storage::probe::probe;
+use asynctask_operator::storage::s3::{S3Options, S3Store};
+use asynctask_operator::storage::{Layout, ObjectStore, PutMode, RetryClass, StoreError, delete_prefix};
+use bytes::Bytes;
+
+use super::seaweedfs::{Seaweed, SeaweedOptions};
+use super::streams::MEMORY;
+use super::{s3, s3_options, seaweed};
+
+const CANARY: &str = "CANARY-SECRET-7f3c";
+
+fn store(options: S3Options) -> S3Store {
+    S3Store::new(options).expect("valid options")
+}
+
+/// Tries every call; each must fail, and none may say a secret.
+async fn errors_of(store: &dyn ObjectStore) -> Vec<StoreError> {
+    let layout = Layout::new("refused").expect("valid");
+    let signer = store.signer().expect("S3 signs");
+    let key = "refused/object";
+    let errors = vec![
+        store.put(key, Bytes::from_static(b"x"), PutMode::Overwrite).await.expect_err("put"),
+        store.get(key, None).await.expect_err("get"),
+        store.list(layout.root(), None, 10).await.expect_err("list"),
+        store.delete(&[key.to_owned()]).await.expect_err("delete"),
+        signer.start_multipart(key, "text/plain").await.expect_err("start an upload"),
+    ];
+    for error in &errors {
+        for shown in [error.to_string(), format!("{error:?}"), format!("{store:?}"), store.location()] {
+            assert!(!shown.contains("CANARY") && !shown.contains("Signature="), "{shown}");
+        }
+    }
+    errors
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_named_with_the_store() {
+    let _shared = MEMORY.read().await;
+    let server = seaweed();
+    let wrong_secret = S3Options { secret_access_key: CANARY.to_owned(), ..s3_options(&server) };
+    let unknown_key = S3Options { access_key_id: CANARY.to_owned(), ..s3_options(&server) };
+    for options in [wrong_secret, unknown_key] {
+        for error in errors_of(&store(options)).await {
+            assert!(matches!(error, StoreError::PermissionDenied { .. }), "{error:?}");
+            assert_eq!(error.retry_class(), RetryClass::Configuration);
+            assert!(error.to_string().contains(&server.endpoint), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_may_only_read_is_found_out_by_the_probe() {
+    let _shared = MEMORY.read().await;
+    let server = seaweed();
+    let reader = store(S3Options {
+        access_key_id: server.reader_access_key.clone(),
+        secret_access_key: server.reader_secret_key.clone(),
+        ..s3_options(&server)
+    });
+    let layout = Layout::new("reader").expect("valid");
+    reader.list(layout.root(), None, 1).await.expect("it may list");
+    let error = probe(&reader, &layout, "cluster-a").await.expect_err("it may not write");
+    assert_eq!((error.reason(), error.retry_class()), ("PermissionDenied", RetryClass::Configuration));
+    assert!(error.to_string().contains("refused to write"), "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_bucket_is_named() {
+    let _shared = MEMORY.read().await;
+    let server = seaweed();
+    let missing = store(S3Options { bucket: "no-such-bucket".to_owned(), ..s3_options(&server) });
+    let layout = Layout::new("p").expect("valid");
+    let error = probe(&missing, &layout, "cluster-a").await.expect_err("no bucket");
+    assert_eq!((error.reason(), error.retry_class()), ("LocationNotFound", RetryClass::Configuration));
+    assert!(error.to_string().contains("bucket no-such-bucket at http://"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dead_address_is_unreachable() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+    let options = S3Options {
+        endpoint: Some(format!("http://{free}")),
+        public_endpoint: None,
+        region: "us-east-1".to_owned(),
+        bucket: "tasks".to_owned(),
+        path_style: true,
+        access_key_id: CANARY.to_owned(),
+        secret_access_key: CANARY.to_owned(),
+        session_token: Some(CANARY.to_owned()),
+        ca_bundle: None,
+    };
+    let unknown_host = S3Options { endpoint: Some("http://store.invalid".to_owned()), ..options.clone() };
+    let mut errors = errors_of(&store(options)).await;
+    errors.push(store(unknown_host).head("key").await.expect_err("no such host"));
+    for error in errors {
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+        assert_eq!(error.retry_class(), RetryClass::Transient);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_trusted_by_the_bundle_alone() {
+    let _shared = MEMORY.read().await;
+    let made = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    };
+    let (certificate, key) = made("127.0.0.1");
+    let server = Seaweed::start(&SeaweedOptions { tls: Some((certificate.clone(), key)), ..SeaweedOptions::default() });
+    let over_tls = |ca_bundle| {
+        let endpoint = server.tls_endpoint.clone();
+        store(S3Options { endpoint, public_endpoint: None, ca_bundle, ..s3_options(&server) })
+    };
+    let layout = Layout::new("tls").expect("valid");
+    let facts = probe(&over_tls(Some(certificate)), &layout, "cluster-a").await.expect("trusted");
+    assert!(facts.signs);
+    for ca_bundle in [None, Some(made("127.0.0.1").0)] {
+        let error = probe(&over_tls(ca_bundle), &layout, "cluster-a").await.expect_err("not trusted");
+        assert_eq!(error.reason(), "StoreUnreachable");
+        assert!(error.to_string().contains("CA bundle"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_real_bucket_is_claimed_by_one_cluster() {
+    let _shared = MEMORY.read().await;
+    let server = seaweed();
+    let store = s3(&server);
+    let layout = Layout::new("claimed/prefix").expect("valid");
+    let facts = probe(&store, &layout, "cluster-a").await.expect("usable");
+    assert!(facts.signs && facts.honours_create, "{facts:?}");
+    probe(&store, &layout, "cluster-a").await.expect("still ours");
+    let error = probe(&store, &layout, "cluster-b").await.expect_err("theirs");
+    assert_eq!(error.reason(), "StoreOwnedByOther");
+    assert_eq!(delete_prefix(&store, layout.root()).await.expect("deleted"), 1, "only the claim was left");
+}

@@ -1,1 +1,85 @@
-fn main() {}
+//! The operator: arguments → parts → join.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use asynctask_operator::controllers::injection::Choice;
+use asynctask_operator::controllers::{self, Settings};
+use asynctask_operator::runtime::client::{Connector, install_crypto_provider};
+use asynctask_operator::runtime::health::{self, Readiness};
+use asynctask_operator::runtime::metrics::Metrics;
+use asynctask_operator::runtime::shutdown::Supervisor;
+use asynctask_operator::runtime::telemetry::{self, LogFormat};
+use clap::Parser;
+
+/// How long reconciles that have begun may take to finish once the process is to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs AsyncTasks as Jobs.
+#[derive(Debug, Parser)]
+#[command(name = "asynctask-operator", version)]
+struct Args {
+    /// Namespace of the operator: its Secrets, its lease, its gateway
+    #[arg(long, env = "POD_NAMESPACE", default_value = "asynctask-system")]
+    namespace: String,
+    /// Name of this pod, for the lease and for Events
+    #[arg(long, env = "POD_NAME")]
+    pod_name: String,
+    /// Image that holds the agent
+    #[arg(long, env = "ASYNCTASK_AGENT_IMAGE")]
+    agent_image: String,
+    /// How the agent gets into task pods
+    #[arg(long, env = "ASYNCTASK_AGENT_INJECTION", value_enum, default_value_t = Choice::Auto)]
+    agent_injection: Choice,
+    /// Name of the gateway's Service
+    #[arg(long, env = "ASYNCTASK_GATEWAY_SERVICE", default_value = "asynctask-gateway")]
+    gateway_service: String,
+    /// Where the volume for filesystem stores is mounted; without it such stores are not Ready
+    #[arg(long, env = "ASYNCTASK_FILESYSTEM_ROOT", value_name = "DIR")]
+    filesystem_root: Option<PathBuf>,
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(long, env = "ASYNCTASK_LISTEN", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Name of the leader lease
+    #[arg(long, env = "ASYNCTASK_LEASE", default_value = "asynctask-operator")]
+    lease: String,
+    /// How log lines look
+    #[arg(long, env = "ASYNCTASK_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// Which log lines are written, for example info,kube=debug
+    #[arg(long, env = "ASYNCTASK_LOG_FILTER", default_value = "info")]
+    log_filter: String,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("asynctask-operator: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+    telemetry::install(args.log_format, &args.log_filter)?;
+    install_crypto_provider();
+    let connector = Connector::infer("asynctask-operator").await?;
+    let (readiness, metrics, mut supervisor) = (Readiness::new(), Metrics::new("operator"), Supervisor::new());
+    supervisor.spawn("health", health::serve(args.listen, readiness.clone(), metrics.clone(), supervisor.stopping()));
+    let settings = Settings {
+        namespace: args.namespace,
+        pod_name: args.pod_name,
+        lease: args.lease,
+        agent_image: args.agent_image,
+        agent_injection: args.agent_injection,
+        gateway_service: args.gateway_service,
+        filesystem_root: args.filesystem_root,
+    };
+    controllers::start(settings, &connector, &mut supervisor, &readiness, &metrics).await?;
+    supervisor.run(PATIENCE).await?;
+    Ok(())
+}

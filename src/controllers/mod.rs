@@ -1,3 +1,120 @@
 //! Effects: each controller observes, applies what the plan says, and reports.
+//!
+//! | module | keeps |
+//! |---|---|
+//! | [`definition`] | TaskDefinitions validated, proven by dry-runs, frozen as TaskRevisions |
+//! | [`store`] | OutputStores tried before a task depends on one |
+//! | [`certificate`] | the gateway's certificate |
+//! | [`injection`] | the answer to how the agent gets into pods |
 
+mod certificate;
 pub mod context;
+mod definition;
+pub mod injection;
+mod kinds;
+mod pace;
+mod store;
+mod watches;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kube::runtime::events::{Recorder, Reporter};
+use tokio::sync::watch;
+
+use self::certificate::Keeper;
+use self::context::{AgentSettings, Context, Reconciles};
+use self::injection::{Choice, Injector};
+use crate::api::names::MANAGER_OPERATOR;
+use crate::runtime::client::{ConnectError, Connector};
+use crate::runtime::health::Readiness;
+use crate::runtime::lease::{self, LeaseSpec};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::shutdown::Supervisor;
+use crate::runtime::stores::Stores;
+
+/// What an administrator sets.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The operator's own namespace.
+    pub namespace: String,
+    /// Who we are in the lease and in Events.
+    pub pod_name: String,
+    /// Name of the lease.
+    pub lease: String,
+    /// Image that holds the agent.
+    pub agent_image: String,
+    /// How the agent gets into pods.
+    pub agent_injection: Choice,
+    /// Name of the gateway's Service.
+    pub gateway_service: String,
+    /// Where the volume for filesystem stores is mounted.
+    pub filesystem_root: Option<PathBuf>,
+}
+
+/// Waits for the CRDs and for the lease, then starts every controller as a part of the process. Returns early when
+/// the process is to end instead.
+///
+/// # Errors
+/// The configuration of the client cannot be used.
+pub async fn start(
+    settings: Settings,
+    connector: &Connector,
+    supervisor: &mut Supervisor,
+    readiness: &Readiness,
+    metrics: &Metrics,
+) -> Result<(), ConnectError> {
+    let client = connector.client()?;
+    if supervisor.first(kinds::wait(&client, readiness)).await.is_none() {
+        return Ok(());
+    }
+    let Settings { namespace, pod_name, lease, agent_image, agent_injection, gateway_service, filesystem_root } =
+        settings;
+    let lease = LeaseSpec { name: lease, namespace: namespace.clone(), identity: pod_name.clone() };
+    let acquired = supervisor.first(lease::acquire(connector.lease_client()?, &lease, readiness)).await;
+    let Some(held) = acquired else { return Ok(()) };
+    supervisor.spawn_last("lease", held.keep(supervisor.drained()));
+
+    let (decided, injection) = watch::channel(None);
+    let (access, gateway) = watch::channel(None);
+    let injector = Injector {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        image: agent_image.clone(),
+        choice: agent_injection,
+        readiness: readiness.clone(),
+        decided,
+    };
+    let keeper = Keeper {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        service: gateway_service,
+        readiness: readiness.clone(),
+        access,
+    };
+    let reporter = Reporter { controller: MANAGER_OPERATOR.to_owned(), instance: Some(pod_name) };
+    let context = Arc::new(Context {
+        stores: Stores::new(client.clone(), namespace.clone(), filesystem_root),
+        namespace,
+        metrics: metrics.clone(),
+        reconciles: Reconciles::new(metrics),
+        agent: AgentSettings { image: agent_image, injection },
+        gateway,
+        events: Recorder::new(client.clone(), reporter),
+        client,
+        stopping: supervisor.stopping(),
+    });
+    supervisor.spawn("agent injection", endless(injector.run(supervisor.stopping())));
+    supervisor.spawn("gateway certificate", endless(keeper.run(supervisor.stopping())));
+    supervisor.spawn("store controller", endless(store::run(Arc::clone(&context))));
+    supervisor.spawn("definition controller", endless(definition::run(context)));
+    Ok(())
+}
+
+/// A part that cannot fail: it ends only because it is told to.
+async fn endless(part: impl Future<Output = ()>) -> Result<(), Infallible> {
+    part.await;
+    Ok(())
+}

@@ -63,22 +63,10 @@ pub struct LeaseSpec {
     pub identity: String,
 }
 
-/// Waits until this process holds the lease; `None` when `stop` came first. A process that stands by for a living
-/// holder counts as ready: it can take over at any time, and a rolling update does not wait for ever.
-pub async fn acquire(
-    client: Client,
-    spec: &LeaseSpec,
-    readiness: &Readiness,
-    stop: &CancellationToken,
-) -> Option<Held> {
+/// Waits until this process holds the lease. A process that stands by for a living holder counts as ready: it can
+/// take over at any time, and a rolling update does not wait for ever.
+pub async fn acquire(client: Client, spec: &LeaseSpec, readiness: &Readiness) -> Held {
     readiness.missing(NEED, format!("{} has not been read yet", spec.name));
-    tokio::select! {
-        () = stop.cancelled() => None,
-        held = contend(client, spec, readiness) => Some(held),
-    }
-}
-
-async fn contend(client: Client, spec: &LeaseSpec, readiness: &Readiness) -> Held {
     let manager = loop {
         match open(client.clone(), spec).await {
             Ok(manager) => break manager,

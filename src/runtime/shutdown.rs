@@ -7,7 +7,7 @@ use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +49,9 @@ pub struct Supervisor {
     drained: CancellationToken,
     parts: JoinSet<Ended>,
     last: JoinSet<Ended>,
+    signals: Option<Signals>,
+    /// Why the process is to end, once it is.
+    why: Option<Result<(), SupervisorError>>,
 }
 
 impl Supervisor {
@@ -89,16 +92,26 @@ impl Supervisor {
         self.last.spawn(async move { (part, work.await.map_err(Into::into)) });
     }
 
+    /// Waits for something that has to come first. `None` when the process is to end instead; then go on to
+    /// [`Supervisor::run`], which knows why.
+    pub async fn first<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
+        if self.why.is_some() {
+            return None;
+        }
+        tokio::select! {
+            done = something => Some(done),
+            why = self.ending() => { self.why = Some(why); None }
+        }
+    }
+
     /// Runs until a signal arrives or a part ends, then ends the others. Each of the two phases may take `patience`.
     ///
     /// # Errors
     /// The first reason to end that was not a signal.
     pub async fn run(mut self, patience: Duration) -> Result<(), SupervisorError> {
-        let asked = signalled()?;
-        let why = tokio::select! {
-            name = asked => { tracing::info!(signal = name, "ending"); Ok(()) }
-            Some(ended) = self.parts.join_next() => Err(unexpected(ended)),
-            Some(ended) = self.last.join_next() => Err(unexpected(ended)),
+        let why = match self.why.take() {
+            Some(why) => why,
+            None => self.ending().await,
         };
         if let Err(error) = &why {
             tracing::error!(%error, "ending");
@@ -109,18 +122,38 @@ impl Supervisor {
         let released = drain(&mut self.last, patience).await;
         why.and(drained).and(released)
     }
+
+    async fn ending(&mut self) -> Result<(), SupervisorError> {
+        let signals = match &mut self.signals {
+            Some(signals) => signals,
+            none => none.insert(Signals::listen().map_err(SupervisorError::Signals)?),
+        };
+        tokio::select! {
+            name = signals.next() => { tracing::info!(signal = name, "ending"); Ok(()) }
+            Some(ended) = self.parts.join_next() => Err(unexpected(ended)),
+            Some(ended) = self.last.join_next() => Err(unexpected(ended)),
+        }
+    }
 }
 
-/// Waits for SIGTERM or SIGINT. Listening starts at once, not at the first poll.
-fn signalled() -> Result<impl Future<Output = &'static str>, SupervisorError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(SupervisorError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(SupervisorError::Signals)?;
-    Ok(async move {
+/// SIGTERM and SIGINT.
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
-    })
+    }
 }
 
 fn unexpected(ended: Result<Ended, JoinError>) -> SupervisorError {
@@ -188,13 +221,24 @@ mod tests {
         assert_eq!(error.to_string(), "lease: lost to another operator");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn what_has_to_come_first_is_not_waited_for_once_a_part_ended() {
+        let mut supervisor = Supervisor::new();
+        assert_eq!(supervisor.first(async { 7 }).await, Some(7));
+        supervisor.spawn("short", async { Err(std::io::Error::other("address in use")) });
+        assert_eq!(supervisor.first(std::future::pending::<()>()).await, None);
+        assert_eq!(supervisor.first(async { 7 }).await, None, "it stays so");
+        let error = supervisor.run(PATIENCE).await.expect_err("a part failed");
+        assert_eq!(error.to_string(), "short: address in use");
+    }
+
+    #[tokio::test]
     async fn a_part_that_does_not_drain_is_not_waited_for_for_ever() {
         let mut supervisor = Supervisor::new();
         supervisor.spawn("stuck", std::future::pending::<Result<(), Infallible>>());
         let stopping = supervisor.stopping();
         supervisor.spawn("short", async move { Err(std::io::Error::other("first")) });
-        let error = supervisor.run(PATIENCE).await.expect_err("a part failed");
+        let error = supervisor.run(Duration::from_millis(20)).await.expect_err("a part failed");
         assert_eq!(error.to_string(), "short: first");
         assert!(stopping.is_cancelled());
     }

@@ -371,3 +371,172 @@ fn s3_options(
         ca_bundle: spec.ca_bundle.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use http::{Request, Response};
+    use kube::Client;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::{OpenStoreError, Stores};
+    use crate::api::OutputStore;
+    use crate::api::task::StoreRef;
+
+    /// An API server that knows these paths and counts what it is asked.
+    #[derive(Clone, Default)]
+    struct Server {
+        objects: Arc<Mutex<BTreeMap<String, Value>>>,
+        asked: Arc<Mutex<Vec<String>>>,
+    }
+
+    const STORE: &str = "/apis/asynctask.dev/v1alpha1/outputstores/team";
+    const SECRET: &str = "/api/v1/namespaces/system/secrets/keys";
+
+    impl Server {
+        fn serve(&self, path: &str, object: &Value) -> &Self {
+            self.objects.lock().expect("no panic").insert(path.to_owned(), object.clone());
+            self
+        }
+
+        fn stores(&self) -> Stores {
+            let server = self.clone();
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let path = request.uri().path().to_owned();
+                server.asked.lock().expect("no panic").push(path.clone());
+                let found = server.objects.lock().expect("no panic").get(&path).cloned();
+                let (status, body) = match found {
+                    Some(object) => (200, object),
+                    None => (404, json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"})),
+                };
+                let answer = Response::builder().status(status).body(Body::from(body.to_string().into_bytes()));
+                async move { Ok::<_, Infallible>(answer.expect("answer")) }
+            });
+            Stores::new(Client::new(service, "system"), "system", None)
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.lock().expect("no panic").len()
+        }
+    }
+
+    fn s3() -> Value {
+        json!({"s3": {"bucket": "outputs", "endpoint": "http://store:9000", "credentialsSecret": {"name": "keys"}}})
+    }
+
+    fn object(spec: &Value) -> Value {
+        json!({
+            "apiVersion": "asynctask.dev/v1alpha1", "kind": "OutputStore", "spec": spec,
+            "metadata": {"name": "team", "uid": "u-1", "generation": 1},
+        })
+    }
+
+    fn store(spec: &Value) -> OutputStore {
+        serde_json::from_value(object(spec)).expect("store")
+    }
+
+    fn secret(data: &Value) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "resourceVersion": "1"}, "data": data,
+        })
+    }
+
+    fn keys() -> Value {
+        json!({"accessKeyId": "QUtJQQ==", "secretAccessKey": "Y2FuYXJ5Cg=="})
+    }
+
+    async fn refusal(server: &Server, spec: &Value) -> (String, String) {
+        let error = server.stores().open(&store(spec)).await.expect_err("refused");
+        (error.reason().to_owned(), error.to_string())
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_named_with_its_place() {
+        let server = Server::default();
+        let (reason, words) = refusal(&server, &s3()).await;
+        assert_eq!(reason, "CredentialsMissing");
+        assert_eq!(
+            words,
+            "Secret keys does not exist in namespace system: create it with the keys accessKeyId and secretAccessKey"
+        );
+        for broken in
+            [json!({"accessKeyId": "QUtJQQ=="}), json!({"accessKeyId": "QUtJQQ==", "secretAccessKey": "/w=="})]
+        {
+            let (reason, words) = refusal(server.serve(SECRET, &secret(&broken)), &s3()).await;
+            assert_eq!(reason, "CredentialsMissing");
+            assert!(words.starts_with("Secret keys in namespace system has no usable key secretAccessKey"), "{words}");
+        }
+        let (reason, words) = refusal(&server, &json!({"filesystem": {"folder": "first"}})).await;
+        assert_eq!(reason, "NoVolume");
+        assert!(words.contains("use an s3 store"), "{words}");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_says_nonsense_is_told_so_by_its_field() {
+        let server = Server::default();
+        server.serve(SECRET, &secret(&keys()));
+        for ttl in ["0s", "2m", "soon"] {
+            let mut spec = s3();
+            spec["signedUrls"] = json!({"ttl": ttl});
+            let (reason, words) = refusal(&server, &spec).await;
+            assert_eq!(reason, "InvalidStore");
+            assert!(words.starts_with("spec.signedUrls.ttl: "), "{words}");
+        }
+        let (reason, words) = refusal(&server, &json!({})).await;
+        assert_eq!((reason.as_str(), words.contains("exactly one")), ("InvalidStore", true), "{words}");
+    }
+
+    #[tokio::test]
+    async fn an_open_store_is_recalled_and_shows_no_secret() {
+        let server = Server::default();
+        server.serve(SECRET, &secret(&keys()));
+        let stores = server.stores();
+        let mut spec = s3();
+        spec["signedUrls"] = json!({"ttl": "30s"});
+        let open = stores.open(&store(&spec)).await.expect("open");
+        assert_eq!(open.ttl, Duration::from_secs(30));
+        assert!(open.store.signer().is_some());
+        assert!(!format!("{open:?}").contains("canary"), "{open:?}");
+        stores.open(&store(&spec)).await.expect("open");
+        assert_eq!(server.asked(), 1, "the Secret is not read for every use");
+
+        let mut changed = store(&spec);
+        changed.metadata.generation = Some(2);
+        stores.open(&changed).await.expect("open");
+        assert_eq!(server.asked(), 2, "but again when the store changes");
+    }
+
+    #[tokio::test]
+    async fn a_run_gets_the_store_it_is_pinned_to_or_none() {
+        let server = Server::default();
+        server.serve(SECRET, &secret(&keys())).serve(STORE, &object(&s3()));
+        let stores = server.stores();
+        let pinned = |name: &str, uid: &str| StoreRef { name: name.to_owned(), uid: uid.to_owned() };
+        stores.by_ref(&pinned("team", "u-1")).await.expect("the same");
+        let other = stores.by_ref(&pinned("team", "u-0")).await.expect_err("another");
+        assert!(matches!(other, OpenStoreError::Replaced { .. }), "{other}");
+        let gone = stores.by_name("nowhere").await.expect_err("none");
+        assert!(matches!(gone, OpenStoreError::NotFound { .. }), "{gone}");
+    }
+
+    #[tokio::test]
+    async fn a_folder_is_made_below_the_volume_and_nowhere_else() {
+        let volume = tempfile::tempdir().expect("folder");
+        let mut stores = Server::default().stores();
+        stores.filesystem_root = Some(volume.path().to_owned());
+        let open = stores.open(&store(&json!({"filesystem": {"folder": "first"}}))).await.expect("open");
+        assert!(open.store.signer().is_none() && volume.path().join("first").is_dir());
+        for folder in ["../out", "", "/tmp", "a/b", "."] {
+            let error = stores.make(&store(&json!({"filesystem": {"folder": folder}})), None).expect_err("refused");
+            assert!(matches!(error, OpenStoreError::FolderName(_)), "{folder}: {error}");
+        }
+        stores.filesystem_root = Some(volume.path().join("not-mounted"));
+        let error = stores.make(&store(&json!({"filesystem": {"folder": "first"}})), None).expect_err("refused");
+        assert_eq!(error.reason(), "VolumeNotWritable");
+    }
+}

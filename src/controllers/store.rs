@@ -1,0 +1,257 @@
+//! OutputStores: tried before any task depends on one, and again every few minutes.
+//!
+//! A store is also tried again, with growing delays up to a minute, while it is not Ready: a Secret that appears is
+//! noticed that way, because watching Secrets would need more rights than reading one by name.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType};
+use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
+use tokio::sync::OnceCell;
+
+use super::context::Context;
+use super::pace::{Next, Pace, Reason};
+use super::watches;
+use crate::api::OutputStore;
+use crate::api::condition::{Claim, READY, cut};
+use crate::api::names::MANAGER_OPERATOR;
+use crate::api::store::OutputStoreStatus;
+use crate::runtime::client::explain;
+use crate::runtime::stores::OpenStoreError;
+use crate::storage::probe::{ProbeError, probe};
+
+/// Between two looks at a store that works.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// Longest delay between two tries of one that does not.
+const MAX_DELAY: Duration = Duration::from_secs(60);
+/// A probe that takes longer has failed.
+const PROBE_DEADLINE: Duration = Duration::from_secs(30);
+/// A reconcile that takes longer has failed: the probe, and time to say so.
+const DEADLINE: Duration = Duration::from_secs(45);
+
+/// Why nothing could be said about a store.
+#[derive(Debug, thiserror::Error)]
+enum StoreControllerError {
+    #[error("namespace kube-system, whose UID names this cluster in a store, cannot be read: {}", explain(.0))]
+    ClusterUid(#[source] kube::Error),
+    #[error("namespace kube-system has no UID")]
+    NoClusterUid,
+    #[error("the status of OutputStore {name} cannot be written: {}", explain(.source))]
+    Status { name: String, source: kube::Error },
+}
+
+impl Reason for StoreControllerError {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::ClusterUid(_) | Self::NoClusterUid => "ClusterUid",
+            Self::Status { .. } => "WriteStatus",
+        }
+    }
+}
+
+/// Why a store is not Ready.
+#[derive(Debug, thiserror::Error)]
+enum NotReady {
+    #[error(transparent)]
+    Open(#[from] OpenStoreError),
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    #[error("the store did not answer within {}s: check the endpoint and the network", PROBE_DEADLINE.as_secs())]
+    Silent,
+}
+
+impl NotReady {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Open(error) => error.reason(),
+            Self::Probe(error) => error.reason(),
+            Self::Silent => "StoreUnreachable",
+        }
+    }
+}
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    transfer: Option<&'static str>,
+    ready: Claim,
+}
+
+struct StoreController {
+    context: Arc<Context>,
+    pace: Pace,
+    cluster_uid: OnceCell<String>,
+}
+
+/// Runs until the process ends.
+pub(super) async fn run(context: Arc<Context>) {
+    let pace = Pace::new("store", DEADLINE, MAX_DELAY, context.reconciles.clone());
+    let state = Arc::new(StoreController { context: Arc::clone(&context), pace, cluster_uid: OnceCell::new() });
+    watches::controller(Api::<DeserializeGuard<OutputStore>>::all(context.client.clone()))
+        .graceful_shutdown_on(context.stopping.clone().cancelled_owned())
+        .run(reconcile, |_, never: &Infallible, _| match *never {}, state)
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+async fn reconcile(
+    guarded: Arc<DeserializeGuard<OutputStore>>,
+    state: Arc<StoreController>,
+) -> Result<Action, Infallible> {
+    let (uid, generation) = (guarded.uid().unwrap_or_default(), guarded.meta().generation);
+    let store = match &guarded.0 {
+        Ok(store) => store,
+        Err(invalid) => {
+            tracing::warn!(uid, name = guarded.name_any(), error = invalid.error, "this OutputStore cannot be read");
+            return Ok(Action::await_change());
+        }
+    };
+    Ok(state.pace.run(&uid, generation, state.look(store)).await)
+}
+
+impl StoreController {
+    async fn look(&self, store: &OutputStore) -> Result<Next, StoreControllerError> {
+        if store.meta().deletion_timestamp.is_some() {
+            return Ok(Next::Rest);
+        }
+        let cluster = self.cluster_uid.get_or_try_init(|| self.read_cluster_uid()).await?;
+        let tried = tokio::time::timeout(PROBE_DEADLINE, self.try_store(store, cluster)).await;
+        let outcome = tried.unwrap_or(Err(NotReady::Silent));
+        let next = if outcome.is_ok() { Next::LookAgain(LOOK_AGAIN) } else { Next::TryAgain };
+        self.report(store, &found(outcome)).await?;
+        Ok(next)
+    }
+
+    async fn try_store(&self, store: &OutputStore, cluster: &str) -> Result<Found, NotReady> {
+        let open = self.context.stores.open(store).await?;
+        let facts = probe(open.store.as_ref(), &open.layout, cluster).await?;
+        Ok(works(&open.store.location(), facts.signs))
+    }
+
+    async fn read_cluster_uid(&self) -> Result<String, StoreControllerError> {
+        let namespaces = Api::<Namespace>::all(self.context.client.clone());
+        let namespace = namespaces.get("kube-system").await.map_err(StoreControllerError::ClusterUid)?;
+        namespace.uid().ok_or(StoreControllerError::NoClusterUid)
+    }
+
+    /// Writes the status if it says anything new, and an Event if Ready flipped.
+    async fn report(&self, store: &OutputStore, found: &Found) -> Result<(), StoreControllerError> {
+        let before = store.status.clone().unwrap_or_default();
+        let status = status(found, &before, store.meta().generation, Timestamp::now());
+        if status == before {
+            return Ok(());
+        }
+        let name = store.name_any();
+        let patch = json!({
+            "apiVersion": OutputStore::api_version(&()), "kind": OutputStore::kind(&()), "status": status,
+        });
+        let stores = Api::<OutputStore>::all(self.context.client.clone());
+        let params = PatchParams::apply(MANAGER_OPERATOR).force();
+        let written = stores.patch_status(&name, &params, &Patch::Apply(&patch)).await;
+        written.map_err(|source| StoreControllerError::Status { name, source })?;
+        if flipped(&before, &status) {
+            self.tell(store, &found.ready).await;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, store: &OutputStore, ready: &Claim) {
+        let ok = ready.holds == Some(true);
+        tracing::info!(uid = store.uid(), store = store.name_any(), ready = ok, reason = ready.reason, "store tried");
+        let event = Event {
+            type_: if ok { EventType::Normal } else { EventType::Warning },
+            reason: ready.reason.clone(),
+            note: Some(cut(&ready.message, 1024)),
+            action: "Probe".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.context.events.publish(&event, &store.object_ref(&())).await {
+            tracing::warn!(store = store.name_any(), error = explain(&error), "the Event cannot be written");
+        }
+    }
+}
+
+fn works(location: &str, signs: bool) -> Found {
+    let (transfer, message) = if signs {
+        let message = format!("{location}: written, read, listed and deleted; bytes go straight to and from it");
+        ("Signed", message)
+    } else {
+        let message = format!(
+            "{location}: written, read, listed and deleted. For trial: one volume, no replication, and every byte \
+             passes through the gateway. Use an s3 store for real work"
+        );
+        ("Proxied", message)
+    };
+    Found { transfer: Some(transfer), ready: Claim::new(READY, Some(true), "Probed", message) }
+}
+
+fn found(outcome: Result<Found, NotReady>) -> Found {
+    outcome.unwrap_or_else(|error| Found {
+        transfer: None,
+        ready: Claim::new(READY, Some(false), error.reason(), error.to_string()),
+    })
+}
+
+/// `transfer` stays known while a store is away for a while.
+fn status(found: &Found, before: &OutputStoreStatus, generation: Option<i64>, now: Timestamp) -> OutputStoreStatus {
+    OutputStoreStatus {
+        observed_generation: generation,
+        transfer: found.transfer.map(str::to_owned).or_else(|| before.transfer.clone()),
+        conditions: vec![found.ready.on(&before.conditions, generation, now)],
+    }
+}
+
+fn flipped(before: &OutputStoreStatus, after: &OutputStoreStatus) -> bool {
+    let ready = |status: &OutputStoreStatus| {
+        status.conditions.iter().find(|c| c.type_ == READY).map(|c| (c.status.clone(), c.reason.clone()))
+    };
+    ready(before) != ready(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::{NotReady, flipped, found, status, works};
+    use crate::api::store::OutputStoreStatus;
+    use crate::runtime::stores::OpenStoreError;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("in range")
+    }
+
+    #[test]
+    fn a_store_that_works_says_how_bytes_travel_and_warns_of_a_folder() {
+        let signed = status(&works("s3://b", true), &OutputStoreStatus::default(), Some(3), at(1));
+        assert_eq!(signed.transfer.as_deref(), Some("Signed"));
+        assert_eq!((signed.conditions[0].status.as_str(), signed.observed_generation), ("True", Some(3)));
+        let proxied = status(&works("folder /x", false), &OutputStoreStatus::default(), Some(3), at(1));
+        assert_eq!(proxied.transfer.as_deref(), Some("Proxied"));
+        assert!(proxied.conditions[0].message.contains("For trial"), "{}", proxied.conditions[0].message);
+    }
+
+    #[test]
+    fn the_same_finding_changes_nothing_and_a_new_one_flips_ready() {
+        let first = status(&works("s3://b", true), &OutputStoreStatus::default(), Some(1), at(1));
+        assert!(flipped(&OutputStoreStatus::default(), &first));
+        assert_eq!(status(&works("s3://b", true), &first, Some(1), at(9)), first, "no write without news");
+
+        let missing = || OpenStoreError::SecretMissing { secret: "keys".to_owned(), namespace: "system".to_owned() };
+        let gone = status(&found(Err(NotReady::Open(missing()))), &first, Some(1), at(9));
+        assert!(flipped(&first, &gone));
+        assert_eq!(gone.transfer.as_deref(), Some("Signed"), "how bytes travel is not forgotten");
+        let ready = &gone.conditions[0];
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "CredentialsMissing"));
+        assert!(ready.message.contains("keys") && ready.message.contains("system"), "{}", ready.message);
+        assert_eq!(ready.last_transition_time.0, at(9));
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use k8s_openapi::api::core::v1::{ConfigMap, ContainerState, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::runtime::wait::await_condition;
+use kube::runtime::wait::{Error as WaitError, await_condition};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -20,7 +20,7 @@ use crate::api::names::MANAGER_OPERATOR;
 use crate::contract::env::{AGENT_DIR, AGENT_FILE};
 use crate::plan::agent::Injection;
 use crate::runtime::backoff::Backoff;
-use crate::runtime::client::{explain, is_status};
+use crate::runtime::client::{explain, explain_watch, is_status};
 use crate::runtime::health::Readiness;
 
 /// ConfigMap that remembers. Deleting it and restarting the operator asks the nodes again.
@@ -62,8 +62,8 @@ enum InjectionError {
     Remember(#[source] kube::Error),
     #[error("the probe pod cannot be created: {}", explain(.0))]
     Create(#[source] kube::Error),
-    #[error("the probe pod cannot be watched: {0}")]
-    Watch(#[from] kube::runtime::wait::Error),
+    #[error("the probe pod cannot be watched: {}", explain_watch(.0))]
+    Watch(#[source] kube::runtime::watcher::Error),
     #[error("the probe pod cannot be deleted: {}", explain(.0))]
     Delete(#[source] kube::Error),
 }
@@ -156,7 +156,10 @@ impl Injector {
         let ended =
             await_condition(pods.clone(), &name, |pod: Option<&Pod>| pod.is_none_or(|pod| verdict(pod).is_some()));
         let decision = match timeout(PATIENCE, ended).await {
-            Ok(pod) => pod?.as_ref().and_then(verdict).unwrap_or_else(|| undecided("somebody deleted the probe pod")),
+            Ok(Ok(pod)) => {
+                pod.as_ref().and_then(verdict).unwrap_or_else(|| undecided("somebody deleted the probe pod"))
+            }
+            Ok(Err(WaitError::ProbeFailed(source))) => return Err(InjectionError::Watch(source)),
             Err(_) => undecided(&format!("the probe pod did not start within {}s", PATIENCE.as_secs())),
         };
         match pods.delete(&name, &DeleteParams::default().grace_period(0)).await {

@@ -85,6 +85,17 @@ pub fn explain(error: &kube::Error) -> String {
     text
 }
 
+/// The same for an error of a watch.
+#[must_use]
+pub fn explain_watch(error: &kube::runtime::watcher::Error) -> String {
+    use kube::runtime::watcher::Error;
+    match error {
+        Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => explain(error),
+        Error::WatchError(status) => status.message.clone(),
+        Error::NoResourceVersion => error.to_string(),
+    }
+}
+
 /// Whether the API server answered with this HTTP status.
 #[must_use]
 pub fn is_status(error: &kube::Error, code: u16) -> bool {

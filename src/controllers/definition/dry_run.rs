@@ -15,7 +15,7 @@ use crate::runtime::client::explain;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DryRunError {
     /// The API server would not take it: the author has to act.
-    #[error("the API server refuses the {kind} of this step: {words}")]
+    #[error("the API server refuses the {kind}: {words}")]
     Refused {
         /// Job or Pod.
         kind: &'static str,

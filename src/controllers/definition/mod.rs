@@ -102,32 +102,34 @@ impl DefinitionController {
         }
         // Until then no Job can be built; the change wakes all definitions.
         let Some(agent) = self.context.agent() else { return Ok(Next::Rest) };
-        let finding = self.examine(definition, &agent).await?;
+        let (finding, next) = self.examine(definition, &agent).await?;
         self.reporter.report(definition, finding).await?;
-        Ok(Next::Rest)
+        Ok(next)
     }
 
-    async fn examine(&self, definition: &TaskDefinition, agent: &Agent) -> Result<Finding, DefinitionControllerError> {
+    async fn examine(
+        &self,
+        definition: &TaskDefinition,
+        agent: &Agent,
+    ) -> Result<(Finding, Next), DefinitionControllerError> {
         let valid = match validate(&definition.spec) {
             Ok(valid) => valid,
-            Err(invalid) => return Ok(Finding::refused(invalid.reason(), invalid.to_string())),
+            Err(invalid) => return Ok((Finding::refused(invalid.reason(), invalid.to_string()), Next::Rest)),
         };
-        match self.prove(definition, &valid, agent).await {
-            Ok(()) => {}
-            Err(refused @ DryRunError::Refused { .. }) => {
-                return Ok(Finding::refused(Part::Template.reason(), refused.to_string()));
-            }
-            Err(unasked @ DryRunError::Ask { .. }) => return Err(DefinitionControllerError::DryRun(unasked)),
+        if let Some(refusal) = self.refusal(definition, &valid, agent).await? {
+            // What is missing in the namespace (an account, a label) may come a moment later, and nothing tells us.
+            return Ok((Finding::refused(Part::Template.reason(), refusal), Next::TryAgain));
         }
-        Ok(Finding::frozen(freeze::freeze(&self.context.client, definition).await?))
+        Ok((Finding::frozen(freeze::freeze(&self.context.client, definition).await?), Next::Rest))
     }
 
-    async fn prove(
+    /// What the API server has against the steps, if anything.
+    async fn refusal(
         &self,
         definition: &TaskDefinition,
         valid: &ValidatedDefinition,
         agent: &Agent,
-    ) -> Result<(), DryRunError> {
+    ) -> Result<Option<String>, DefinitionControllerError> {
         let namespace = definition.namespace().unwrap_or_default();
         let run = Run::stand_in(&namespace, &definition.name_any());
         for step in &valid.steps {
@@ -136,8 +138,14 @@ impl DefinitionController {
             if let Some(metadata) = job["metadata"].as_object_mut() {
                 metadata.remove("ownerReferences");
             }
-            dry_run::prove(&self.context.client, &namespace, job).await?;
+            match dry_run::prove(&self.context.client, &namespace, job).await {
+                Ok(()) => {}
+                Err(refused @ DryRunError::Refused { .. }) => {
+                    return Ok(Some(format!("steps[{}].template: {refused}", step.name)));
+                }
+                Err(unasked @ DryRunError::Ask { .. }) => return Err(DefinitionControllerError::DryRun(unasked)),
+            }
         }
-        Ok(())
+        Ok(None)
     }
 }

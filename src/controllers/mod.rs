@@ -2,10 +2,10 @@
 //!
 //! | module | keeps |
 //! |---|---|
-//! | [`definition`] | TaskDefinitions validated, proven by dry-runs, frozen as TaskRevisions |
-//! | [`store`] | OutputStores tried before a task depends on one |
-//! | [`certificate`] | the gateway's certificate |
-//! | [`injection`] | the answer to how the agent gets into pods |
+//! | `definition` | TaskDefinitions validated, proven by dry-runs, frozen as TaskRevisions |
+//! | `store` | OutputStores tried before a task depends on one |
+//! | `certificate` | the gateway's certificate |
+//! | `injection` | the answer to how the agent gets into pods |
 
 mod certificate;
 pub mod context;

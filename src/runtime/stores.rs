@@ -174,8 +174,11 @@ pub struct Stores {
     namespace: String,
     filesystem_root: Option<PathBuf>,
     open: Arc<Mutex<HashMap<String, Opened>>>,
-    objects: Arc<Mutex<HashMap<String, (Instant, Arc<OutputStore>)>>>,
+    objects: Arc<Mutex<HashMap<String, Read>>>,
 }
+
+/// An OutputStore, and when it was read.
+type Read = (Instant, Arc<OutputStore>);
 
 /// What an open store was made of.
 struct Opened {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 
-use super::authority::{Authority, Facts, Leaf, Previous};
+use super::authority::{Authority, Facts, Previous};
 
 /// Key of the certificate in both Secrets.
 pub(super) const CERTIFICATE: &str = "tls.crt";
@@ -56,7 +56,7 @@ pub(super) fn decide(
     if now >= root.renew_at() {
         return Decision::MakeAuthority { why: "two thirds of its life are over", succeeds: Some(authority) };
     }
-    let Some((_, facts)) = leaf.and_then(read_leaf) else {
+    let Some(facts) = leaf.and_then(read_leaf) else {
         return Decision::Issue { why: "there is none that can be read", authority };
     };
     if let Some(why) = flaw(&facts, &root, names, now) {
@@ -92,10 +92,9 @@ fn read_authority(secret: &Secret) -> Option<(Authority, Facts)> {
     Some((Authority { root, key, previous }, facts))
 }
 
-fn read_leaf(secret: &Secret) -> Option<(Leaf, Facts)> {
+fn read_leaf(secret: &Secret) -> Option<Facts> {
     let (chain, key) = (text(secret, CERTIFICATE)?, text(secret, KEY)?);
-    let facts = Facts::read(&chain).filter(|facts| facts.belongs_to(&key))?;
-    Some((Leaf { chain, key }, facts))
+    Facts::read(&chain).filter(|facts| facts.belongs_to(&key))
 }
 
 #[cfg(test)]

@@ -87,8 +87,7 @@ async fn reconcile(
     let action = match &guarded.0 {
         Ok(definition) => state.pace.run(&uid, generation, state.look(definition)).await,
         Err(invalid) => {
-            let report =
-                async { Ok::<_, ReportError>(state.reporter.unreadable(&invalid.metadata, &invalid.error).await?) };
+            let report = state.reporter.unreadable(&invalid.metadata, &invalid.error);
             state.pace.run(&uid, generation, report).await
         }
     };

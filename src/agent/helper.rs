@@ -1,0 +1,185 @@
+//! The helper commands an author's program calls: each writes one line to the FIFO of the agent that runs the task.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::layout::declared_stages;
+use super::progress::{is_code, is_link, undeclared};
+use crate::contract::env;
+use crate::contract::wire::{AuthorFailure, Progress, ProgressLine, StageRequest};
+
+/// POSIX writes no more than this in one piece. Longer lines of several writers would be mixed up.
+const ATOMIC: usize = 4096;
+
+/// A helper command could not say what it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum HelperError {
+    /// `$ASYNCTASK_PROGRESS` is not set.
+    #[error("${} is not set: this command works only inside a running task", env::PROGRESS)]
+    Outside,
+    /// The FIFO is there, but no agent reads it.
+    #[error("no agent listens at {0}: this command works only inside a running task")]
+    NobodyListens(PathBuf),
+    /// The FIFO cannot be opened.
+    #[error("cannot open {path}, the FIFO of ${}: {source}", env::PROGRESS)]
+    Open {
+        /// What `$ASYNCTASK_PROGRESS` says.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The line was not taken.
+    #[error("cannot write to {path}: {source}")]
+    Write {
+        /// What `$ASYNCTASK_PROGRESS` says.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Without its message the line is longer than a pipe takes in one piece.
+    #[error("the line would be longer than {ATOMIC} bytes even without its message: shorten the other values")]
+    TooLong,
+    /// The definition does not declare the stage.
+    #[error("{0}")]
+    Undeclared(String),
+    /// Not a word that programs can tell apart.
+    #[error("the code {0:?} is no word: use at most 64 letters and digits and begin with a letter, as InvalidCourse")]
+    Code(String),
+    /// Not a link a page may show.
+    #[error("the link {0:?} does not begin with https:// or http://")]
+    Link(String),
+    /// Numbers that cannot be progress.
+    #[error("progress is counted from 0: {0} is below")]
+    Negative(i64),
+}
+
+impl HelperError {
+    /// Exit code of the helper: 2 when the call itself is wrong, 1 when it could not be delivered.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::TooLong | Self::Undeclared(_) | Self::Code(_) | Self::Link(_) | Self::Negative(_) => 2,
+            Self::Outside | Self::NobodyListens(_) | Self::Open { .. } | Self::Write { .. } => 1,
+        }
+    }
+}
+
+/// Enters a declared stage.
+pub fn stage(stage: String) -> Result<(), HelperError> {
+    let fifo = fifo()?;
+    // A missing or foreign list is no reason to hold an author up: the agent looks again.
+    let declared = std::fs::read(declared_stages(&fifo)).ok();
+    if let Some(stages) = declared.and_then(|list| serde_json::from_slice::<Vec<String>>(&list).ok())
+        && !stages.contains(&stage)
+    {
+        return Err(HelperError::Undeclared(undeclared(&stage, &stages)));
+    }
+    write(&fifo, &ProgressLine::Stage(StageRequest { stage }))
+}
+
+/// Says how far the program is.
+pub fn progress(progress: Progress) -> Result<(), HelperError> {
+    if let Some(number) = [progress.done, progress.total].into_iter().flatten().find(|number| *number < 0) {
+        return Err(HelperError::Negative(number));
+    }
+    write(&fifo()?, &ProgressLine::Progress(progress))
+}
+
+/// Says why the program is about to fail. It still has to end with an exit code other than 0.
+pub fn fail(failure: AuthorFailure) -> Result<(), HelperError> {
+    if !is_code(&failure.code) {
+        return Err(HelperError::Code(failure.code));
+    }
+    match failure.link {
+        Some(link) if !is_link(&link) => Err(HelperError::Link(link)),
+        _ => write(&fifo()?, &ProgressLine::Fail(failure)),
+    }
+}
+
+/// Says that the result is whole, even if SIGTERM has come.
+pub fn done() -> Result<(), HelperError> {
+    write(&fifo()?, &ProgressLine::Done)
+}
+
+fn fifo() -> Result<PathBuf, HelperError> {
+    std::env::var_os(env::PROGRESS).filter(|path| !path.is_empty()).map(PathBuf::from).ok_or(HelperError::Outside)
+}
+
+fn write(fifo: &Path, line: &ProgressLine) -> Result<(), HelperError> {
+    let line = encode(line.clone())?;
+    let failed = |source| HelperError::Write { path: fifo.to_owned(), source };
+    let mut file = open(fifo)?;
+    file.write_all(&line).map_err(failed)
+}
+
+/// Opens without waiting for a reader, then writes as usual: a full FIFO is read soon.
+fn open(fifo: &Path) -> Result<File, HelperError> {
+    let file = OpenOptions::new().append(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(fifo).map_err(|source| {
+        if source.raw_os_error() == Some(Errno::ENXIO as i32) {
+            return HelperError::NobodyListens(fifo.to_owned());
+        }
+        HelperError::Open { path: fifo.to_owned(), source }
+    })?;
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))
+        .map_err(|errno| HelperError::Open { path: fifo.to_owned(), source: errno.into() })?;
+    Ok(file)
+}
+
+/// One line of at most [`ATOMIC`] bytes; a message is shortened until it fits.
+fn encode(mut line: ProgressLine) -> Result<Vec<u8>, HelperError> {
+    loop {
+        let mut bytes = serde_json::to_vec(&line).expect("progress lines have string keys only");
+        bytes.push(b'\n');
+        if bytes.len() <= ATOMIC {
+            return Ok(bytes);
+        }
+        let message = match &mut line {
+            ProgressLine::Progress(Progress { message: Some(message), .. }) => message,
+            ProgressLine::Fail(failure) => &mut failure.message,
+            ProgressLine::Stage(_) | ProgressLine::Progress(_) | ProgressLine::Done => return Err(HelperError::TooLong),
+        };
+        if message.is_empty() {
+            return Err(HelperError::TooLong);
+        }
+        // An escaped byte takes six at most, so this never cuts more than is needed.
+        let surplus = (bytes.len() - ATOMIC).div_ceil(6);
+        message.truncate(message.floor_char_boundary(message.len().saturating_sub(surplus)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_to_one_atomic_write() {
+        for text in ["x".repeat(9000), "é\u{1}".repeat(4000), "\"\\\n".repeat(3000)] {
+            let line = ProgressLine::Fail(AuthorFailure { code: "C".into(), message: text.clone(), link: None });
+            let bytes = encode(line).unwrap();
+            assert!(bytes.len() <= ATOMIC && bytes.len() > ATOMIC - 16, "{}", bytes.len());
+            let ProgressLine::Fail(read) = serde_json::from_slice(&bytes).unwrap() else { panic!() };
+            assert!(text.starts_with(&read.message));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_refused() {
+        let long = ProgressLine::Stage(StageRequest { stage: "x".repeat(5000) });
+        assert!(matches!(encode(long), Err(HelperError::TooLong)));
+        let unit = Progress { unit: Some("x".repeat(5000)), message: Some("m".into()), ..Progress::default() };
+        assert!(matches!(encode(ProgressLine::Progress(unit)), Err(HelperError::TooLong)));
+    }
+
+    #[test]
+    fn a_fifo_without_an_agent_is_said_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("progress");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(write(&path, &ProgressLine::Done), Err(HelperError::NobodyListens(_))));
+    }
+}

@@ -1,0 +1,157 @@
+//! Where things are inside the container, and how the work folder is made ready.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::contract::env;
+
+/// Every path the agent touches, below one root.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    work: PathBuf,
+    token: PathBuf,
+    termination: PathBuf,
+}
+
+/// The work folder could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LayoutError {
+    #[error("cannot create the folder {path}: {source}; is {work} mounted as a writable volume?", work = env::WORK_DIR)]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("cannot create the FIFO {path}: {source}; is {work} mounted as a writable volume?", work = env::WORK_DIR)]
+    Fifo { path: PathBuf, source: io::Error },
+    #[error("cannot write {path}: {source}")]
+    Write { path: PathBuf, source: io::Error },
+}
+
+impl Layout {
+    /// The layout of a container whose file system begins at `root`: `/` in a pod.
+    #[must_use]
+    pub fn below(root: &Path) -> Self {
+        let at = |path: &str| root.join(path.trim_start_matches('/'));
+        Self { work: at(env::WORK_DIR), token: at(env::TOKEN_FILE), termination: at(env::TERMINATION_FILE) }
+    }
+
+    pub(crate) fn token(&self) -> &Path {
+        &self.token
+    }
+
+    pub(crate) fn termination(&self) -> &Path {
+        &self.termination
+    }
+
+    pub(crate) fn inputs(&self) -> PathBuf {
+        self.work.join("inputs")
+    }
+
+    pub(crate) fn outputs(&self) -> PathBuf {
+        self.work.join("outputs")
+    }
+
+    pub(crate) fn fifo(&self) -> PathBuf {
+        self.work.join("progress")
+    }
+
+    /// The agent's own scratch: the log on its way to the store.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.work.join(".agent")
+    }
+
+    fn parameters(&self) -> PathBuf {
+        self.work.join("parameters.json")
+    }
+
+    fn tmp(&self) -> PathBuf {
+        self.work.join("tmp")
+    }
+
+    /// Makes folders and the FIFO, writes the parameters and the declared stages.
+    ///
+    /// What the program writes to is open to every user of the container: images that drop root before they start
+    /// the real program would otherwise find a folder they cannot use.
+    pub(crate) fn prepare(&self, parameters: &serde_json::Value, stages: &[String]) -> Result<(), LayoutError> {
+        folder(&self.inputs(), 0o755)?;
+        folder(&self.outputs(), 0o777)?;
+        folder(&self.tmp(), 0o1777)?;
+        folder(&self.scratch(), 0o700)?;
+        fifo(&self.fifo())?;
+        write(&self.parameters(), parameters.to_string().as_bytes())?;
+        write(&declared_stages(&self.fifo()), serde_json::json!(stages).to_string().as_bytes())
+    }
+
+    /// What the program's environment has beside its own and the identity the Job gives it.
+    pub(crate) fn environment(&self, agent: &Path) -> Vec<(&'static str, OsString)> {
+        let mut vars: Vec<(&'static str, OsString)> = vec![
+            (env::AGENT, agent.into()),
+            (env::PARAMETERS, self.parameters().into()),
+            (env::INPUTS, self.inputs().into()),
+            (env::OUTPUTS, self.outputs().into()),
+            (env::PROGRESS, self.fifo().into()),
+        ];
+        // A read-only root file system is usual, so a program without a TMPDIR would have nowhere to go.
+        if std::env::var_os("TMPDIR").is_none() {
+            vars.push(("TMPDIR", self.tmp().into()));
+        }
+        vars
+    }
+}
+
+/// The list of declared stages, beside the FIFO, so that the helper refuses a misspelt one where the author sees it.
+pub(crate) fn declared_stages(fifo: &Path) -> PathBuf {
+    fifo.with_file_name("stages.json")
+}
+
+fn folder(path: &Path, mode: u32) -> Result<(), LayoutError> {
+    let failed = |source| LayoutError::Folder { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)
+}
+
+fn fifo(path: &Path) -> Result<(), LayoutError> {
+    let failed = |source| LayoutError::Fifo { path: path.to_owned(), source };
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(failed(source)),
+        _ => {}
+    }
+    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| failed(errno.into()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o622)).map_err(failed)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), LayoutError> {
+    fs::write(path, bytes).map_err(|source| LayoutError::Write { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileTypeExt;
+
+    use super::*;
+
+    #[test]
+    fn the_work_folder_is_made_once_and_again() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::below(root.path());
+        for _ in 0..2 {
+            layout.prepare(&serde_json::json!({"course": "x"}), &["Unpacking".into()]).unwrap();
+        }
+        let work = root.path().join("asynctask/work");
+        assert_eq!(fs::read_to_string(work.join("parameters.json")).unwrap(), r#"{"course":"x"}"#);
+        assert!(fs::metadata(work.join("progress")).unwrap().file_type().is_fifo());
+        assert_eq!(fs::metadata(work.join("outputs")).unwrap().permissions().mode() & 0o7777, 0o777);
+        assert_eq!(fs::metadata(work.join("tmp")).unwrap().permissions().mode() & 0o7777, 0o1777);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_names_itself_and_the_mount() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("asynctask"), b"a file in the way").unwrap();
+        let said = Layout::below(root.path()).prepare(&serde_json::json!({}), &[]).unwrap_err().to_string();
+        assert!(said.contains("asynctask/work/inputs") && said.contains("mounted as a writable volume"), "{said}");
+    }
+}

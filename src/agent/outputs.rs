@@ -1,0 +1,284 @@
+//! What the program left below `$ASYNCTASK_OUTPUTS`, compared with what the definition declares.
+
+use std::fs::{self, FileType};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Component, Path, PathBuf};
+
+use crate::contract::wire::OutputDeclaration;
+
+/// Longest segment of a path, in bytes: what file systems and archives take.
+const SEGMENT: usize = 255;
+/// Most entries looked at for one output: a tree of empty folders must not fill the memory.
+const ENTRIES: usize = 100_000;
+
+/// A file that is to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) output: String,
+    /// Number within the output, in the order of the paths.
+    pub(crate) seq: u32,
+    /// Relative to `$ASYNCTASK_OUTPUTS`.
+    pub(crate) path: String,
+    pub(crate) media_type: Option<String>,
+    pub(crate) size: u64,
+    /// Where the bytes are.
+    pub(crate) file: PathBuf,
+}
+
+/// The outputs are not what the definition declares. Paths are shown escaped: they are the program's own words.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OutputError {
+    #[error(
+        "the output {output:?} was declared but not written: the program has to leave a file or folder at \
+         $ASYNCTASK_OUTPUTS/{path} before it ends"
+    )]
+    Missing { output: String, path: String },
+    #[error("{path:?} is a symbolic link, and links are not followed: write the file itself below $ASYNCTASK_OUTPUTS")]
+    Link { path: PathBuf },
+    #[error("{path:?} is a {what}; only files and folders can be outputs")]
+    Special { path: PathBuf, what: &'static str },
+    #[error("the file name {path:?} cannot be kept: {why}; rename it below $ASYNCTASK_OUTPUTS")]
+    Name { path: PathBuf, why: &'static str },
+    #[error("the output {output:?} is declared at {path:?}, which is no path below $ASYNCTASK_OUTPUTS")]
+    Outside { output: String, path: String },
+    #[error("the outputs have more than {limit} files; write fewer, or one archive")]
+    TooMany { limit: u32 },
+    #[error("cannot read {path:?}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+}
+
+impl OutputError {
+    /// The word of the failure report.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "OutputMissing",
+            Self::Link { .. } | Self::Special { .. } | Self::Name { .. } | Self::Outside { .. } | Self::Read { .. } => {
+                "OutputRefused"
+            }
+            Self::TooMany { .. } => "TooManyOutputFiles",
+        }
+    }
+}
+
+/// Finds every file of every declared output. What is not declared is left alone.
+pub(crate) fn collect(root: &Path, declared: &[OutputDeclaration], limit: u32) -> Result<Vec<Found>, OutputError> {
+    let mut found = Vec::new();
+    for output in declared {
+        let mut walk = Walk { root, files: Vec::new(), room: limit as usize - found.len(), limit };
+        walk.enter(&resolve(root, output)?)?;
+        walk.files.sort();
+        for (seq, (path, size)) in (0..).zip(walk.files) {
+            found.push(Found {
+                output: output.name.clone(),
+                seq,
+                file: root.join(&path),
+                path,
+                media_type: output.media_type.clone(),
+                size,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// The declared path, with no link on the way to it.
+fn resolve(root: &Path, output: &OutputDeclaration) -> Result<PathBuf, OutputError> {
+    let mut path = PathBuf::new();
+    for part in Path::new(&output.path).components() {
+        let Component::Normal(part) = part else {
+            return Err(OutputError::Outside { output: output.name.clone(), path: output.path.clone() });
+        };
+        path.push(part);
+        match fs::symlink_metadata(root.join(&path)) {
+            Ok(meta) if meta.is_symlink() => return Err(OutputError::Link { path }),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(OutputError::Missing { output: output.name.clone(), path: output.path.clone() });
+            }
+            Err(source) => return Err(OutputError::Read { path, source }),
+        }
+    }
+    if path.as_os_str().is_empty() {
+        return Err(OutputError::Outside { output: output.name.clone(), path: output.path.clone() });
+    }
+    Ok(path)
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    files: Vec<(String, u64)>,
+    room: usize,
+    limit: u32,
+}
+
+impl Walk<'_> {
+    /// Takes the file at `start`, or every file below it. A list of folders, not recursion: depth is the program's choice.
+    fn enter(&mut self, start: &Path) -> Result<(), OutputError> {
+        let mut folders = Vec::new();
+        let mut met = 0;
+        self.meet(start.to_owned(), &mut folders)?;
+        while let Some(folder) = folders.pop() {
+            let failed = |source| OutputError::Read { path: folder.clone(), source };
+            for entry in fs::read_dir(self.root.join(&folder)).map_err(failed)? {
+                self.meet(folder.join(entry.map_err(failed)?.file_name()), &mut folders)?;
+                met += 1;
+                if met > ENTRIES {
+                    return Err(OutputError::TooMany { limit: self.limit });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn meet(&mut self, path: PathBuf, folders: &mut Vec<PathBuf>) -> Result<(), OutputError> {
+        let meta = match fs::symlink_metadata(self.root.join(&path)) {
+            Ok(meta) => meta,
+            Err(source) => return Err(OutputError::Read { path, source }),
+        };
+        if meta.is_dir() {
+            folders.push(path);
+        } else if meta.is_symlink() {
+            return Err(OutputError::Link { path });
+        } else if !meta.is_file() {
+            return Err(OutputError::Special { path, what: kind(meta.file_type()) });
+        } else if self.files.len() == self.room {
+            return Err(OutputError::TooMany { limit: self.limit });
+        } else {
+            self.files.push((plain_name(&path)?, meta.len()));
+        }
+        Ok(())
+    }
+}
+
+/// The path as text that can travel in manifests and headers.
+fn plain_name(path: &Path) -> Result<String, OutputError> {
+    let refused = |why| OutputError::Name { path: path.to_owned(), why };
+    let text = path.to_str().ok_or_else(|| refused("it is not UTF-8"))?;
+    if text.chars().any(char::is_control) {
+        return Err(refused("it holds a control character"));
+    }
+    if text.split('/').any(|segment| segment.len() > SEGMENT) {
+        return Err(refused("a part of it is longer than 255 bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+fn kind(file: FileType) -> &'static str {
+    if file.is_fifo() {
+        "FIFO"
+    } else if file.is_socket() {
+        "socket"
+    } else {
+        "device"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+        }
+        root
+    }
+
+    fn declared(name: &str, path: &str) -> OutputDeclaration {
+        OutputDeclaration { name: name.into(), path: path.into(), media_type: Some("text/csv".into()) }
+    }
+
+    fn paths(found: &[Found]) -> Vec<(&str, u32, &str)> {
+        found.iter().map(|f| (f.output.as_str(), f.seq, f.path.as_str())).collect()
+    }
+
+    #[test]
+    fn files_and_folders_are_found_in_order() {
+        let root = folder(&["report.json", "pages/b.txt", "pages/a/z.txt", "pages/a.txt", "scratch.txt"]);
+        let found = collect(root.path(), &[declared("report", "report.json"), declared("pages", "pages")], 10).unwrap();
+        assert_eq!(
+            paths(&found),
+            [
+                ("report", 0, "report.json"),
+                ("pages", 0, "pages/a.txt"),
+                ("pages", 1, "pages/a/z.txt"),
+                ("pages", 2, "pages/b.txt")
+            ]
+        );
+        assert_eq!(found[0].size, "report.json".len() as u64);
+        assert_eq!(found[0].media_type.as_deref(), Some("text/csv"));
+    }
+
+    #[test]
+    fn an_empty_folder_is_written_and_holds_nothing() {
+        let root = folder(&[]);
+        fs::create_dir(root.path().join("pages")).unwrap();
+        assert_eq!(collect(root.path(), &[declared("pages", "pages")], 10).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_not_written_is_missing() {
+        let root = folder(&["report"]);
+        for path in ["other", "report/inner"] {
+            let error = collect(root.path(), &[declared("report", path)], 10).unwrap_err();
+            assert_eq!(error.code(), "OutputMissing");
+            assert!(error.to_string().contains(path), "{error}");
+        }
+    }
+
+    #[test]
+    fn links_are_refused_wherever_they_are() {
+        let root = folder(&["real/a.txt", "pages/b.txt"]);
+        symlink("/etc/passwd", root.path().join("leak")).unwrap();
+        symlink("real", root.path().join("folder")).unwrap();
+        symlink("/etc", root.path().join("pages/etc")).unwrap();
+        symlink("nowhere", root.path().join("dangling")).unwrap();
+        for path in ["leak", "folder", "folder/a.txt", "pages", "dangling"] {
+            let error = collect(root.path(), &[declared("x", path)], 10).unwrap_err();
+            assert!(matches!(error, OutputError::Link { .. }), "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_fifo_is_refused_and_never_opened() {
+        let root = folder(&[]);
+        nix::unistd::mkfifo(&root.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = collect(root.path(), &[declared("x", "pipe")], 10).unwrap_err();
+        assert!(error.to_string().contains("is a FIFO"), "{error}");
+    }
+
+    #[test]
+    fn names_that_could_not_travel_are_refused() {
+        for name in [&b"a\nb"[..], b"a\rb", b"\x1b[31m", b"\xff\xfe"] {
+            let root = folder(&["pages/fine.txt"]);
+            fs::write(root.path().join("pages").join(std::ffi::OsStr::from_bytes(name)), b"").unwrap();
+            let error = collect(root.path(), &[declared("x", "pages")], 10).unwrap_err();
+            assert!(matches!(error, OutputError::Name { .. }), "{error}");
+            assert!(!error.to_string().contains(char::is_control), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_declaration_cannot_leave_the_folder() {
+        let root = folder(&["report"]);
+        for path in ["../report", "/etc/passwd", "a/../../b", "", "."] {
+            let error = collect(root.path(), &[declared("x", path)], 10).unwrap_err();
+            assert!(matches!(error, OutputError::Outside { .. }), "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_limit_counts_over_all_outputs() {
+        let root = folder(&["a/1", "a/2", "b/1", "b/2"]);
+        let both = [declared("a", "a"), declared("b", "b")];
+        assert_eq!(collect(root.path(), &both, 4).unwrap().len(), 4);
+        assert_eq!(collect(root.path(), &both, 3).unwrap_err().code(), "TooManyOutputFiles");
+    }
+}

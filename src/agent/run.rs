@@ -1,0 +1,312 @@
+//! One attempt from the fence to the exit code: the order of things, and who may hold it up for how long.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::child::{self, Exit, Reaper};
+use super::client::{CallError, Gateway, Transport};
+use super::inputs::{self, InputError};
+use super::layout::Layout;
+use super::log::Log;
+use super::notice;
+use super::outputs;
+use super::progress::{Listener, Said};
+use super::report::{Ending, Failure, write_termination};
+use super::signals::Shutdown;
+use super::upload::Uploader;
+use crate::contract::env::exit;
+use crate::contract::wire::{Assignment, Commit, FailureReport, Work, path};
+
+/// Asked to stop and nobody answers: with a grace period of 30 s there has to be time left to say so.
+const WAIT_WHEN_TOLD: Duration = Duration::from_secs(15);
+const REPORT_WHEN_TOLD: Duration = Duration::from_secs(8);
+/// The exit code tells the operator of a failure too, so its words are not waited for without end.
+const REPORT: Duration = Duration::from_secs(120);
+
+/// Runs `command` as one attempt of a task and returns the exit code: 0 only when the result is committed.
+#[must_use]
+pub fn run(layout: &Layout, command: &[OsString]) -> u8 {
+    // One thread is enough to wait on sockets, and keeps the agent small; files are read and hashed beside it.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            notice(format_args!("cannot begin: {error}"));
+            return exit::CONTRACT;
+        }
+    };
+    let code = runtime.block_on(whole(layout, command));
+    runtime.shutdown_background();
+    code
+}
+
+async fn whole(layout: &Layout, command: &[OsString]) -> u8 {
+    let gateway = match Gateway::from_env(layout.token().to_owned()) {
+        Ok(gateway) => Arc::new(gateway),
+        Err(error) => return say(layout, &Ending::Failed(error.into()), None, String::new()),
+    };
+    let shutdown = match Shutdown::listen() {
+        Ok(shutdown) => shutdown,
+        Err(error) => {
+            let failure = Failure::new("SetUpFailed", exit::CONTRACT, format_args!("cannot listen for signals: {error}"));
+            return say(layout, &Ending::Failed(failure), None, String::new());
+        }
+    };
+    let mut attempt = Attempt { layout, command, gateway, shutdown, stage: None, records: None };
+    let ending = attempt.go().await.unwrap_or_else(Ending::Failed);
+    attempt.close(&ending).await
+}
+
+struct Attempt<'a> {
+    layout: &'a Layout,
+    command: &'a [OsString],
+    gateway: Arc<Gateway>,
+    shutdown: Shutdown,
+    /// Last stage entered.
+    stage: Option<String>,
+    /// There is none before the program has started.
+    records: Option<Records>,
+}
+
+/// What the program has left besides its outputs.
+struct Records {
+    log: Log,
+    uploader: Arc<Uploader>,
+    storing: JoinHandle<()>,
+}
+
+impl Attempt<'_> {
+    async fn go(&mut self) -> Result<Ending, Failure> {
+        if self.command.is_empty() {
+            return Err(Failure::new("NoCommand", exit::CONTRACT, "there is no command to run after `run --`"));
+        }
+        let reaper = Reaper::begin()?;
+        let assignment = self.gateway.get("ask for the assignment", path::ASSIGNMENT);
+        let work = match self.unless_told(assignment).await?? {
+            Assignment::Run(work) => *work,
+            Assignment::AlreadyCommitted => return Ok(Ending::AlreadyCommitted),
+            Assignment::Stop { message } => return Ok(Ending::Fenced { message }),
+        };
+        self.layout.prepare(&work.parameters, &work.stages)?;
+        let transport = Arc::new(Transport::new(Arc::clone(&self.gateway), work.store_ca.as_deref())?);
+        let folder = self.layout.inputs();
+        match self.unless_told(inputs::fetch(&self.gateway, &transport, &folder, &work)).await? {
+            Err(InputError::CalledOff(message)) => return Ok(Ending::Fenced { message }),
+            other => other?,
+        }
+        let uploader = Arc::new(Uploader::new(Arc::clone(&self.gateway), transport));
+        self.run_program(reaper, &work, uploader).await?;
+        tokio::select! {
+            published = self.publish(&work) => published?,
+            waiting = self.told_and_waiting() => return Err(Failure::new("Terminated", exit::GATEWAY, format_args!(
+                "the pod was asked to stop before the result could be published; it was waiting to {waiting}"
+            ))),
+        }
+        Ok(Ending::Succeeded)
+    }
+
+    /// Before the program has started, a request to stop ends everything at once.
+    async fn unless_told<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            () = self.shutdown.told() => {
+                let doing = self.gateway.waits_for().map(|on| format!("; it was waiting to {on}")).unwrap_or_default();
+                let said = format!("the pod was asked to stop before the program was started{doing}");
+                Err(Failure::new("Terminated", exit::TERMINATED, said))
+            }
+            done = work => Ok(done),
+        }
+    }
+
+    /// Ends when the pod was asked to stop and nothing moves any more. Bytes that do move go on until the kubelet ends
+    /// it: the grace period is the template's choice, and unknown here.
+    async fn told_and_waiting(&self) -> String {
+        self.shutdown.told().await;
+        sleep(WAIT_WHEN_TOLD).await;
+        loop {
+            if let Some(waiting) = self.gateway.waits_for() {
+                return waiting;
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn run_program(&mut self, mut reaper: Reaper, work: &Work, uploader: Arc<Uploader>) -> Result<(), Failure> {
+        let failed = |what: &'static str| {
+            move |error: std::io::Error| Failure::new("SetUpFailed", exit::CONTRACT, format_args!("{what}: {error}"))
+        };
+        let log = Log::new(&self.layout.scratch(), work.limits.log_bytes).map_err(failed("cannot keep a log"))?;
+        let listener = Listener::begin(&self.layout.fifo(), work.stages.clone(), Arc::clone(&self.gateway))
+            .map_err(failed("cannot read progress"))?;
+        let agent = std::env::current_exe().map_err(failed("cannot tell the agent's own path"))?;
+        let program = child::start(self.command, self.layout.environment(&agent))?;
+        let pid = program.pid;
+        self.shutdown.pass_on_to(pid);
+        let pumps = log.pump(program).map_err(failed("cannot pass on what the program writes"));
+        let storing = tokio::spawn(log.clone().keep_storing(Arc::clone(&uploader)));
+        self.records = Some(Records { log, uploader, storing });
+        let pumps = match pumps {
+            Ok(pumps) => pumps,
+            Err(failure) => {
+                child::end_stragglers(pid);
+                return Err(failure);
+            }
+        };
+
+        let ended = reaper.wait_for(pid).await;
+        let told = self.shutdown.is_told();
+        self.shutdown.pass_on_to_nobody();
+        child::end_stragglers(pid);
+        tokio::spawn(reaper.keep_on());
+        pumps.end().await;
+        let said = listener.end().await;
+        self.stage.clone_from(&said.stage);
+        let last_line = self.records.as_ref().and_then(|records| records.log.last_error_line());
+        judge(ended, &said, told, last_line)
+    }
+
+    /// Stores outputs and log, then commits. From here on the gateway decides whether it counts.
+    async fn publish(&self, work: &Work) -> Result<(), Failure> {
+        let Records { log, uploader, storing } = self.records.as_ref().expect("the program has run");
+        let found = outputs::collect(&self.layout.outputs(), &work.outputs, work.limits.files)?;
+        let (files, log) = tokio::join!(uploader.store_all(found), log.store(uploader));
+        storing.abort();
+        let mut files = files?;
+        match log {
+            Ok(log) => files.extend(log),
+            // The result is what people wait for; a log alone is no reason to withhold it.
+            Err(error) => notice(format_args!("the log is not part of the result: {error}")),
+        }
+        self.gateway.tell("publish the result", path::COMMIT, &Commit { files }).await.map_err(|error| match error {
+            CallError::Refused { .. } => Failure::new("CommitRefused", exit::GATEWAY, error),
+            CallError::Local { .. } | CallError::Answer { .. } => error.into(),
+        })
+    }
+
+    /// Says how it ended to everybody who asks, and returns the exit code.
+    async fn close(&self, ending: &Ending) -> u8 {
+        let tail = self.records.as_ref().map(|records| records.log.tail()).unwrap_or_default();
+        let code = say(self.layout, ending, self.stage.clone(), tail.clone());
+        if let Ending::Failed(failure) = ending {
+            let patience = if self.shutdown.is_told() { REPORT_WHEN_TOLD } else { REPORT };
+            if timeout(patience, self.report(failure, tail, patience / 2)).await.is_err() {
+                notice("the failure could not be reported to the gateway in time");
+            }
+        }
+        code
+    }
+
+    async fn report(&self, failure: &Failure, log_tail: String, for_the_log: Duration) {
+        let mut log = None;
+        if let Some(Records { log: kept, uploader, storing }) = &self.records {
+            match timeout(for_the_log, kept.store(uploader)).await {
+                Ok(Ok(stored)) => log = stored,
+                Ok(Err(error)) => notice(error),
+                Err(_) => notice("the log could not be stored in time"),
+            }
+            storing.abort();
+        }
+        let report = FailureReport {
+            code: failure.code.clone(),
+            message: failure.message.clone(),
+            link: failure.link.clone(),
+            exit_code: failure.exit.into(),
+            stage: self.stage.clone(),
+            log_tail,
+            log,
+        };
+        if let Err(error) = self.gateway.tell("report the failure", path::FAILURE, &report).await {
+            notice(error);
+        }
+    }
+}
+
+/// Leaves the termination message and a line in the pod's log.
+fn say(layout: &Layout, ending: &Ending, stage: Option<String>, tail: String) -> u8 {
+    let code = ending.exit_code();
+    match ending {
+        Ending::Succeeded => {}
+        Ending::AlreadyCommitted => notice("this step already has a committed result; nothing is started"),
+        Ending::Fenced { message } => notice(format_args!("this attempt must not start: {message}")),
+        Ending::Failed(failure) => notice(format_args!("{}: {}", failure.code, failure.message)),
+    }
+    if let Err(error) = write_termination(layout.termination(), ending.termination(stage, tail)) {
+        notice(format_args!("the termination message was not written: {error}"));
+    }
+    code
+}
+
+/// Whether the program's end is a success; `told` says that somebody had asked the pod to stop.
+fn judge(ended: Exit, said: &Said, told: bool, last_line: Option<String>) -> Result<(), Failure> {
+    let code = match ended.code() {
+        0 if told => exit::TERMINATED,
+        0 => 1,
+        code => code,
+    };
+    // Its own word counts, whatever the exit code: a result whose author says that it failed is never published.
+    if let Some(failure) = &said.failure {
+        let link = failure.link.clone();
+        return Err(Failure { link, ..Failure::new(failure.code.clone(), code, &failure.message) });
+    }
+    match (ended, told) {
+        (Exit::Code(0), false) => Ok(()),
+        (Exit::Code(0), true) if said.done => Ok(()),
+        // Programs with a graceful shutdown exit 0 when they are asked to stop half way.
+        (_, true) => Err(Failure::new(
+            "Terminated",
+            code,
+            format_args!("the pod was asked to stop before the program had said `done`; {ended}"),
+        )),
+        (_, false) => {
+            let last = last_line.map(|line| format!("; its last words on stderr: {line}")).unwrap_or_default();
+            Err(Failure::new(ended.reason(), code, format_args!("{ended}{last}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::wire::AuthorFailure;
+
+    fn said(done: bool, failure: Option<&str>) -> Said {
+        let failure =
+            failure.map(|code| AuthorFailure { code: code.into(), message: "m".into(), link: Some("https://x".into()) });
+        Said { done, failure, ..Said::default() }
+    }
+
+    #[test]
+    fn the_table_of_endings() {
+        let ok = None;
+        for (ended, told, done, failure, expected) in [
+            (Exit::Code(0), false, false, None, ok),
+            (Exit::Code(0), false, true, None, ok),
+            (Exit::Code(0), true, true, None, ok),
+            (Exit::Code(0), true, false, None, Some(("Terminated", 143))),
+            (Exit::Code(3), false, false, None, Some(("ExitCode3", 3))),
+            (Exit::Code(3), false, true, None, Some(("ExitCode3", 3))),
+            (Exit::Code(3), true, true, None, Some(("Terminated", 3))),
+            (Exit::Signal(9), false, false, None, Some(("Signal9", 137))),
+            (Exit::Signal(15), true, false, None, Some(("Terminated", 143))),
+            (Exit::Code(70), false, false, Some("InvalidCourse"), Some(("InvalidCourse", 70))),
+            (Exit::Code(0), false, true, Some("InvalidCourse"), Some(("InvalidCourse", 1))),
+            (Exit::Code(0), true, true, Some("InvalidCourse"), Some(("InvalidCourse", 143))),
+        ] {
+            let judged = judge(ended, &said(done, failure), told, None).err().map(|f| (f.code, f.exit));
+            let expected = expected.map(|(code, exit)| (code.to_owned(), exit));
+            assert_eq!(judged, expected, "{ended:?} told={told} done={done} fail={failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_carries_the_authors_words_or_the_last_ones_of_the_program() {
+        let author = judge(Exit::Code(70), &said(false, Some("C")), false, Some("noise".into())).unwrap_err();
+        assert_eq!((author.message.as_str(), author.link.as_deref()), ("m", Some("https://x")));
+        let bare = judge(Exit::Code(1), &said(false, None), false, Some("KeyError: 'x'".into())).unwrap_err();
+        assert_eq!(bare.message, "the program ended with exit code 1; its last words on stderr: KeyError: 'x'");
+    }
+}

@@ -1,1 +1,83 @@
-fn main() {}
+//! The gateway: arguments → parts → join.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use asynctask_operator::gateway::{self, DRAIN, Settings};
+use asynctask_operator::runtime::client::{Connector, install_crypto_provider};
+use asynctask_operator::runtime::health::{self, Readiness};
+use asynctask_operator::runtime::metrics::Metrics;
+use asynctask_operator::runtime::shutdown::Supervisor;
+use asynctask_operator::runtime::telemetry::{self, LogFormat};
+use clap::{Parser, Subcommand};
+
+/// Signs URLs for agents and people, and decides who may have one.
+#[derive(Debug, Parser)]
+#[command(name = "asynctask-gateway", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Namespace of the gateway: its certificate, and the Secrets of stores
+    #[arg(long, env = "POD_NAMESPACE", default_value = "asynctask-system")]
+    namespace: String,
+    /// Address of the API (TLS)
+    #[arg(long, env = "ASYNCTASK_LISTEN", default_value = "0.0.0.0:8443")]
+    listen: SocketAddr,
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(long, env = "ASYNCTASK_HEALTH_LISTEN", default_value = "0.0.0.0:8080")]
+    health_listen: SocketAddr,
+    /// Name of the gateway's Service; its certificate must be for <service>.<namespace>.svc
+    #[arg(long, env = "ASYNCTASK_GATEWAY_SERVICE", default_value = "asynctask-gateway")]
+    service: String,
+    /// Where the volume for filesystem stores is mounted; without it such stores cannot be used
+    #[arg(long, env = "ASYNCTASK_FILESYSTEM_ROOT", value_name = "DIR")]
+    filesystem_root: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, env = "ASYNCTASK_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// Which log lines are written, for example info,audit=debug
+    #[arg(long, env = "ASYNCTASK_LOG_FILTER", default_value = "info")]
+    log_filter: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the OpenAPI document and end
+    Openapi,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Some(Command::Openapi) = args.command {
+        println!("{}", gateway::openapi());
+        return ExitCode::SUCCESS;
+    }
+    match run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("asynctask-gateway: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+    telemetry::install(args.log_format, &args.log_filter)?;
+    install_crypto_provider();
+    let client = Connector::infer("asynctask-gateway").await?.client()?;
+    let (readiness, metrics, mut supervisor) = (Readiness::new(), Metrics::new("gateway"), Supervisor::new());
+    let settings = Settings {
+        namespace: args.namespace,
+        service: args.service,
+        listen: args.listen,
+        filesystem_root: args.filesystem_root,
+    };
+    gateway::start(settings, client, &mut supervisor, &readiness, &metrics);
+    let health = health::serve(args.health_listen, readiness, metrics, supervisor.stopping());
+    supervisor.spawn("health", health);
+    supervisor.run(DRAIN + Duration::from_secs(5)).await?;
+    Ok(())
+}

@@ -1,5 +1,7 @@
 //! Programs of people ⇄ gateway, `/api/v1`. Tasks travel as the AsyncTask objects they are.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::wire::{SignedRequest, UploadPlan};
@@ -106,6 +108,51 @@ pub struct UploadCompletion {
     /// Every part, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<super::wire::SentPart>,
+}
+
+/// Asks for a run. Its owner is the user who asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewTask {
+    /// Name of the TaskDefinition.
+    pub definition: String,
+    /// Name of one of its revisions; absent: the current one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Values for the definition's parameters: an object, at most 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<serde_json::Value>,
+    /// Uploads, by the name of the definition's input.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, NewInput>,
+    /// One of the user's groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
+    /// Name of the AsyncTask; absent: made from the definition's name and the header `Idempotency-Key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// Where an input of a new run comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewInput {
+    /// Id of a completed upload of the same user.
+    pub upload: String,
+}
+
+/// Some tasks of a namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct TaskList {
+    /// AsyncTask objects.
+    pub items: Vec<serde_json::Value>,
+    /// Give it back as `continue` for the next ones; absent: these were the last.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// An error, as RFC 9457 has it (`application/problem+json`).

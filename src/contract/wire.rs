@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub mod path {
     /// `GET` → [`super::Assignment`].
     pub const ASSIGNMENT: &str = "/agent/v1/assignment";
-    /// `GET …/{name}` → the bytes of an input (proxied stores only).
+    /// `GET …/{name}/content` → the bytes of an input (proxied stores only).
     pub const INPUTS: &str = "/agent/v1/inputs";
     /// `POST` [`super::NewFile`] → [`super::UploadPlan`].
     pub const FILES: &str = "/agent/v1/files";
@@ -18,7 +18,7 @@ pub mod path {
     pub const PARTS: &str = "/agent/v1/files/parts";
     /// `POST` [`super::CompleteRequest`] → 204.
     pub const COMPLETE: &str = "/agent/v1/files/complete";
-    /// `POST` [`super::StageRequest`] → [`super::StageReply`].
+    /// `POST` [`super::StageRequest`] → 204.
     pub const STAGE: &str = "/agent/v1/stage";
     /// `POST` [`super::Progress`] → 204.
     pub const PROGRESS: &str = "/agent/v1/progress";

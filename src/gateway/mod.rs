@@ -1,1 +1,145 @@
-//! gateway
+//! The gateway: signs URLs for agents and people, decides who may have one, and passes bytes on where the store cannot
+//! let others in. Stateless: what it knows, it read a moment ago.
+//!
+//! | part | what |
+//! |---|---|
+//! | [`identity`], [`authorize`] | who calls (TokenReview, client certificate), and may they (SubjectAccessReview) |
+//! | [`agents`] | `/agent/v1`: the fence, files, progress, commit |
+//! | [`people`] | `/api/v1`: tasks, outputs, uploads, and their OpenAPI document |
+//! | [`target`], [`transfer`], [`disposition`] | bytes: where they go, how they pass |
+//! | [`problem`], [`audit`], [`metrics`] | what is said: to the caller, to the auditor, to the one on call |
+//! | [`tls`], [`server`] | the listener |
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use kube::Client;
+use tokio::sync::watch;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use self::agents::attempt::Attempts;
+use self::authorize::Authorizer;
+use self::catalog::Catalog;
+use self::identity::Identities;
+use self::metrics::Requests;
+use self::problem::Refusal;
+use crate::runtime::health::Readiness;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::shutdown::Supervisor;
+use crate::runtime::stores::Stores;
+
+mod agents;
+mod audit;
+mod authorize;
+mod cache;
+mod catalog;
+mod disposition;
+mod identity;
+mod metrics;
+mod people;
+mod problem;
+mod request;
+mod server;
+mod target;
+mod tls;
+mod transfer;
+
+pub use server::DRAIN;
+
+/// What a gateway is told when it starts.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its own namespace: the Secrets of stores and its certificate.
+    pub namespace: String,
+    /// Name of its Service.
+    pub service: String,
+    /// Address of the TLS listener.
+    pub listen: SocketAddr,
+    /// Where the volume for filesystem stores is mounted.
+    pub filesystem_root: Option<PathBuf>,
+}
+
+/// What every handler is handed.
+pub(crate) struct Gateway {
+    pub(crate) client: Client,
+    pub(crate) identities: Identities,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) attempts: Attempts,
+    pub(crate) catalog: Catalog,
+    pub(crate) stores: Stores,
+}
+
+/// The one gateway of the process.
+pub(crate) type Shared = Arc<Gateway>;
+
+impl Gateway {
+    pub(crate) fn new(client: Client, stores: Stores) -> Self {
+        Self {
+            identities: Identities::new(client.clone()),
+            authorizer: Authorizer::new(client.clone()),
+            attempts: Attempts::new(client.clone()),
+            catalog: Catalog::new(client.clone()),
+            stores,
+            client,
+        }
+    }
+}
+
+/// All routes with all that surrounds them.
+pub(crate) fn router(gateway: Shared, requests: Requests) -> Router {
+    Router::new()
+        .merge(agents::router())
+        .merge(people::router())
+        .method_not_allowed_fallback(unknown)
+        .fallback(unknown)
+        // From the outside in: the line is written last, whatever happened within.
+        .layer(from_fn(request::in_time))
+        .layer(from_fn(request::same_site))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(requests, audit::record))
+        .with_state(gateway)
+}
+
+async fn unknown() -> Refusal {
+    Refusal::NotFound
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let said =
+        panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+    Refusal::Defect(format!("a handler panicked: {}", said.unwrap_or_default())).into_response()
+}
+
+/// The OpenAPI document, as it is served and as `docs/openapi.json` keeps it.
+#[must_use]
+pub fn openapi() -> String {
+    people::api().1.to_pretty_json().expect("invariant: the document is plain JSON")
+}
+
+/// Starts the parts of a gateway.
+pub fn start(
+    settings: Settings,
+    client: Client,
+    supervisor: &mut Supervisor,
+    readiness: &Readiness,
+    metrics: &Metrics,
+) {
+    let Settings { namespace, service, listen, filesystem_root } = settings;
+    let stores = Stores::new(client.clone(), namespace.clone(), filesystem_root);
+    let router = router(Arc::new(Gateway::new(client.clone(), stores)), Requests::new(metrics));
+    let (configured, watched) = watch::channel(None);
+    let name = format!("{service}.{namespace}.svc");
+    let keeper = tls::Keeper { client, namespace, name, readiness: readiness.clone(), configured };
+    keeper.announce();
+    let (kept, stop) = (supervisor.stopping(), supervisor.stopping());
+    supervisor.spawn("certificate", async move {
+        keeper.run(kept).await;
+        Ok::<_, Infallible>(())
+    });
+    supervisor.spawn("server", server::serve(listen, router, watched, readiness.clone(), stop));
+}

@@ -1,0 +1,163 @@
+//! Files of an attempt: where each may go, and the bytes themselves where the store cannot take them.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+
+use super::{Attempt, DONE, Desk, revision};
+use crate::contract::env::LOG_OUTPUT;
+use crate::contract::wire::{
+    CompleteRequest, FileRef, Limits, NewFile, PartsReply, PartsRequest, SignedRequest, UploadPlan, path,
+};
+use crate::gateway::Shared;
+use crate::gateway::identity::Agent;
+use crate::gateway::problem::Refusal;
+use crate::gateway::request::{self, LIST, Names, Payload};
+use crate::gateway::target::{self, Target};
+use crate::gateway::transfer::{self, Download, OPAQUE};
+use crate::storage::digest::{Digest, Expected};
+use crate::storage::{Audience, PutMode, validate_path};
+
+/// How long a signed request for an agent is good for: 64 MiB over a slow line.
+pub(super) const LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// The line that marks the cut of a long log comes on top of the limit.
+const LOG_SLACK: u64 = 64 << 10;
+
+/// Name and number of a file that the attempt may write.
+async fn writable(gateway: &Shared, attempt: &Attempt, output: &str, seq: u32) -> Result<PutMode, Refusal> {
+    let limit = Limits::default().files;
+    if output == LOG_OUTPUT {
+        // The log is flushed again and again; each time it is the whole log.
+        return if seq == 0 { Ok(PutMode::Overwrite) } else { Err(undeclared(output, "has the one file 0")) };
+    }
+    if seq >= limit {
+        return Err(undeclared(output, &format!("may have {limit} files")));
+    }
+    let revision = revision(gateway, attempt).await?;
+    let declared = revision.spec.content.outputs.iter().any(|known| known.name == output && known.step == attempt.step);
+    if declared { Ok(PutMode::Create) } else { Err(undeclared(output, "is not declared for this step")) }
+}
+
+fn undeclared(output: &str, what: &str) -> Refusal {
+    let shown: String = output.chars().take(63).collect();
+    Refusal::invalid("UnknownOutput", format!("output {shown:?} {what}: see the outputs of the TaskDefinition"))
+}
+
+fn key(desk: &Desk, output: &str, seq: u32) -> Result<String, Refusal> {
+    desk.own.file(output, seq).map_err(|_| undeclared(output, "cannot be stored"))
+}
+
+pub(super) fn digest(text: &str) -> Result<Digest, Refusal> {
+    text.parse()
+        .map_err(|error: crate::storage::digest::InvalidDigest| Refusal::invalid("InvalidDigest", error.to_string()))
+}
+
+/// `POST /agent/v1/files`
+pub(super) async fn plan(
+    State(gateway): State<Shared>,
+    agent: Agent,
+    Payload(file): Payload<NewFile>,
+) -> Result<Json<UploadPlan>, Refusal> {
+    let attempt = gateway.attempts.recent(&agent.pod).await?;
+    agent.trail.asks("upload", attempt.what());
+    attempt.require_open()?;
+    validate_path(&file.path).map_err(|error| Refusal::invalid("InvalidPath", error.to_string()))?;
+    let mode = writable(&gateway, &attempt, &file.output, file.seq).await?;
+    if file.output == LOG_OUTPUT && file.size > Limits::default().log_bytes + LOG_SLACK {
+        let message = format!("a log has at most {} bytes: keep its head and tail", Limits::default().log_bytes);
+        return Err(Refusal::invalid("LogTooLarge", message));
+    }
+    let expected = Expected { size: file.size, sha256: digest(&file.sha256)? };
+    let desk = Desk::of(&gateway, &attempt).await?;
+    let target = Target {
+        open: &desk.open,
+        key: key(&desk, &file.output, file.seq)?,
+        audience: Audience::Internal,
+        lifetime: LIFETIME,
+    };
+    let media_type = request::media_type(file.media_type.as_deref().unwrap_or(OPAQUE))?;
+    let proxied = format!("{}/{}/{}/content", path::FILES, file.output, file.seq);
+    Ok(Json(target.plan(expected, media_type, mode, &proxied).await?))
+}
+
+/// `PUT /agent/v1/files/{output}/{seq}/content`
+pub(super) async fn receive(
+    State(gateway): State<Shared>,
+    agent: Agent,
+    Names((output, seq)): Names<(String, u32)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, Refusal> {
+    let attempt = gateway.attempts.recent(&agent.pod).await?;
+    agent.trail.asks("upload", attempt.what());
+    attempt.require_open()?;
+    let expected = transfer::announced(&headers)?;
+    let mode = writable(&gateway, &attempt, &output, seq).await?;
+    let desk = Desk::of(&gateway, &attempt).await?;
+    target::require_proxied(&desk.open)?;
+    let key = key(&desk, &output, seq)?;
+    desk.open.store.put_stream(&key, transfer::incoming(body), expected, mode).await?;
+    Ok(DONE)
+}
+
+/// `POST /agent/v1/files/parts`
+pub(super) async fn parts(
+    State(gateway): State<Shared>,
+    agent: Agent,
+    Payload(asked): Payload<PartsRequest>,
+) -> Result<Json<PartsReply>, Refusal> {
+    let attempt = gateway.attempts.recent(&agent.pod).await?;
+    agent.trail.asks("upload", attempt.what());
+    attempt.require_open()?;
+    let desk = Desk::of(&gateway, &attempt).await?;
+    let target = target(&gateway, &attempt, &desk, asked.file.as_ref()).await?;
+    let requests: Vec<SignedRequest> = target.sign_parts(&asked).await?;
+    Ok(Json(PartsReply { requests }))
+}
+
+/// `POST /agent/v1/files/complete`
+pub(super) async fn complete(
+    State(gateway): State<Shared>,
+    agent: Agent,
+    Payload(asked): Payload<CompleteRequest, LIST>,
+) -> Result<StatusCode, Refusal> {
+    let attempt = gateway.attempts.recent(&agent.pod).await?;
+    agent.trail.asks("upload", attempt.what());
+    attempt.require_open()?;
+    let desk = Desk::of(&gateway, &attempt).await?;
+    target(&gateway, &attempt, &desk, asked.file.as_ref()).await?.complete(&asked.upload_id, &asked.parts).await?;
+    Ok(DONE)
+}
+
+async fn target<'a>(
+    gateway: &Shared,
+    attempt: &Attempt,
+    desk: &'a Desk,
+    file: Option<&FileRef>,
+) -> Result<Target<'a>, Refusal> {
+    let file = file.ok_or_else(|| Refusal::BadRequest("`file` is missing: name output and seq of the file".into()))?;
+    writable(gateway, attempt, &file.output, file.seq).await?;
+    let key = key(desk, &file.output, file.seq)?;
+    Ok(Target { open: &desk.open, key, audience: Audience::Internal, lifetime: LIFETIME })
+}
+
+/// `GET /agent/v1/inputs/{name}/content`
+pub(super) async fn input(
+    State(gateway): State<Shared>,
+    agent: Agent,
+    Names(name): Names<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let attempt = gateway.attempts.recent(&agent.pod).await?;
+    agent.trail.asks("read", attempt.what());
+    attempt.require_open()?;
+    let input = attempt.task.spec.inputs.get(&name).ok_or(Refusal::NotFound)?;
+    let desk = Desk::of(&gateway, &attempt).await?;
+    let (record, key) = super::assignment::upload(&desk, &attempt, &name, &input.upload).await?;
+    let download = Download { store: &*desk.open.store, key: &key, sha256: record.sha256, disposition: "attachment" };
+    download.answer(&headers).await
+}

@@ -1,0 +1,116 @@
+//! What never changes once it is written: revisions of definitions, and manifests of results. Remembered, because a
+//! step of 1,000 files would read the same revision 1,000 times.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::{Api, Client, ResourceExt};
+
+use super::cache::Cache;
+use super::problem::Refusal;
+use crate::api::task::RevisionRef;
+use crate::api::{AsyncTask, TaskDefinition, TaskRevision, condition};
+use crate::runtime::stores::OpenStore;
+use crate::storage::digest::Digest;
+use crate::storage::records::{Manifest, RECORD_MAX};
+
+/// Not for freshness, which is eternal: so that what nobody asks for any more goes.
+const KEPT: Duration = Duration::from_secs(300);
+const REVISIONS: usize = 256;
+/// A manifest lists up to 1,000 files, so these are some tens of MiB at the very most.
+const MANIFESTS: usize = 64;
+
+/// Reads revisions and manifests.
+pub(crate) struct Catalog {
+    client: Client,
+    revisions: Cache<String, Arc<TaskRevision>>,
+    manifests: Cache<Digest, Arc<Manifest>>,
+}
+
+impl Catalog {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client, revisions: Cache::new(KEPT, REVISIONS), manifests: Cache::new(KEPT, MANIFESTS) }
+    }
+
+    /// The revision a run is pinned to.
+    pub(crate) async fn pinned(&self, namespace: &str, pinned: &RevisionRef) -> Result<Arc<TaskRevision>, Refusal> {
+        if let Some(revision) = self.revisions.get(&pinned.uid) {
+            return Ok(revision);
+        }
+        let read = self.revision(namespace, &pinned.name).await?;
+        let same = read.filter(|revision| revision.uid().as_ref() == Some(&pinned.uid));
+        let revision = Arc::new(same.ok_or_else(|| Refusal::Conflict {
+            word: "DefinitionGone",
+            message: format!(
+                "TaskRevision {}, to which this run is pinned, was deleted: create the run anew",
+                pinned.name
+            ),
+        })?);
+        self.revisions.put(pinned.uid.clone(), Arc::clone(&revision));
+        Ok(revision)
+    }
+
+    /// The revision a new run would be pinned to: the one named, else the definition's current one.
+    pub(crate) async fn current(
+        &self,
+        namespace: &str,
+        definition: &str,
+        revision: Option<&str>,
+    ) -> Result<Arc<TaskRevision>, Refusal> {
+        let unknown = |what: &str, name: &str| {
+            let message = format!("{what} {name:?} does not exist in namespace {namespace}: see `kubectl get {what}s`");
+            Refusal::invalid("UnknownDefinition", message)
+        };
+        if let Some(name) = revision {
+            let read = self.revision(namespace, name).await?;
+            let of_it = read.filter(|read| read.spec.definition == definition);
+            return of_it.map(Arc::new).ok_or_else(|| unknown("TaskRevision", name));
+        }
+        let definitions = Api::<TaskDefinition>::namespaced(self.client.clone(), namespace);
+        let read = definitions.get_opt(definition).await;
+        let read = read.map_err(|source| Refusal::Kube { act: "read a TaskDefinition", source })?;
+        let read = read.ok_or_else(|| unknown("TaskDefinition", definition))?;
+        match read.status.as_ref().and_then(|status| status.revision.as_ref()) {
+            Some(current) => self.pinned(namespace, current).await,
+            None => Err(not_ready(&read)),
+        }
+    }
+
+    async fn revision(&self, namespace: &str, name: &str) -> Result<Option<TaskRevision>, Refusal> {
+        let revisions = Api::<TaskRevision>::namespaced(self.client.clone(), namespace);
+        revisions.get_opt(name).await.map_err(|source| Refusal::Kube { act: "read a TaskRevision", source })
+    }
+
+    /// The sealed result of a step: the one the status names, checked against its digest.
+    pub(crate) async fn manifest(
+        &self,
+        open: &OpenStore,
+        task: &AsyncTask,
+        step: &str,
+        sealed: &str,
+    ) -> Result<Arc<Manifest>, Refusal> {
+        let defect = |what: String| Refusal::Defect(what);
+        let sealed: Digest =
+            sealed.parse().map_err(|_| defect("a status names a manifest that is no digest".into()))?;
+        if let Some(manifest) = self.manifests.get(&sealed) {
+            return Ok(manifest);
+        }
+        let (namespace, uid) = (task.namespace().unwrap_or_default(), task.uid().unwrap_or_default());
+        let keys = open.layout.task(&namespace, &uid).and_then(|task| task.step(step));
+        let key = keys.map_err(|error| defect(error.to_string()))?.manifest(sealed);
+        let bytes = open.store.get_bytes(&key, RECORD_MAX).await?;
+        let manifest = Arc::new(Manifest::open(&bytes, sealed)?);
+        self.manifests.put(sealed, Arc::clone(&manifest));
+        Ok(manifest)
+    }
+}
+
+fn not_ready(definition: &TaskDefinition) -> Refusal {
+    let conditions = definition.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let ready = conditions.iter().find(|condition| condition.type_ == condition::READY);
+    let why = ready.map_or("it has not been checked yet", |ready| ready.message.as_str());
+    Refusal::Conflict {
+        word: "DefinitionNotReady",
+        message: format!("TaskDefinition {} has no usable revision: {why}", definition.name_any()),
+    }
+}

@@ -1,0 +1,58 @@
+//! `/api/v1`: what programs of people may do. Each route: who are you → may you (SubjectAccessReview) → act → one
+//! audit line. A task somebody may not see and one that does not exist are answered alike.
+//!
+//! The router and the OpenAPI document are made from the same list, so no route is in one of them only.
+
+use axum::Json;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Components, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+
+mod outputs;
+mod tasks;
+mod uploads;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "AsyncTask gateway",
+        description = "Tasks, their outputs and uploads. Sign in with a token of the cluster (`Authorization: Bearer …`) \
+                       or with a client certificate that the cluster's client CA has signed; rights are RBAC on \
+                       `asynctasks` and its virtual subresources `outputs` and `uploads` (API group asynctask.dev). \
+                       Whatever fails is answered as application/problem+json (RFC 9457).",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    security(("token" = []))
+)]
+struct Document;
+
+/// Path of the document itself; free for all: it says nothing about any cluster.
+pub(crate) const DOCUMENT: &str = "/openapi.json";
+
+/// The routes, and the document that describes them.
+pub(crate) fn api() -> (axum::Router<Shared>, OpenApi) {
+    let (router, mut document) = OpenApiRouter::with_openapi(<Document as utoipa::OpenApi>::openapi())
+        .routes(routes!(tasks::list, tasks::create))
+        .routes(routes!(tasks::read))
+        .routes(routes!(outputs::list))
+        .routes(routes!(outputs::download, outputs::ticket))
+        .routes(routes!(uploads::begin))
+        .routes(routes!(uploads::receive))
+        .routes(routes!(uploads::parts))
+        .routes(routes!(uploads::complete))
+        .split_for_parts();
+    let token = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    document.components.get_or_insert_with(Components::new).add_security_scheme("token", token);
+    (router, document)
+}
+
+/// The routes and the document itself.
+pub(crate) fn router() -> axum::Router<Shared> {
+    let (router, document) = api();
+    router.route(DOCUMENT, get(|| async move { Json(document).into_response() }))
+}

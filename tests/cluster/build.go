@@ -67,11 +67,13 @@ var programs = []program{
 	},
 }
 
-// kubeVersion: without it the API server, the kubelet and the version-skew checks take themselves for v0.0.0.
+// kubeVersion: without the first three the API server, the kubelet and the version-skew checks take themselves for v0.0.0; the
+// last is what user agents in the audit log say.
 func kubeVersion(version string) string {
 	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
 	const pkg = "-X k8s.io/component-base/version."
-	return pkg + "gitVersion=" + version + " " + pkg + "gitMajor=" + parts[0] + " " + pkg + "gitMinor=" + parts[1]
+	return pkg + "gitVersion=" + version + " " + pkg + "gitMajor=" + parts[0] + " " + pkg + "gitMinor=" + parts[1] +
+		" -X k8s.io/client-go/pkg/version.gitVersion=" + version
 }
 
 // Programs maps a program's name to the directory of its binaries.
@@ -112,11 +114,11 @@ func sourceDir() (string, error) {
 	return "", fmt.Errorf("cannot find tests/cluster/kube/go.mod at or above the working directory: run tests/cluster/cluster, or set ASYNCTASK_CLUSTER_SOURCE")
 }
 
-var majorRule = regexp.MustCompile(`(?m)^(?:require)?\s+(\S+) (v\S+)`)
+var requireRule = regexp.MustCompile(`(?m)^(?:require)?\s+(\S+) (v\S+)`)
 
 // requiredVersion reads the version of a module from a go.mod.
 func requiredVersion(gomod []byte, module string) (string, error) {
-	for _, match := range majorRule.FindAllSubmatch(gomod, -1) {
+	for _, match := range requireRule.FindAllSubmatch(gomod, -1) {
 		if string(match[1]) == module {
 			return string(match[2]), nil
 		}

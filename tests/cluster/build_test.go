@@ -70,7 +70,7 @@ func TestCommittedPinsAreReadable(t *testing.T) {
 
 func TestKubeVersion(t *testing.T) {
 	const pkg = "-X k8s.io/component-base/version."
-	want := pkg + "gitVersion=v1.37.2 " + pkg + "gitMajor=1 " + pkg + "gitMinor=37"
+	want := pkg + "gitVersion=v1.37.2 " + pkg + "gitMajor=1 " + pkg + "gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2"
 	if got := kubeVersion("v1.37.2"); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -83,7 +83,6 @@ func (c Cluster) kubeletConfig() map[string]any {
 		"containerRuntimeEndpoint": "unix://" + c.containerdSocket(),
 		"podLogsDir":               c.Path("pod-logs"),
 		"volumePluginDir":          c.Path("volume-plugins"),
-		"staticPodPath":            "",
 
 		"cgroupDriver": "cgroupfs",
 		"cgroupRoot":   "/" + cgroupName(c.Name),
@@ -179,6 +178,8 @@ netns_mounts_under_state_dir = true
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = [%[6]q]
 conf_dir = %[7]q
+# The loopback plugin would leave a file per pod in /var/lib/cni.
+use_internal_loopback = true
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]

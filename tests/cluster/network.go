@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 )
 
@@ -28,16 +29,31 @@ func linkExists(slot Slot) bool {
 	return exists(filepath.Join("/sys/class/net", slot.Link()))
 }
 
-// networkUp tells whether the namespace is mounted and joined.
+// networkUp tells whether the namespace is mounted, set up and joined.
 func (c Cluster) networkUp() bool {
 	mounts, err := mountsBelow(c.netns())
 	return err == nil && len(mounts) > 0 && linkExists(c.Slot)
 }
 
 func (c Cluster) makeNetwork() error {
-	if c.networkUp() {
-		return nil
+	if !c.networkUp() {
+		if err := c.newNetwork(); err != nil {
+			return err
+		}
 	}
+	// Always: a fault test may have set an end of the link down, and the kernel drops that end's routes with it.
+	slot := c.Slot
+	return c.configure([][]string{
+		{"ip", "address", "replace", slot.HostIP() + "/30", "dev", slot.Link()},
+		{"ip", "link", "set", slot.Link(), "up"},
+		{"ip", "route", "replace", slot.PodCIDR(), "via", slot.NodeIP(), "dev", slot.Link()},
+		{"ip", "route", "replace", slot.ServiceCIDR(), "via", slot.NodeIP(), "dev", slot.Link()},
+		c.inNetwork("ip", "link", "set", "eth0", "up"),
+		c.inNetwork("ip", "route", "replace", "default", "via", slot.HostIP(), "dev", "eth0"),
+	})
+}
+
+func (c Cluster) newNetwork() error {
 	// Half of one may be left of an earlier try.
 	if err := c.removeNetwork(); err != nil {
 		return err
@@ -49,34 +65,29 @@ func (c Cluster) makeNetwork() error {
 		return fmt.Errorf("make a network namespace: %w", err)
 	}
 	slot := c.Slot
-	link := slot.Link()
-	host := [][]string{
-		{"ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", c.netns()},
-		{"ip", "address", "add", slot.HostIP() + "/30", "dev", link},
-		{"ip", "link", "set", link, "up"},
-	}
 	inside := [][]string{
 		{"ip", "link", "set", "lo", "up"},
+		{"ip", "link", "add", "eth0", "type", "veth", "peer", "name", slot.Link()},
 		{"ip", "address", "add", slot.NodeIP() + "/30", "dev", "eth0"},
-		{"ip", "link", "set", "eth0", "up"},
-		{"ip", "route", "add", "default", "via", slot.HostIP()},
 		// The bridge is made here, not by the CNI plugin at the first pod: its address then exists from the start.
 		{"ip", "link", "add", "cni0", "type", "bridge"},
 		{"ip", "address", "add", slot.BridgeIP() + "/24", "dev", "cni0"},
 		{"ip", "link", "set", "cni0", "up"},
 		{"sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"},
+		// Last, so that a link on the host means that all of this is done: hand its end to where this process is.
+		{"ip", "link", "set", slot.Link(), "netns", strconv.Itoa(os.Getpid())},
 	}
-	routes := [][]string{
-		{"ip", "route", "add", slot.PodCIDR(), "via", slot.NodeIP(), "dev", link},
-		{"ip", "route", "add", slot.ServiceCIDR(), "via", slot.NodeIP(), "dev", link},
+	for i, argv := range inside {
+		inside[i] = c.inNetwork(argv...)
 	}
-	for _, argv := range inside {
-		host = append(host, c.inNetwork(argv...))
-	}
-	for _, argv := range append(host, routes...) {
+	return c.configure(inside)
+}
+
+func (c Cluster) configure(commands [][]string) error {
+	for _, argv := range commands {
 		if _, err := run(argv...); err != nil {
 			return fmt.Errorf("network of cluster %s (slot %d): %w; if that address range is taken on this machine, choose another --slot",
-				c.Name, slot, err)
+				c.Name, c.Slot, err)
 		}
 	}
 	return nil

@@ -218,8 +218,12 @@ func (r recipe) build(cache Cache) error {
 		return err
 	}
 	for _, binary := range sortedKeys(r.binaries) {
-		// Into a temporary name first: a killed build leaves nothing that looks finished.
+		// Into a temporary name first: a killed build leaves nothing that looks finished. What one left is swept here.
 		final := filepath.Join(r.output(cache), binary)
+		stale, _ := filepath.Glob(final + ".tmp-*")
+		for _, file := range stale {
+			_ = os.Remove(file)
+		}
 		tmp := fmt.Sprintf("%s.tmp-%d", final, os.Getpid())
 		defer os.Remove(tmp)
 		cmd := exec.Command("nice", "-n", "5", "go", "build", "-C", r.dir, "-mod=readonly", "-trimpath", "-buildvcs=false",

@@ -33,9 +33,7 @@ func down(cache Cache, name string) error {
 	if err := c.remove(); err != nil {
 		return fmt.Errorf("cluster %s is not wholly down: %w; then repeat `down --name %s`", name, err, name)
 	}
-	if rest, err := cache.all(); err == nil && len(rest) == 0 {
-		removeShared()
-	}
+	removeShared()
 	say("cluster %s is down after %s", name, since(began))
 	return nil
 }
@@ -54,9 +52,12 @@ func (c Cluster) remove() error {
 	return os.RemoveAll(c.Path())
 }
 
-// removeShared removes the directories that components make at fixed places for all clusters of a machine, as far as nothing
-// is in them.
+// removeShared removes the directories that components make at fixed places for all clusters of a machine, once the last
+// cluster (of any cache) is gone and as far as nothing is in them.
 func removeShared() {
+	if links, _ := filepath.Glob("/sys/class/net/" + linkPrefix + "*"); len(links) > 0 {
+		return
+	}
 	const plugins = "/var/lib/kubelet/device-plugins"
 	_ = os.Remove(filepath.Join(plugins, "kubelet.sock"))
 	for _, dir := range []string{plugins, "/var/lib/kubelet", "/var/lib/cni/results", "/var/lib/cni", "/var/log/containers",

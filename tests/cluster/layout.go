@@ -43,7 +43,9 @@ func (s Slot) APIServiceIP() string { return fmt.Sprintf("10.96.%d.1", s) }
 func (s Slot) DNSServiceIP() string { return fmt.Sprintf("10.96.%d.10", s) }
 
 // Link is the name of the veth end that stays on the host.
-func (s Slot) Link() string { return fmt.Sprintf("asynctask%d", s) }
+func (s Slot) Link() string { return fmt.Sprintf("%s%d", linkPrefix, s) }
+
+const linkPrefix = "asynctask"
 
 // APIServer is the URL of the API server, as seen from the host and from every pod.
 func (s Slot) APIServer() string { return "https://" + s.NodeIP() + ":6443" }

@@ -46,6 +46,8 @@ mod problem;
 mod request;
 mod server;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod transfer;
 

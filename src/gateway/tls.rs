@@ -139,7 +139,11 @@ where
 }
 
 /// What is served, and when the certificate ends.
-fn configuration(secret: &Secret, client_ca: Option<&str>, name: &str) -> Result<(ServerConfig, String), TlsError> {
+pub(crate) fn configuration(
+    secret: &Secret,
+    client_ca: Option<&str>,
+    name: &str,
+) -> Result<(ServerConfig, String), TlsError> {
     let data = |key: &'static str| {
         let data = secret.data.as_ref().and_then(|data| data.get(key));
         data.map(|bytes| bytes.0.as_slice()).ok_or(TlsError::Key(key))

@@ -1,0 +1,314 @@
+//! An API server in memory, as far as the gateway asks it: objects by path, tokens, rights. And a world in it: one
+//! namespace, one definition, one running task, one filesystem store.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use kube::Client;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::gateway::metrics::Requests;
+use crate::gateway::{Gateway, Shared, router};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::stores::Stores;
+
+pub(super) const NS: &str = "studio";
+pub(super) const TASKS: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/asynctasks";
+pub(super) const TASK: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/asynctasks/run-1";
+pub(super) const JOB: &str = "/apis/batch/v1/namespaces/studio/jobs/run-1-import";
+pub(super) const POD: &str = "/api/v1/namespaces/studio/pods/run-1-import-x";
+const TDEF: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/taskdefinitions/course-import";
+const TREV: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/taskrevisions/course-import-1";
+const STORES: &str = "/apis/asynctask.dev/v1alpha1/outputstores";
+
+/// What the API server holds.
+#[derive(Default)]
+pub(super) struct Cluster {
+    pub(super) objects: Mutex<BTreeMap<String, Value>>,
+    tokens: Mutex<HashMap<String, Value>>,
+    rights: Mutex<HashSet<String>>,
+    /// Method and path of each call but reviews, oldest first.
+    pub(super) calls: Mutex<Vec<String>>,
+    /// Body of each patch.
+    pub(super) patches: Mutex<Vec<Value>>,
+    /// So many patches are answered with a conflict.
+    pub(super) conflicts: Mutex<u32>,
+}
+
+impl Cluster {
+    pub(super) fn set(&self, path: &str, object: Value) {
+        self.objects.lock().expect("no panic").insert(path.to_owned(), object);
+    }
+
+    pub(super) fn edit(&self, path: &str, edit: impl FnOnce(&mut Value)) {
+        edit(self.objects.lock().expect("no panic").get_mut(path).expect("an object of the world"));
+    }
+
+    pub(super) fn remove(&self, path: &str) {
+        self.objects.lock().expect("no panic").remove(path).expect("an object of the world");
+    }
+
+    /// `rule` is `<verb> asynctasks[/<sub>]`.
+    pub(super) fn grant(&self, user: &str, rule: &str) {
+        self.rights.lock().expect("no panic").insert(format!("{user} {rule}"));
+    }
+
+    fn reviewed_token(&self, spec: &Value) -> Value {
+        let tokens = self.tokens.lock().expect("no panic");
+        let known = tokens.get(spec["token"].as_str().unwrap_or_default());
+        let audience = spec["audiences"].get(0).and_then(Value::as_str);
+        match known {
+            Some(user) if user["audience"].as_str() == audience => {
+                json!({"authenticated": true, "user": user["user"], "audiences": audience.map(|a| vec![a])})
+            }
+            _ => json!({"authenticated": false}),
+        }
+    }
+
+    fn reviewed_access(&self, spec: &Value) -> Value {
+        let asked = &spec["resourceAttributes"];
+        let sub = asked["subresource"].as_str().map(|sub| format!("/{sub}")).unwrap_or_default();
+        let (user, verb) = (spec["user"].as_str().unwrap_or_default(), asked["verb"].as_str().unwrap_or_default());
+        let rule = format!("{user} {verb} asynctasks{sub}");
+        let allowed = asked["namespace"] == NS && self.rights.lock().expect("no panic").contains(&rule);
+        json!({"allowed": allowed})
+    }
+
+    fn answer(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        if path.ends_with("/tokenreviews") {
+            return (201, json!({"spec": {}, "status": self.reviewed_token(&body["spec"])}));
+        }
+        if path.ends_with("/subjectaccessreviews") {
+            return (201, json!({"spec": {}, "status": self.reviewed_access(&body["spec"])}));
+        }
+        self.calls.lock().expect("no panic").push(format!("{method} {path}"));
+        let mut objects = self.objects.lock().expect("no panic");
+        match method {
+            "PATCH" => {
+                let mut conflicts = self.conflicts.lock().expect("no panic");
+                if *conflicts > 0 {
+                    *conflicts -= 1;
+                    return failure(409, "Conflict");
+                }
+                self.patches.lock().expect("no panic").push(body.clone());
+                (200, objects.get(path.trim_end_matches("/status")).cloned().unwrap_or_default())
+            }
+            "POST" => {
+                let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default());
+                if objects.contains_key(&path) {
+                    return failure(409, "AlreadyExists");
+                }
+                objects.insert(path, body.clone());
+                (201, body.clone())
+            }
+            _ => match objects.get(path) {
+                Some(object) => (200, object.clone()),
+                None if path == TASKS || path == STORES => {
+                    let inside = objects.iter().filter(|(key, _)| key.starts_with(&format!("{path}/")));
+                    let items: Vec<Value> = inside.map(|(_, object)| object.clone()).collect();
+                    (200, json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}))
+                }
+                None => failure(404, "NotFound"),
+            },
+        }
+    }
+}
+
+fn failure(code: u16, reason: &str) -> (u16, Value) {
+    let status = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": reason});
+    (code, status)
+}
+
+fn client(cluster: &Arc<Cluster>) -> Client {
+    let cluster = Arc::clone(cluster);
+    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+        let cluster = Arc::clone(&cluster);
+        async move {
+            let (head, body) = request.into_parts();
+            let bytes = axum::body::to_bytes(Body::new(body), 1 << 20).await?;
+            let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+            let (code, answer) = cluster.answer(head.method.as_str(), head.uri.path(), &body);
+            let answer = http::Response::builder().status(code).body(Body::from(answer.to_string()))?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(answer)
+        }
+    });
+    Client::new(service, "default")
+}
+
+/// A gateway and the cluster it stands in.
+pub(super) struct World {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) router: axum::Router,
+    pub(super) volume: tempfile::TempDir,
+    pub(super) gateway: Shared,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let cluster = Arc::new(Cluster::default());
+        populate(&cluster);
+        let client = client(&cluster);
+        let volume = tempfile::tempdir().expect("a folder");
+        let stores = Stores::new(client.clone(), "asynctask-system", Some(volume.path().to_owned()));
+        let gateway = Arc::new(Gateway::new(client, stores));
+        let router = router(Arc::clone(&gateway), Requests::new(&Metrics::new("gateway")));
+        Self { cluster, router, volume, gateway }
+    }
+
+    pub(super) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.expect("infallible");
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = axum::body::to_bytes(response.into_body(), 8 << 20).await.expect("a body");
+        Answer { status, headers, body: body.to_vec() }
+    }
+
+    pub(super) async fn call(&self, who: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {who}"));
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        self.send(request.body(body).expect("a request")).await
+    }
+
+    /// Every file below the volume that holds bytes of a task or an upload.
+    pub(super) fn stored(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut open = vec![self.volume.path().to_owned()];
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+                if entry.is_dir() {
+                    open.push(entry);
+                } else {
+                    found.push(entry.strip_prefix(self.volume.path()).expect("below").display().to_string());
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().expect("text")).unwrap_or_default()
+    }
+}
+
+fn populate(cluster: &Cluster) {
+    let mut tokens = cluster.tokens.lock().expect("no panic");
+    for (token, user, groups) in [("alice", "alice", vec!["team-a"]), ("bob", "bob", vec!["team-b"])] {
+        tokens.insert(token.into(), json!({"user": {"username": user, "groups": groups}}));
+    }
+    let extra = json!({
+        "authentication.kubernetes.io/pod-name": ["run-1-import-x"],
+        "authentication.kubernetes.io/pod-uid": ["pod-uid"],
+    });
+    let user = json!({"username": "system:serviceaccount:studio:default", "extra": extra});
+    tokens.insert("pod".into(), json!({"audience": "asynctask-agent", "user": user}));
+    drop(tokens);
+    for rule in [
+        "list asynctasks",
+        "get asynctasks",
+        "create asynctasks",
+        "get asynctasks/outputs",
+        "create asynctasks/uploads",
+    ] {
+        cluster.grant("alice", rule);
+    }
+    cluster
+        .set("/api/v1/namespaces/studio", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS}}));
+    cluster.set(
+        POD,
+        object("v1", "Pod", "run-1-import-x", "pod-uid", Some(("batch/v1", "Job", "run-1-import", "job-uid"))),
+    );
+    let owner = ("asynctask.dev/v1alpha1", "AsyncTask", "run-1", "task-uid");
+    cluster.set(JOB, object("batch/v1", "Job", "run-1-import", "job-uid", Some(owner)));
+    cluster.set(&format!("{STORES}/volume"), store());
+    cluster.set(TDEF, definition());
+    cluster.set(TREV, revision());
+    cluster.set(TASK, task());
+}
+
+fn object(api_version: &str, kind: &str, name: &str, uid: &str, owner: Option<(&str, &str, &str, &str)>) -> Value {
+    let owners: Vec<Value> = owner
+        .iter()
+        .map(|(version, kind, name, uid)| {
+            json!({"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": true})
+        })
+        .collect();
+    let labels =
+        json!({"asynctask.dev/task-uid": "task-uid", "asynctask.dev/step": "import", "asynctask.dev/attempt": "1"});
+    json!({
+        "apiVersion": api_version, "kind": kind,
+        "metadata": {"name": name, "namespace": NS, "uid": uid, "labels": labels, "ownerReferences": owners},
+    })
+}
+
+fn store() -> Value {
+    let ready = json!({"type": "Ready", "status": "True", "reason": "Probed", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    json!({
+        "apiVersion": "asynctask.dev/v1alpha1", "kind": "OutputStore",
+        "metadata": {"name": "volume", "uid": "store-uid", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"filesystem": {"folder": "outputs"}, "default": true},
+        "status": {"observedGeneration": 1, "conditions": [ready]},
+    })
+}
+
+fn content() -> Value {
+    let containers = json!([{"name": "task", "image": "example/import", "command": ["import"]}]);
+    json!({
+        "title": "Import course",
+        "parameters": {"type": "object", "required": ["course"], "properties": {"course": {"type": "string"}}},
+        "inputs": [{"name": "archive", "mediaTypes": ["application/gzip"], "maxSize": "1Ki"}],
+        "steps": [{"name": "import", "stages": ["Unpacking", "Updating"], "template": {"spec": {"containers": containers}}}],
+        "outputs": [{"name": "report", "step": "import", "title": "Import report", "path": "report.json"}],
+    })
+}
+
+fn definition() -> Value {
+    json!({
+        "apiVersion": "asynctask.dev/v1alpha1", "kind": "TaskDefinition",
+        "metadata": {"name": "course-import", "namespace": NS, "uid": "def-uid"}, "spec": content(),
+        "status": {"revision": {"name": "course-import-1", "uid": "rev-uid", "number": 1}},
+    })
+}
+
+fn revision() -> Value {
+    json!({
+        "apiVersion": "asynctask.dev/v1alpha1", "kind": "TaskRevision",
+        "metadata": {"name": "course-import-1", "namespace": NS, "uid": "rev-uid"},
+        "spec": {"definition": "course-import", "number": 1, "hash": "0".repeat(64), "content": content()},
+    })
+}
+
+fn task() -> Value {
+    json!({
+        "apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask",
+        "metadata": {"name": "run-1", "namespace": NS, "uid": "task-uid", "resourceVersion": "7"},
+        "spec": {"definition": {"name": "course-import"}, "owner": "alice", "parameters": {"course": "c"}},
+        "status": {
+            "state": "InProgress", "revision": {"name": "course-import-1", "uid": "rev-uid", "number": 1},
+            "store": {"name": "volume", "uid": "store-uid"}, "steps": [{"name": "import", "state": "Running", "attempt": 1}],
+        },
+    })
+}

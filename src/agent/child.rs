@@ -76,7 +76,9 @@ impl Reaper {
 fn reap(program: Option<Pid>) -> Option<Exit> {
     loop {
         let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => (pid, Exit::Code(u8::try_from(code & 0xff).expect("masked to 8 bits"))),
+            Ok(WaitStatus::Exited(pid, code)) => {
+                (pid, Exit::Code(u8::try_from(code & 0xff).expect("masked to 8 bits")))
+            }
             Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Signal(signal as i32)),
             Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
             // Killed by a signal without a name, a real-time one. Which process it was is not said, so look.

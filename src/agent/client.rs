@@ -118,7 +118,13 @@ impl Gateway {
         self.waiting.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref().map(|(_, said)| said.clone())
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<Vec<u8>>, patience: Duration) -> Result<Vec<u8>, Fault> {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        patience: Duration,
+    ) -> Result<Vec<u8>, Fault> {
         let mut request = self.authorised(method, path)?.timeout(patience);
         if let Some(body) = body {
             request = request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body);

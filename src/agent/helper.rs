@@ -141,7 +141,9 @@ fn encode(mut line: ProgressLine) -> Result<Vec<u8>, HelperError> {
         let message = match &mut line {
             ProgressLine::Progress(Progress { message: Some(message), .. }) => message,
             ProgressLine::Fail(failure) => &mut failure.message,
-            ProgressLine::Stage(_) | ProgressLine::Progress(_) | ProgressLine::Done => return Err(HelperError::TooLong),
+            ProgressLine::Stage(_) | ProgressLine::Progress(_) | ProgressLine::Done => {
+                return Err(HelperError::TooLong);
+            }
         };
         if message.is_empty() {
             return Err(HelperError::TooLong);

@@ -11,7 +11,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt, BufWriter};
 use tokio::time::timeout;
 
-use super::client::{Transport, CallError, Fault, Gateway, send, unreachable};
+use super::client::{CallError, Fault, Gateway, Transport, send, unreachable};
 use super::retry::{Decision, Kind, Peer, Tries};
 use crate::contract::wire::{Assignment, InputSource, Work, path};
 
@@ -26,7 +26,9 @@ const BUFFER: usize = 256 << 10;
 pub(crate) enum InputError {
     #[error("the input name {0:?} is no file name")]
     Name(String),
-    #[error("the input {name:?} cannot be written to the work folder: {source}; is the step's `workspace.size` enough?")]
+    #[error(
+        "the input {name:?} cannot be written to the work folder: {source}; is the step's `workspace.size` enough?"
+    )]
     Write { name: String, source: io::Error },
     #[error("the input {name:?} is not what was uploaded: expected {expected}, got {got}; upload it again")]
     Altered { name: String, expected: String, got: String },
@@ -51,7 +53,12 @@ impl InputError {
 }
 
 /// Fetches each input to `folder/<name>`.
-pub(crate) async fn fetch(gateway: &Gateway, transport: &Transport, folder: &Path, work: &Work) -> Result<(), InputError> {
+pub(crate) async fn fetch(
+    gateway: &Gateway,
+    transport: &Transport,
+    folder: &Path,
+    work: &Work,
+) -> Result<(), InputError> {
     for input in &work.inputs {
         if input.name.is_empty() || input.name.contains(['/', '\0']) || input.name.starts_with('.') {
             return Err(InputError::Name(input.name.clone()));
@@ -61,7 +68,12 @@ pub(crate) async fn fetch(gateway: &Gateway, transport: &Transport, folder: &Pat
     Ok(())
 }
 
-async fn fetch_one(gateway: &Gateway, transport: &Transport, folder: &Path, mut input: InputSource) -> Result<(), InputError> {
+async fn fetch_one(
+    gateway: &Gateway,
+    transport: &Transport,
+    folder: &Path,
+    mut input: InputSource,
+) -> Result<(), InputError> {
     let mut tries = Tries::default();
     let mut download = Download::begin(&folder.join(&input.name)).await.map_err(|e| unwritable(&input, e))?;
     let mut wrong = 0;
@@ -91,7 +103,9 @@ async fn fetch_one(gateway: &Gateway, transport: &Transport, folder: &Path, mut 
         if download.length > before {
             tries = Tries::default();
         }
-        if gateway.wait_after(&format!("fetch the input {:?}", input.name), peer, &fault, &mut tries).await == Decision::Stop {
+        if gateway.wait_after(&format!("fetch the input {:?}", input.name), peer, &fault, &mut tries).await
+            == Decision::Stop
+        {
             return Err(InputError::Refused { name: input.name, said: fault.said });
         }
         // A signed URL lives for a minute; a large file takes longer. The new one comes with a new look at the fence.
@@ -185,8 +199,7 @@ impl Download {
 
     async fn check(&mut self, input: &InputSource) -> Result<(), InputError> {
         self.file.flush().await.map_err(|e| unwritable(input, e))?;
-        let altered =
-            |expected, got| Err(InputError::Altered { name: input.name.clone(), expected, got });
+        let altered = |expected, got| Err(InputError::Altered { name: input.name.clone(), expected, got });
         if self.length > input.size {
             return altered(format!("{} bytes", input.size), "more".to_owned());
         }

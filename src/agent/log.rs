@@ -55,11 +55,7 @@ pub(crate) struct Pumps(Vec<oneshot::Receiver<()>>);
 impl Log {
     pub(crate) fn new(scratch: &Path, limit: u64) -> io::Result<Self> {
         let kept = Kept { spool: Spool::new(scratch, limit)?, stderr: Vec::new(), broken: false };
-        Ok(Self {
-            kept: Arc::new(Mutex::new(kept)),
-            stored: Arc::default(),
-            snapshot: scratch.join("log"),
-        })
+        Ok(Self { kept: Arc::new(Mutex::new(kept)), stored: Arc::default(), snapshot: scratch.join("log") })
     }
 
     /// Begins to pass on and to keep what the program writes.
@@ -69,13 +65,15 @@ impl Log {
     pub(crate) fn pump(&self, program: Started) -> io::Result<Pumps> {
         let stdout = io::stdout().as_fd().try_clone_to_owned()?;
         let stderr = io::stderr().as_fd().try_clone_to_owned()?;
-        Ok(Pumps(vec![
-            self.pump_one(program.stdout, stdout, false)?,
-            self.pump_one(program.stderr, stderr, true)?,
-        ]))
+        Ok(Pumps(vec![self.pump_one(program.stdout, stdout, false)?, self.pump_one(program.stderr, stderr, true)?]))
     }
 
-    fn pump_one(&self, mut from: impl Read + Send + 'static, to: OwnedFd, errors: bool) -> io::Result<oneshot::Receiver<()>> {
+    fn pump_one(
+        &self,
+        mut from: impl Read + Send + 'static,
+        to: OwnedFd,
+        errors: bool,
+    ) -> io::Result<oneshot::Receiver<()>> {
         let (ended, end) = oneshot::channel();
         let kept = Arc::clone(&self.kept);
         let mut to = File::from(to);
@@ -119,7 +117,8 @@ impl Log {
             Some(last) if last.total == total => return Ok(Some(last.file.clone())),
             _ => {}
         }
-        let (total, size) = self.take_snapshot().map_err(|source| UploadError::Read { path: "the log".into(), source })?;
+        let (total, size) =
+            self.take_snapshot().map_err(|source| UploadError::Read { path: "the log".into(), source })?;
         let file = uploader
             .store(Found {
                 output: LOG_OUTPUT.into(),

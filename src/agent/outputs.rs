@@ -84,11 +84,13 @@ pub(crate) fn collect(root: &Path, declared: &[OutputDeclaration], limit: u32) -
 
 /// The declared path, with no link on the way to it.
 fn resolve(root: &Path, output: &OutputDeclaration) -> Result<PathBuf, OutputError> {
+    let declared = Path::new(&output.path);
+    let inside = declared.components().all(|part| matches!(part, Component::Normal(_)));
+    if !inside || declared.as_os_str().is_empty() {
+        return Err(OutputError::Outside { output: output.name.clone(), path: output.path.clone() });
+    }
     let mut path = PathBuf::new();
-    for part in Path::new(&output.path).components() {
-        let Component::Normal(part) = part else {
-            return Err(OutputError::Outside { output: output.name.clone(), path: output.path.clone() });
-        };
+    for part in declared {
         path.push(part);
         match fs::symlink_metadata(root.join(&path)) {
             Ok(meta) if meta.is_symlink() => return Err(OutputError::Link { path }),
@@ -98,9 +100,6 @@ fn resolve(root: &Path, output: &OutputDeclaration) -> Result<PathBuf, OutputErr
             }
             Err(source) => return Err(OutputError::Read { path, source }),
         }
-    }
-    if path.as_os_str().is_empty() {
-        return Err(OutputError::Outside { output: output.name.clone(), path: output.path.clone() });
     }
     Ok(path)
 }

@@ -40,7 +40,7 @@ pub(crate) struct Said {
     pub(crate) stage: Option<String>,
     pub(crate) failure: Option<AuthorFailure>,
     pub(crate) done: bool,
-    progress: Progress,
+    pub(crate) progress: Progress,
 }
 
 /// The running reader and sender.
@@ -204,7 +204,9 @@ impl Said {
                 let link = link.filter(|link| is_link(link));
                 self.failure = Some(AuthorFailure { code, message: cut(&message, LONGEST_MESSAGE), link });
                 if !good {
-                    return Err(format!("the code of a failure is no word of letters and digits: {UNNAMED_FAILURE} is used"));
+                    return Err(format!(
+                        "the code of a failure is no word of letters and digits: {UNNAMED_FAILURE} is used"
+                    ));
                 }
             }
             ProgressLine::Done => self.done = true,

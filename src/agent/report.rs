@@ -133,7 +133,9 @@ fn fit(mut message: Termination) -> Vec<u8> {
             let from = message.log_tail.ceil_char_boundary(surplus.min(message.log_tail.len()));
             message.log_tail.drain(..from);
         } else if !message.message.is_empty() {
-            message.message.truncate(message.message.floor_char_boundary(message.message.len().saturating_sub(surplus)));
+            message
+                .message
+                .truncate(message.message.floor_char_boundary(message.message.len().saturating_sub(surplus)));
         } else {
             // A stage or a code of kilobytes: the outcome alone is what is left to say.
             message.stage = None;

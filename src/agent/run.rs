@@ -52,7 +52,8 @@ async fn whole(layout: &Layout, command: &[OsString]) -> u8 {
     let shutdown = match Shutdown::listen() {
         Ok(shutdown) => shutdown,
         Err(error) => {
-            let failure = Failure::new("SetUpFailed", exit::CONTRACT, format_args!("cannot listen for signals: {error}"));
+            let failure =
+                Failure::new("SetUpFailed", exit::CONTRACT, format_args!("cannot listen for signals: {error}"));
             return say(layout, &Ending::Failed(failure), None, String::new());
         }
     };
@@ -274,8 +275,11 @@ mod tests {
     use crate::contract::wire::AuthorFailure;
 
     fn said(done: bool, failure: Option<&str>) -> Said {
-        let failure =
-            failure.map(|code| AuthorFailure { code: code.into(), message: "m".into(), link: Some("https://x".into()) });
+        let failure = failure.map(|code| AuthorFailure {
+            code: code.into(),
+            message: "m".into(),
+            link: Some("https://x".into()),
+        });
         Said { done, failure, ..Said::default() }
     }
 

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
-use super::client::{Transport, CallError, Fault, Gateway, send, transfer_time};
+use super::client::{CallError, Fault, Gateway, Transport, send, transfer_time};
 use super::outputs::Found;
 use super::retry::{Decision, Kind, Peer, Tries};
 use crate::contract::wire::{

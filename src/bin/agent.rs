@@ -1,9 +1,6 @@
 //! `asynctask-agent`: PID 1 of a task container, and the helper an author's program calls.
 
-use std::ffi::OsString;
-use std::fmt::Display;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::{ffi::OsString, fmt::Display, path::PathBuf, process::ExitCode};
 
 use asynctask_operator::agent::{self, Layout, helper, install::install};
 use asynctask_operator::contract::wire::{AuthorFailure, Progress};
@@ -74,9 +71,8 @@ enum Command {
 fn main() -> ExitCode {
     let said = match Arguments::parse().command {
         Command::Run { root, command } => {
-            // The only place that chooses a TLS provider; a second choice would be a second stack in the binary.
-            let chosen = rustls::crypto::ring::default_provider().install_default();
-            chosen.expect("invariant: main installs the provider once");
+            let provider = rustls::crypto::ring::default_provider().install_default();
+            provider.expect("invariant: only main installs a TLS provider");
             return ExitCode::from(agent::run(&Layout::below(&root), &command));
         }
         Command::Install { destination } => return ended(install(&destination).map(drop), |_| 1),

@@ -1,1 +1,149 @@
-//! cli
+//! `kubectl asynctask`: the command line.
+//!
+//! | part | what |
+//! |---|---|
+//! | [`verbs`] | one file per verb |
+//! | [`connect`], [`cluster`] | the API server, as the kubeconfig reaches it |
+//! | [`gateway`], [`credentials`], [`forward`] | the gateway, with the same credentials |
+//! | [`parameters`], [`inputs`], [`submit`] | from the command line to an AsyncTask (pure but for reading files) |
+//! | [`upload`], [`download`], [`target`] | bytes: verified, resumed, never out of their folder |
+//! | [`follow`], [`render`], [`definition_page`] | what people see (the pages are pure) |
+//!
+//! Tasks are created and read through the Kubernetes API, so that RBAC, admission and audit see the person; only bytes
+//! go through the gateway.
+
+mod cluster;
+mod connect;
+mod credentials;
+mod definition_page;
+mod download;
+mod error;
+mod exit;
+mod follow;
+mod format;
+mod forward;
+mod gateway;
+#[cfg(test)]
+mod golden;
+mod inputs;
+mod meter;
+mod parameters;
+mod render;
+mod retry;
+mod submit;
+mod target;
+mod terminal;
+#[cfg(all(test, feature = "runtime"))]
+mod transfer_tests;
+mod upload;
+mod verbs;
+mod words;
+
+use clap::Parser;
+
+use connect::{ConnectionArgs, Session};
+use error::CliError;
+pub use exit::Exit;
+
+/// Run asynchronous tasks on Kubernetes, follow them, fetch what they give back
+#[derive(Debug, Parser)]
+#[command(
+    name = "kubectl-asynctask",
+    bin_name = "kubectl asynctask",
+    version,
+    propagate_version = false,
+    after_help = Exit::help(),
+    max_term_width = 120
+)]
+pub struct Cli {
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Run(verbs::run::Args),
+    List(verbs::list::Args),
+    Status(verbs::status::Args),
+    Watch(verbs::watch::Args),
+    Logs(verbs::logs::Args),
+    Outputs(verbs::outputs::Args),
+    Definitions(verbs::definitions::Args),
+    Version(verbs::version::Args),
+    Completion(verbs::completion::Args),
+}
+
+/// Does what the command line asks. ^C ends the command; a run that was submitted goes on.
+pub async fn run(cli: Cli) -> Exit {
+    let result = tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {
+            terminal::say("Interrupted");
+            return Exit::Interrupted;
+        }
+        result = dispatch(cli) => result,
+    };
+    result.unwrap_or_else(|error| {
+        if !error.is_silent() {
+            terminal::say(&format!("Error: {error}"));
+        }
+        error.exit()
+    })
+}
+
+async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
+    let session = async || Session::open(&cli.connection).await;
+    match cli.verb {
+        Verb::Run(args) => verbs::run::run(&session().await?, args).await,
+        Verb::List(args) => verbs::list::run(&session().await?, &args).await,
+        Verb::Status(args) => verbs::status::run(&session().await?, &args).await,
+        Verb::Watch(args) => verbs::watch::run(&session().await?, &args).await,
+        Verb::Logs(args) => verbs::logs::run(&session().await?, &args).await,
+        Verb::Outputs(args) => verbs::outputs::run(&session().await?, args).await,
+        Verb::Definitions(args) => verbs::definitions::run(&session().await?, &args).await,
+        Verb::Version(args) => verbs::version::run(session, &args).await,
+        Verb::Completion(args) => verbs::completion::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_the_command_documents_the_exit_codes() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("124  --timeout passed before the run ended"), "{help}");
+    }
+
+    #[test]
+    fn flags_of_the_connection_stand_before_or_after_the_verb() {
+        for line in ["kubectl-asynctask -n studio list", "kubectl-asynctask list -n studio"] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+            assert_eq!(cli.connection.namespace.as_deref(), Some("studio"));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_together_is_refused() {
+        for line in [
+            "kubectl-asynctask run d --timeout 5m",
+            "kubectl-asynctask run d --watch -o json",
+            "kubectl-asynctask run d -p novalue",
+            "kubectl-asynctask run d --wait --timeout never",
+            "kubectl-asynctask list --state Nowhere",
+            "kubectl-asynctask outputs get t --file 0",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

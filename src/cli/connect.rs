@@ -1,0 +1,99 @@
+//! From flags and kubeconfig to a session with the API server.
+
+use std::path::PathBuf;
+
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Api, Client, Config};
+
+use super::gateway::{Gateway, GatewayError};
+use crate::api::{AsyncTask, TaskDefinition};
+
+/// Which cluster, which namespace, which gateway.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArgs {
+    /// Namespace; default: the one of the context
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// Context of the kubeconfig
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Kubeconfig file; default: $KUBECONFIG, then ~/.kube/config
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// URL of the gateway; default: a port-forward to one of its pods
+    #[arg(long, global = true, value_name = "URL", env = "ASYNCTASK_GATEWAY_URL")]
+    pub(crate) gateway_url: Option<String>,
+    /// PEM file with the certificates that sign the gateway's; default: the public roots, or the operator's own for a
+    /// port-forward
+    #[arg(long, global = true, value_name = "FILE", env = "ASYNCTASK_GATEWAY_CA_FILE")]
+    pub(crate) gateway_ca: Option<PathBuf>,
+    /// Namespace of the operator and its gateway
+    #[arg(long, global = true, value_name = "NAME", default_value = "asynctask-system")]
+    pub(crate) operator_namespace: String,
+    /// Service of the gateway: the name its certificate carries
+    #[arg(long, global = true, value_name = "NAME", default_value = "asynctask-gateway")]
+    pub(crate) gateway_service: String,
+}
+
+/// A session that could not begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// No usable kubeconfig.
+    #[error("cannot read the kubeconfig: {0}. Check $KUBECONFIG, --kubeconfig and --context")]
+    Kubeconfig(#[source] KubeconfigError),
+    /// Neither a kubeconfig nor a pod's own credentials.
+    #[error("no cluster to talk to: {0}. Set $KUBECONFIG or --kubeconfig")]
+    Infer(#[source] kube::config::InferConfigError),
+    /// The client refuses what the kubeconfig says.
+    #[error("cannot use the credentials of the kubeconfig: {0}")]
+    Client(#[source] kube::Error),
+}
+
+/// The API server, as the user's kubeconfig reaches it.
+#[derive(Clone)]
+pub(crate) struct Session {
+    /// Client of the API server.
+    pub(crate) client: Client,
+    /// Namespace all names belong to.
+    pub(crate) namespace: String,
+    config: Config,
+    args: ConnectionArgs,
+}
+
+impl Session {
+    /// Reads the kubeconfig; talks to nobody yet.
+    pub(crate) async fn open(args: &ConnectionArgs) -> Result<Self, ConnectError> {
+        let config = config(args).await?;
+        let client = Client::try_from(config.clone()).map_err(ConnectError::Client)?;
+        let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        Ok(Self { client, namespace, config, args: args.clone() })
+    }
+
+    /// Tasks of the namespace.
+    pub(crate) fn tasks(&self) -> Api<AsyncTask> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Definitions of the namespace.
+    pub(crate) fn definitions(&self) -> Api<TaskDefinition> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The gateway, asked with the same credentials.
+    pub(crate) async fn gateway(&self) -> Result<Gateway, GatewayError> {
+        Gateway::open(&self.client, &self.config, &self.args).await
+    }
+}
+
+async fn config(args: &ConnectionArgs) -> Result<Config, ConnectError> {
+    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+    if let Some(file) = &args.kubeconfig {
+        let kubeconfig = Kubeconfig::read_from(file).map_err(ConnectError::Kubeconfig)?;
+        return Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(ConnectError::Kubeconfig);
+    }
+    if options.context.is_some() {
+        return Config::from_kubeconfig(&options).await.map_err(ConnectError::Kubeconfig);
+    }
+    Config::infer().await.map_err(ConnectError::Infer)
+}

@@ -1,0 +1,142 @@
+//! A definition as a page for the person who wants to run it.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::render::readiness;
+use super::words::{Paint, clean, clean_lines, indent, table};
+use crate::api::TaskDefinition;
+use crate::api::definition::{InputSpec, StepSpec, TaskDefinitionSpec};
+
+/// The whole page.
+pub(crate) fn page(definition: &TaskDefinition, paint: Paint) -> String {
+    let name = clean(definition.metadata.name.as_deref().unwrap_or_default());
+    let spec = &definition.spec;
+    let revision = definition.status.as_ref().and_then(|s| s.revision.as_ref());
+    let revision = revision.map(|r| format!(", revision {}", r.number)).unwrap_or_default();
+    let mut page = format!("{}  {}\n{}{revision}\n", paint.bold(&name), clean(&spec.title), readiness(definition));
+    if let Some(problem) = problem(definition) {
+        page.push_str(&indent(&clean_lines(&problem).join("\n"), "  "));
+    }
+    if let Some(text) = &spec.description {
+        let _ = write!(page, "\n{}", indent(&clean_lines(text).join("\n"), "  "));
+    }
+    section(&mut page, paint, "Parameters", parameters(spec.parameters.as_ref()), "none");
+    section(&mut page, paint, "Inputs", spec.inputs.iter().map(input).collect(), "none");
+    let _ = write!(page, "\n{}\n", paint.bold("Steps"));
+    for step in &spec.steps {
+        page.push_str(&step_lines(step));
+    }
+    section(&mut page, paint, "Outputs", outputs(spec), "the log only");
+    let _ = write!(page, "\n{}\n  {}\n", paint.bold("Run it"), example(&name, spec));
+    page
+}
+
+fn section(page: &mut String, paint: Paint, title: &str, rows: Vec<Vec<String>>, none: &str) {
+    let body = if rows.is_empty() { format!("{none}\n") } else { table(&rows) };
+    let _ = write!(page, "\n{}\n{}", paint.bold(title), indent(&body, "  "));
+}
+
+fn problem(definition: &TaskDefinition) -> Option<String> {
+    let conditions = definition.status.iter().flat_map(|s| &s.conditions);
+    let ready = conditions.into_iter().find(|c| c.type_ == crate::api::condition::READY)?;
+    (ready.status != "True").then(|| ready.message.clone())
+}
+
+/// Name, type, whether it must be given, and what it is.
+fn parameters(schema: Option<&Value>) -> Vec<Vec<String>> {
+    let Some(schema) = schema else { return Vec::new() };
+    let required: Vec<&str> =
+        schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+    properties
+        .map(|(name, property)| {
+            let need = if required.contains(&name.as_str()) { "required" } else { "optional" };
+            vec![clean(name), kind(property), need.to_owned(), about(property)]
+        })
+        .collect()
+}
+
+fn kind(property: &Value) -> String {
+    match property.get("type") {
+        Some(Value::String(one)) => clean(one),
+        Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).map(clean).collect::<Vec<_>>().join(" or "),
+        _ => "any".to_owned(),
+    }
+}
+
+/// Title and description, then the limits a person would want to know.
+fn about(property: &Value) -> String {
+    let text = |key: &str| property.get(key).and_then(Value::as_str).map(clean);
+    let mut parts: Vec<String> = [text("title"), text("description")].into_iter().flatten().collect();
+    if let Some(values) = property.get("enum").and_then(Value::as_array) {
+        let values: Vec<String> = values.iter().map(bare).collect();
+        parts.push(format!("one of {}", values.join(", ")));
+    }
+    for (key, word) in [
+        ("default", "default"),
+        ("minimum", "at least"),
+        ("maximum", "at most"),
+        ("minLength", "characters: at least"),
+        ("maxLength", "characters: at most"),
+        ("pattern", "matches"),
+    ] {
+        parts.extend(property.get(key).map(|value| format!("{word} {}", bare(value))));
+    }
+    parts.join("; ")
+}
+
+fn bare(value: &Value) -> String {
+    value.as_str().map_or_else(|| clean(&value.to_string()), clean)
+}
+
+fn input(input: &InputSpec) -> Vec<String> {
+    let need = if input.required { "required" } else { "optional" };
+    let types = if input.media_types.is_empty() { "any type".to_owned() } else { input.media_types.join(" or ") };
+    let limit = input.max_size.as_deref().unwrap_or(super::inputs::DEFAULT_MAX_SIZE);
+    let title = input.title.as_deref().map(clean).unwrap_or_default();
+    vec![input.name.clone(), need.to_owned(), format!("{}, at most {limit}", clean(&types)), title]
+}
+
+fn step_lines(step: &StepSpec) -> String {
+    let title = step.title.as_deref().map(clean).unwrap_or_default();
+    let timeout = step.timeout.as_deref().unwrap_or("1h");
+    let mut text = format!("  {}  {title} (at most {timeout})\n", step.name);
+    for (n, stage) in step.stages.iter().enumerate() {
+        let _ = writeln!(text, "      {}. {}", n + 1, clean(stage));
+    }
+    text
+}
+
+fn outputs(spec: &TaskDefinitionSpec) -> Vec<Vec<String>> {
+    let row = |o: &crate::api::definition::OutputSpec| {
+        let title = o.title.as_deref().map(clean).unwrap_or_default();
+        vec![o.name.clone(), o.media_type.as_deref().map_or_else(|| "any type".to_owned(), clean), title]
+    };
+    spec.outputs.iter().map(row).collect()
+}
+
+/// A command line with everything that must be given.
+fn example(name: &str, spec: &TaskDefinitionSpec) -> String {
+    let mut line = format!("kubectl asynctask run {name}");
+    for row in parameters(spec.parameters.as_ref()).iter().filter(|row| row[2] == "required") {
+        let _ = write!(line, " -p {}=…", row[0]);
+    }
+    for input in spec.inputs.iter().filter(|i| i.required) {
+        let _ = write!(line, " --input {}=FILE", input.name);
+    }
+    line + " --watch"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::page;
+    use crate::cli::words::Paint;
+
+    #[test]
+    fn the_page_says_all_a_person_needs_to_run_it() {
+        let definition = serde_yaml_ng::from_str(include_str!("golden/definition.yaml")).expect("a definition");
+        crate::cli::golden::check("definition.txt", &page(&definition, Paint { on: false }));
+    }
+}

@@ -1,0 +1,13 @@
+//! Pages as they are meant to be: `UPDATE_GOLDEN=1 cargo test` writes them anew, for a person to read before the commit.
+
+use std::path::Path;
+
+/// Compares a page with the file that holds it.
+pub(super) fn check(file: &str, page: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/golden").join(file);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, page).expect("written");
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(page == expected, "{file} is not this page any more (UPDATE_GOLDEN=1 writes it anew):\n{page}");
+}

@@ -1,0 +1,54 @@
+use super::{View, line, live, status};
+use crate::api::AsyncTask;
+use crate::cli::golden;
+use crate::cli::words::Paint;
+
+fn task(yaml: &str) -> AsyncTask {
+    serde_yaml_ng::from_str(yaml).expect("an AsyncTask")
+}
+
+fn view(on: bool) -> View {
+    View { now: "2026-11-24T08:02:30Z".parse().expect("a time"), paint: Paint { on } }
+}
+
+macro_rules! golden {
+    ($name:ident) => {
+        #[test]
+        fn $name() {
+            let task = task(include_str!(concat!("golden/", stringify!($name), ".yaml")));
+            let page = format!("{}\n---\n{}", status(&task, view(false)), line(&task));
+            golden::check(concat!(stringify!($name), ".txt"), &(page + "\n"));
+            let coloured = status(&task, view(true));
+            let plain = console::strip_ansi_codes(&coloured);
+            assert_eq!(plain, status(&task, view(false)), "colours add nothing but colour");
+        }
+    };
+}
+
+golden!(pending);
+golden!(running);
+golden!(complete);
+golden!(failed);
+
+#[test]
+fn a_task_nobody_looked_at_yet_is_pending_in_words() {
+    let mut task = task(include_str!("golden/pending.yaml"));
+    task.status = None;
+    assert!(status(&task, view(false)).contains("· Pending  The operator has not looked at it yet"));
+    assert_eq!(line(&task), "Pending");
+}
+
+#[test]
+fn the_live_page_is_name_state_and_plan() {
+    let task = task(include_str!("golden/running.yaml"));
+    let page = live(&task, view(false));
+    assert!(page.starts_with("outline-1  ▶ InProgress"), "{page}");
+    assert!(page.contains("stage 2 of 3: Walking, 40/58 blocks"), "{page}");
+    assert!(!page.contains("Transitions"), "{page}");
+}
+
+#[test]
+fn nothing_a_program_says_can_steer_the_terminal() {
+    let page = status(&task(include_str!("golden/running.yaml")), view(false));
+    assert!(!page.contains('\x1b'), "{page}");
+}

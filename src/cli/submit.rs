@@ -1,0 +1,151 @@
+//! The AsyncTask a `run` asks for, and whether one that exists asks for the same.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+use kube::api::ObjectMeta;
+use serde_json::{Map, Value};
+
+use crate::api::AsyncTask;
+use crate::api::task::{AsyncTaskSpec, DefinitionRef, InputRef};
+
+/// Annotation with the checksum of each input's file. An upload has a new id each time; this tells whether it is the
+/// same file. Not under the operator's own prefix, which is guarded.
+const INPUTS_ANNOTATION: &str = "cli.asynctask.dev/inputs-sha256";
+/// Letters that make no words, as Kubernetes itself uses them for generated names.
+const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// Longest part of the definition's name in a generated one: the whole stays a DNS label.
+const STEM: usize = 57;
+
+/// What a run asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Wanted {
+    /// Definition.
+    pub(crate) definition: String,
+    /// Valid against its schema.
+    pub(crate) parameters: Map<String, Value>,
+    /// Group.
+    pub(crate) team: Option<String>,
+    /// Hex SHA-256 of each input's file.
+    pub(crate) inputs: BTreeMap<String, String>,
+}
+
+impl Wanted {
+    /// The object; `uploads` are the ids of the inputs' uploads.
+    pub(crate) fn task(&self, name: &str, namespace: &str, uploads: BTreeMap<String, String>) -> AsyncTask {
+        let annotations = (!self.inputs.is_empty()).then(|| {
+            let text = serde_json::to_string(&self.inputs).expect("invariant: a map of texts is JSON");
+            BTreeMap::from([(INPUTS_ANNOTATION.to_owned(), text)])
+        });
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            annotations,
+            ..ObjectMeta::default()
+        };
+        let spec = AsyncTaskSpec {
+            definition: DefinitionRef { name: self.definition.clone(), revision: None },
+            parameters: (!self.parameters.is_empty()).then(|| Value::Object(self.parameters.clone())),
+            inputs: uploads.into_iter().map(|(name, upload)| (name, InputRef { upload })).collect(),
+            owner: None,
+            team: self.team.clone(),
+        };
+        AsyncTask { metadata, spec, status: None }
+    }
+
+    /// In what an existing task differs; `None`: it is this very run.
+    pub(crate) fn difference(&self, existing: &AsyncTask) -> Option<&'static str> {
+        let spec = &existing.spec;
+        let parameters = spec.parameters.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+        let inputs: BTreeMap<String, String> = existing
+            .annotations()
+            .get(INPUTS_ANNOTATION)
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
+        let same_names = spec.inputs.keys().eq(self.inputs.keys());
+        if spec.definition.name != self.definition || spec.definition.revision.is_some() {
+            Some("its definition")
+        } else if parameters != self.parameters {
+            Some("its parameters")
+        } else if spec.team != self.team {
+            Some("its team")
+        } else if !same_names || inputs != self.inputs {
+            Some("the files of its inputs")
+        } else {
+            None
+        }
+    }
+}
+
+/// `<definition>-<5 letters>`: chosen here and not by the server, so that a create whose answer was lost can be told
+/// from one that never arrived.
+pub(crate) fn generated_name(definition: &str, random: u128) -> String {
+    let mut stem = definition.get(..STEM).unwrap_or(definition).trim_end_matches(['-', '.']).replace('.', "-");
+    stem.push('-');
+    let mut rest = random;
+    for _ in 0..5 {
+        let (next, letter) = (rest / LETTERS.len() as u128, rest % LETTERS.len() as u128);
+        stem.push(char::from(LETTERS[letter as usize]));
+        rest = next;
+    }
+    stem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Wanted, generated_name};
+    use serde_json::{Map, json};
+    use std::collections::BTreeMap;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            definition: "course-outline".into(),
+            parameters: json!({"depth": 2}).as_object().cloned().unwrap_or_else(Map::new),
+            team: Some("authors".into()),
+            inputs: BTreeMap::from([("archive".into(), "aa".into())]),
+        }
+    }
+
+    fn uploads(id: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([("archive".into(), id.into())])
+    }
+
+    #[test]
+    fn a_task_made_of_the_same_wishes_is_the_same_run_whatever_its_upload() {
+        let task = wanted().task("n", "ns", uploads("0001"));
+        assert_eq!(wanted().difference(&task), None);
+        let bare = Wanted { parameters: Map::new(), inputs: BTreeMap::new(), team: None, ..wanted() };
+        let task = bare.task("n", "ns", BTreeMap::new());
+        assert_eq!((task.spec.parameters.clone(), task.metadata.annotations.clone()), (None, None));
+        assert_eq!(bare.difference(&task), None);
+    }
+
+    #[test]
+    fn any_other_wish_is_another_run() {
+        let task = wanted().task("n", "ns", uploads("0001"));
+        for (other, field) in [
+            (Wanted { definition: "other".into(), ..wanted() }, "its definition"),
+            (Wanted { parameters: Map::new(), ..wanted() }, "its parameters"),
+            (Wanted { team: None, ..wanted() }, "its team"),
+            (
+                Wanted { inputs: BTreeMap::from([("archive".into(), "bb".into())]), ..wanted() },
+                "the files of its inputs",
+            ),
+            (Wanted { inputs: BTreeMap::new(), ..wanted() }, "the files of its inputs"),
+        ] {
+            assert_eq!(other.difference(&task), Some(field));
+        }
+        let mut by_hand = task;
+        by_hand.metadata.annotations = None;
+        assert_eq!(wanted().difference(&by_hand), Some("the files of its inputs"), "nobody knows which file it was");
+    }
+
+    #[test]
+    fn a_generated_name_is_a_dns_label_of_the_definition_and_five_letters() {
+        assert_eq!(generated_name("hello", 0), "hello-bbbbb");
+        assert_eq!(generated_name("a.b", 1), "a-b-cbbbb");
+        let long = generated_name(&"x".repeat(200), u128::MAX);
+        assert_eq!(long.len(), 63);
+        assert_ne!(generated_name("hello", 1), generated_name("hello", 2));
+    }
+}

@@ -1,0 +1,83 @@
+//! `definitions`: what can be run.
+
+use jiff::Timestamp;
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+
+use crate::api::TaskDefinition;
+use crate::cli::cluster::ClusterError;
+use crate::cli::connect::Session;
+use crate::cli::definition_page;
+use crate::cli::error::CliError;
+use crate::cli::exit::Exit;
+use crate::cli::render::readiness;
+use crate::cli::terminal::{print, say, view};
+use crate::cli::words::{clean, elapsed, table};
+
+/// List what can be run; with a name: its parameters, inputs, steps and outputs
+#[derive(Debug, clap::Args)]
+#[command(visible_alias = "definition")]
+pub(crate) struct Args {
+    /// Name of a TaskDefinition
+    name: Option<String>,
+    /// Definitions of all namespaces
+    #[arg(short = 'A', long, conflicts_with = "name")]
+    all_namespaces: bool,
+}
+
+/// Prints the list or one page.
+pub(crate) async fn run(session: &Session, args: &Args) -> Result<Exit, CliError> {
+    if let Some(name) = &args.name {
+        let act = format!("read TaskDefinition {name:?}");
+        let definition = session.definitions().get(name).await.map_err(ClusterError::on(act))?;
+        print(&definition_page::page(&definition, view().paint))?;
+        return Ok(Exit::Ok);
+    }
+    let resource = ApiResource::erase::<TaskDefinition>(&());
+    let api: Api<DynamicObject> = if args.all_namespaces {
+        Api::all_with(session.client.clone(), &resource)
+    } else {
+        Api::namespaced_with(session.client.clone(), &session.namespace, &resource)
+    };
+    let found = api.list(&ListParams::default()).await.map_err(ClusterError::on("list TaskDefinitions"))?;
+    if found.items.is_empty() {
+        let place = if args.all_namespaces { "any namespace" } else { session.namespace.as_str() };
+        say(&format!("No definitions found in {place}"));
+    } else {
+        print(&page(found.items, args.all_namespaces, Timestamp::now()))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn page(definitions: Vec<DynamicObject>, namespaces: bool, now: Timestamp) -> String {
+    let mut head = ["NAME", "TITLE", "STATE", "REVISION", "AGE"].map(str::to_owned).to_vec();
+    if namespaces {
+        head.insert(0, "NAMESPACE".to_owned());
+    }
+    let mut rows = vec![head];
+    for object in definitions {
+        let namespace = object.metadata.namespace.clone().unwrap_or_default();
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let mut row = match object.try_parse::<TaskDefinition>() {
+            Ok(definition) => row(&definition, now),
+            Err(error) => vec![name, format!("unreadable: {}", clean(&error.to_string()))],
+        };
+        if namespaces {
+            row.insert(0, namespace);
+        }
+        rows.push(row);
+    }
+    table(&rows)
+}
+
+fn row(definition: &TaskDefinition, now: Timestamp) -> Vec<String> {
+    let revision = definition.status.as_ref().and_then(|s| s.revision.as_ref());
+    let created = definition.metadata.creation_timestamp.as_ref();
+    vec![
+        definition.metadata.name.clone().unwrap_or_default(),
+        clean(&definition.spec.title),
+        readiness(definition),
+        revision.map_or_else(|| "-".to_owned(), |r| r.number.to_string()),
+        created.map_or_else(|| "-".to_owned(), |t| elapsed(t.0, now)),
+    ]
+}

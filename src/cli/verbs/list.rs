@@ -1,0 +1,186 @@
+//! `list`: runs, newest first.
+
+use jiff::Timestamp;
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+
+use crate::api::{AsyncTask, TaskState};
+use crate::cli::cluster::ClusterError;
+use crate::cli::connect::Session;
+use crate::cli::error::CliError;
+use crate::cli::exit::Exit;
+use crate::cli::format::{Document, ListFormat, qualified, tidy};
+use crate::cli::render::list_row;
+use crate::cli::terminal::{print, say};
+use crate::cli::words::{clean, table};
+
+/// Objects asked for at once.
+const PAGE: u32 = 500;
+
+/// List runs, newest first
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Runs of all namespaces
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Runs of this user
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
+    /// Runs of this group
+    #[arg(long, value_name = "GROUP")]
+    team: Option<String>,
+    /// Runs in this state
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    state: Option<TaskState>,
+    /// Runs of this definition
+    #[arg(long, value_name = "NAME")]
+    definition: Option<String>,
+    /// More columns, or another format
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<ListFormat>,
+}
+
+fn state(text: &str) -> Result<TaskState, String> {
+    TaskState::ALL.into_iter().find(|s| s.as_str().eq_ignore_ascii_case(text)).ok_or_else(|| {
+        let known: Vec<&str> = TaskState::ALL.into_iter().map(TaskState::as_str).collect();
+        format!("no such state; there are {}", known.join(", "))
+    })
+}
+
+/// Prints the list.
+pub(crate) async fn run(session: &Session, args: &Args) -> Result<Exit, CliError> {
+    let resource = ApiResource::erase::<AsyncTask>(&());
+    let api: Api<DynamicObject> = if args.all_namespaces {
+        Api::all_with(session.client.clone(), &resource)
+    } else {
+        Api::namespaced_with(session.client.clone(), &session.namespace, &resource)
+    };
+    let mut tasks = all(&api, &selector(args)).await?;
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.metadata.creation_timestamp.as_ref().map(|t| t.0)));
+    match args.output {
+        Some(ListFormat::Json) => print(&Document::Json.text(&document(tasks)))?,
+        Some(ListFormat::Yaml) => print(&Document::Yaml.text(&document(tasks)))?,
+        Some(ListFormat::Name) => {
+            let names = tasks.iter().filter_map(|task| task.metadata.name.as_deref());
+            print(&names.map(|name| qualified(name) + "\n").collect::<String>())?;
+        }
+        wide if tasks.is_empty() => {
+            let place = if args.all_namespaces { "any namespace" } else { session.namespace.as_str() };
+            debug_assert!(wide.is_none_or(|w| w == ListFormat::Wide));
+            say(&format!("No runs found in {place}"));
+        }
+        wide => print(&page(tasks, args.all_namespaces, wide.is_some(), Timestamp::now()))?,
+    }
+    Ok(Exit::Ok)
+}
+
+async fn all(api: &Api<DynamicObject>, fields: &str) -> Result<Vec<DynamicObject>, ClusterError> {
+    let mut params = ListParams::default().limit(PAGE).fields(fields);
+    let mut found = Vec::new();
+    loop {
+        let page = api.list(&params).await.map_err(ClusterError::on("list AsyncTasks"))?;
+        found.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(found),
+        }
+    }
+}
+
+/// The field selector; the server filters.
+fn selector(args: &Args) -> String {
+    let state = args.state.map(|s| s.as_str().to_owned());
+    [
+        ("spec.owner", &args.owner),
+        ("spec.team", &args.team),
+        ("spec.definition.name", &args.definition),
+        ("status.state", &state),
+    ]
+    .into_iter()
+    .filter_map(|(field, value)| value.as_ref().map(|value| format!("{field}={}", escape(value))))
+    .collect::<Vec<_>>()
+    .join(",")
+}
+
+/// What has a meaning in a field selector is escaped.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=")
+}
+
+/// One that this version cannot read is a row that says so, and hides no other.
+fn page(tasks: Vec<DynamicObject>, namespaces: bool, wide: bool, now: Timestamp) -> String {
+    let mut head = ["NAME", "STATE", "STEP", "PROGRESS", "DEFINITION", "OWNER", "AGE"].map(str::to_owned).to_vec();
+    if wide {
+        head.extend(["TEAM", "REVISION", "REASON", "OUTPUTS"].map(str::to_owned));
+    }
+    if namespaces {
+        head.insert(0, "NAMESPACE".to_owned());
+    }
+    let mut rows = vec![head];
+    for object in tasks {
+        let namespace = object.metadata.namespace.clone().unwrap_or_default();
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let mut row = match object.try_parse::<AsyncTask>() {
+            Ok(task) => {
+                let (mut row, extra) = list_row(&task, now);
+                row.extend(extra.into_iter().filter(|_| wide));
+                row
+            }
+            Err(error) => vec![name, format!("unreadable: {}", clean(&error.to_string()))],
+        };
+        if namespaces {
+            row.insert(0, namespace);
+        }
+        rows.push(row);
+    }
+    table(&rows)
+}
+
+fn document(tasks: Vec<DynamicObject>) -> serde_json::Value {
+    let items: Vec<_> = tasks.into_iter().map(tidy).collect();
+    serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Args, page, selector, state};
+    use crate::api::TaskState;
+    use jiff::Timestamp;
+    use kube::api::DynamicObject;
+    use serde_json::json;
+
+    fn object(value: serde_json::Value) -> DynamicObject {
+        serde_json::from_value(value).expect("an object")
+    }
+
+    #[test]
+    fn filters_become_field_selectors_with_their_values_escaped() {
+        let args = Args {
+            all_namespaces: false,
+            owner: Some("a,b=c".into()),
+            team: None,
+            state: Some(TaskState::InProgress),
+            definition: Some("d".into()),
+            output: None,
+        };
+        assert_eq!(selector(&args), "spec.owner=a\\,b\\=c,spec.definition.name=d,status.state=InProgress");
+        assert_eq!(state("inprogress"), Ok(TaskState::InProgress));
+        assert!(state("gone").expect_err("unknown").contains("PartiallyComplete"));
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_a_row_and_hides_no_other() {
+        let kind = |name: &str, spec: serde_json::Value| {
+            object(json!({"apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask",
+                "metadata": {"name": name, "namespace": "ns", "creationTimestamp": "1970-01-01T00:00:00Z"}, "spec": spec}))
+        };
+        let tasks = vec![kind("bad", json!({"definition": 7})), kind("good", json!({"definition": {"name": "hello"}}))];
+        let now = Timestamp::from_second(90).expect("in range");
+        let text = page(tasks, true, false, now);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("NAMESPACE  NAME  STATE"), "{text}");
+        assert!(lines[1].starts_with("ns         bad   unreadable:"), "{text}");
+        let words: Vec<&str> = lines[2].split_whitespace().collect();
+        assert_eq!(words, ["ns", "good", "Pending", "-", "-", "hello", "-", "90s"]);
+    }
+}

@@ -1,0 +1,231 @@
+//! `outputs`: what a run gave back.
+
+use std::path::PathBuf;
+
+use crate::cli::connect::Session;
+use crate::cli::download::{Outcome, to_file, to_stdout};
+use crate::cli::error::CliError;
+use crate::cli::exit::Exit;
+use crate::cli::format::Document;
+use crate::cli::gateway::Gateway;
+use crate::cli::meter::Meter;
+use crate::cli::target::Target;
+use crate::cli::terminal::{is_terminal, print};
+use crate::cli::words::{clean, size, table};
+use crate::contract::env::LOG_OUTPUT;
+use crate::contract::people::{FileView, OutputList, OutputView};
+
+/// List or fetch what a run gave back
+#[derive(Debug, clap::Args)]
+#[command(visible_alias = "output")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// List the files with their sizes and checksums
+    Ls(LsArgs),
+    /// Fetch files; each is verified by its SHA-256, and a broken download goes on where it stopped
+    Get(GetArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct LsArgs {
+    /// Name of the run
+    name: String,
+    /// Another format
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Document>,
+}
+
+#[derive(Debug, clap::Args)]
+struct GetArgs {
+    /// Name of the run
+    name: String,
+    /// Name of an output; default: all but the log
+    output: Option<String>,
+    /// File or folder to write to, - for stdout; default: the current folder
+    #[arg(short = 'o', long = "to", value_name = "FILE|FOLDER")]
+    to: Option<PathBuf>,
+    /// Only the file of this number, from 1, as `ls` shows it
+    #[arg(long, value_name = "N", requires = "output", value_parser = clap::value_parser!(u32).range(1..))]
+    file: Option<u32>,
+    /// Replace files that exist
+    #[arg(long)]
+    force: bool,
+}
+
+/// A choice that names nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OutputsError {
+    /// No such output.
+    #[error("AsyncTask {task:?} has no output {output:?}{known}")]
+    Output {
+        /// Task.
+        task: String,
+        /// What was asked for.
+        output: String,
+        /// What there is.
+        known: String,
+    },
+    /// No such file.
+    #[error("output {output:?} has {files} files: --file takes 1 to {files}")]
+    File {
+        /// Output.
+        output: String,
+        /// How many.
+        files: usize,
+    },
+    /// Nothing at all.
+    #[error("AsyncTask {0:?} has given nothing back (yet): `kubectl asynctask status` tells how far it is")]
+    Nothing(String),
+}
+
+/// Lists or fetches.
+pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError> {
+    let gateway = session.gateway().await?;
+    match args.verb {
+        Verb::Ls(args) => {
+            let list = list(&gateway, &session.namespace, &args.name).await?;
+            match args.output {
+                Some(document) => print(&document.text(&list))?,
+                None if list.outputs.is_empty() => return Err(OutputsError::Nothing(args.name).into()),
+                None => print(&page(&list))?,
+            }
+        }
+        Verb::Get(args) => get(&gateway, &session.namespace, &args).await?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// Asks the gateway for the outputs of a run.
+pub(crate) async fn list(gateway: &Gateway, namespace: &str, name: &str) -> Result<OutputList, CliError> {
+    Ok(gateway.get(gateway.path(namespace, &["tasks", name, "outputs"])).await?)
+}
+
+fn page(list: &OutputList) -> String {
+    let mut rows = vec![["OUTPUT", "N", "FILE", "SIZE", "TYPE", "SHA-256"].map(str::to_owned).to_vec()];
+    for output in &list.outputs {
+        for (n, file) in output.files.iter().enumerate() {
+            rows.push(vec![
+                clean(&output.name),
+                (n + 1).to_string(),
+                clean(&file.path),
+                size(file.size),
+                file.media_type.as_deref().map_or_else(|| "-".to_owned(), clean),
+                clean(&file.sha256),
+            ]);
+        }
+    }
+    table(&rows)
+}
+
+/// One file to fetch: its output, its place in it, and itself.
+type Chosen<'a> = (&'a OutputView, usize, &'a FileView);
+
+async fn get(gateway: &Gateway, namespace: &str, args: &GetArgs) -> Result<(), CliError> {
+    let list = list(gateway, namespace, &args.name).await?;
+    let chosen = choose(&list, args)?;
+    let target = Target::new(args.to.as_deref(), chosen.len())?;
+    let alone = chosen.len() == 1;
+    for (output, n, file) in chosen {
+        let number = n.to_string();
+        let link =
+            gateway.path(namespace, &["tasks", &args.name, "outputs", &output.name, "files", &number, "download"]);
+        let Some(place) = target.place(&file.path, alone)? else {
+            stdout(gateway, link, file).await?;
+            continue;
+        };
+        let meter = Meter::new(&place.display().to_string(), file.size);
+        match to_file(gateway, link, file, &place, args.force, &meter).await {
+            Ok(Outcome::Written) => {
+                meter.end(&format!("{}, SHA-256 verified ({})", size(file.size), clean(&file.sha256)))
+            }
+            Ok(Outcome::Unchanged) => meter.end("is there already, SHA-256 verified"),
+            Err(error) => {
+                meter.vanish();
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file to stdout; a bar beside it would only be in its way on a terminal.
+pub(crate) async fn stdout(gateway: &Gateway, link: reqwest::Url, file: &FileView) -> Result<(), CliError> {
+    let meter = if is_terminal() { Meter::hidden() } else { Meter::new(&file.path, file.size) };
+    let done = to_stdout(gateway, link, file, &meter).await;
+    meter.vanish();
+    Ok(done?)
+}
+
+fn choose<'a>(list: &'a OutputList, args: &GetArgs) -> Result<Vec<Chosen<'a>>, OutputsError> {
+    let Some(name) = &args.output else {
+        let declared = list.outputs.iter().filter(|o| o.name != LOG_OUTPUT);
+        let all: Vec<_> =
+            declared.flat_map(|o| o.files.iter().enumerate().map(move |(n, file)| (o, n, file))).collect();
+        return if all.is_empty() { Err(OutputsError::Nothing(args.name.clone())) } else { Ok(all) };
+    };
+    let output = list.outputs.iter().find(|o| o.name == *name).ok_or_else(|| {
+        let known: Vec<_> = list.outputs.iter().map(|o| clean(&o.name)).collect();
+        let known = if known.is_empty() { " (yet)".to_owned() } else { format!("; it has {}", known.join(", ")) };
+        OutputsError::Output { task: args.name.clone(), output: name.clone(), known }
+    })?;
+    let mut files: Vec<_> = output.files.iter().enumerate().map(|(n, file)| (output, n, file)).collect();
+    if let Some(number) = args.file {
+        let at = number as usize - 1;
+        if at >= files.len() {
+            return Err(OutputsError::File { output: name.clone(), files: files.len() });
+        }
+        files = vec![files[at]];
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GetArgs, OutputsError, choose, page};
+    use crate::contract::people::{FileView, OutputList, OutputView};
+
+    fn file(path: &str) -> FileView {
+        FileView { path: path.into(), size: 2048, sha256: "ab".repeat(32), media_type: None }
+    }
+
+    fn outputs() -> OutputList {
+        let output = |name: &str, files: &[&str]| OutputView {
+            name: name.into(),
+            title: String::new(),
+            step: "s".into(),
+            size: 0,
+            files: files.iter().map(|f| file(f)).collect(),
+        };
+        OutputList { outputs: vec![output("reports", &["r/a", "r/b"]), output("log", &["log"])] }
+    }
+
+    fn args(output: Option<&str>, file: Option<u32>) -> GetArgs {
+        GetArgs { name: "t".into(), output: output.map(str::to_owned), to: None, file, force: false }
+    }
+
+    fn paths(args: &GetArgs) -> Result<Vec<String>, OutputsError> {
+        choose(&outputs(), args).map(|chosen| chosen.into_iter().map(|(_, n, f)| format!("{n} {}", f.path)).collect())
+    }
+
+    #[test]
+    fn all_outputs_one_output_or_one_file_are_chosen() {
+        assert_eq!(paths(&args(None, None)).expect("chosen"), ["0 r/a", "1 r/b"], "the log only when it is named");
+        assert_eq!(paths(&args(Some("log"), None)).expect("chosen"), ["0 log"]);
+        assert_eq!(paths(&args(Some("reports"), Some(2))).expect("chosen"), ["1 r/b"]);
+        assert!(matches!(paths(&args(Some("reports"), Some(3))), Err(OutputsError::File { files: 2, .. })));
+        let unknown = paths(&args(Some("x"), None)).expect_err("unknown").to_string();
+        assert_eq!(unknown, "AsyncTask \"t\" has no output \"x\"; it has reports, log");
+    }
+
+    #[test]
+    fn the_list_shows_each_file_with_its_number_and_checksum() {
+        let text = page(&outputs());
+        assert!(text.lines().nth(2).is_some_and(|l| l.starts_with("reports  2  r/b")), "{text}");
+        assert!(text.contains(&"ab".repeat(32)), "{text}");
+    }
+}

@@ -1,0 +1,268 @@
+//! `run`: from a definition and its parameters to a submitted run.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::PostParams;
+use serde_json::{Map, Value};
+
+use crate::api::{AsyncTask, TaskDefinition, quantity};
+use crate::cli::cluster::ClusterError;
+use crate::cli::connect::Session;
+use crate::cli::error::CliError;
+use crate::cli::exit::Exit;
+use crate::cli::follow::{Show, follow};
+use crate::cli::format::{Document, RunFormat, qualified, tidy};
+use crate::cli::inputs::{self, InputArg, InputFile};
+use crate::cli::meter::Meter;
+use crate::cli::parameters;
+use crate::cli::render;
+use crate::cli::submit::{Wanted, generated_name};
+use crate::cli::terminal::{print, say, view};
+use crate::cli::upload::{UploadError, upload};
+use crate::cli::words::size;
+use crate::contract::people::UploadRequest;
+use crate::plan::parameters::violations;
+
+/// Field manager of what this command creates.
+const MANAGER: &str = "kubectl-asynctask";
+/// Largest parameter file; the parameters themselves may have 64 KiB.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Submit a run of a definition
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  kubectl asynctask run hello-report -p name=Ada
+  kubectl asynctask run course-outline --input archive=course.tar.gz --watch
+  kubectl asynctask run grades -f params.yaml -p dry_run=true --name grades-2026-w48 --wait --timeout 30m")]
+pub(crate) struct Args {
+    /// Name of the TaskDefinition
+    definition: String,
+    /// A parameter, read as the type the definition declares; lists and objects as JSON
+    #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = parameters::split)]
+    parameter: Vec<(String, String)>,
+    /// Parameters from a YAML or JSON file, - for stdin; -p wins over it
+    #[arg(short = 'f', long = "parameters", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// An input; its media type is guessed from the file's name unless ;type=MEDIA/TYPE follows
+    #[arg(long, value_name = "NAME=FILE", value_parser = inputs::split)]
+    input: Vec<InputArg>,
+    /// Name of the run; with it the command may be repeated: a run of that name that asks for the same is taken up
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Group the run belongs to: one of yours
+    #[arg(long, value_name = "GROUP")]
+    team: Option<String>,
+    /// Show the plan and its progress until the run ends
+    #[arg(short, long, group = "following")]
+    watch: bool,
+    /// Wait until the run ends
+    #[arg(long, group = "following")]
+    wait: bool,
+    /// With --watch or --wait: give up after this time, for example 10m; the run goes on
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration, requires = "following")]
+    timeout: Option<Duration>,
+    /// Print the AsyncTask in this format
+    #[arg(short, long, value_name = "FORMAT", conflicts_with = "watch")]
+    output: Option<RunFormat>,
+}
+
+/// A run that is not submitted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The parameter file cannot be read.
+    #[error("cannot read the parameters from {}: {source}", file.display())]
+    Read {
+        /// File.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The parameters violate the schema.
+    #[error(
+        "the parameters do not fit the definition:\n  {}\n`kubectl asynctask definitions NAME` shows what it takes",
+        .0.join("\n  ")
+    )]
+    Parameters(Vec<String>),
+    /// Another run has the name.
+    #[error(
+        "AsyncTask {name:?} exists and differs in {field}: a run stays what it was asked to be. Choose another --name"
+    )]
+    Exists {
+        /// Name.
+        name: String,
+        /// What differs.
+        field: &'static str,
+    },
+}
+
+impl RunError {
+    /// The code for the shell.
+    pub(crate) const fn exit(&self) -> Exit {
+        match self {
+            Self::Read { .. } | Self::Parameters(_) => Exit::Usage,
+            Self::Exists { .. } => Exit::Error,
+        }
+    }
+}
+
+/// Submits, and follows when asked to.
+pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError> {
+    let definition = definition(session, &args.definition).await?;
+    let parameters = parameters_of(&definition, &args).await?;
+    let files = inputs::check(&definition.spec.inputs, &args.input)?;
+    let inputs = checksums(&files).await?;
+    let wanted = Wanted { definition: args.definition.clone(), parameters, team: args.team.clone(), inputs };
+    let task = match taken_up(session, &wanted, args.name.as_deref()).await? {
+        Some(existing) => existing,
+        None => submit(session, &wanted, &files, args.name.as_deref(), &definition).await?,
+    };
+    finish(session, &args, task).await
+}
+
+async fn definition(session: &Session, name: &str) -> Result<TaskDefinition, CliError> {
+    let act = format!("read TaskDefinition {name:?} (`kubectl asynctask definitions` lists them)");
+    Ok(session.definitions().get(name).await.map_err(ClusterError::on(act))?)
+}
+
+/// Parameters of file and command line, valid against the schema.
+async fn parameters_of(definition: &TaskDefinition, args: &Args) -> Result<Map<String, Value>, CliError> {
+    let from_file = match &args.file {
+        Some(file) => parameters::read(&file.display().to_string(), &content(file).await?)?,
+        None => Map::new(),
+    };
+    let schema = definition.spec.parameters.as_ref();
+    let all = parameters::assemble(schema, from_file, &args.parameter)?;
+    let problems = violations(schema, &Value::Object(all.clone()));
+    if problems.is_empty() { Ok(all) } else { Err(RunError::Parameters(problems).into()) }
+}
+
+async fn content(file: &PathBuf) -> Result<String, RunError> {
+    let failed = |source| RunError::Read { file: file.clone(), source };
+    let path = file.clone();
+    let read = move || {
+        let mut text = String::new();
+        match path.as_os_str() == "-" {
+            true => std::io::stdin().take(MAX_FILE).read_to_string(&mut text)?,
+            false => std::fs::File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?,
+        };
+        Ok(text)
+    };
+    // A stdin nobody writes to must not keep ^C away.
+    tokio::task::spawn_blocking(read).await.map_err(|e| failed(std::io::Error::other(e)))?.map_err(failed)
+}
+
+/// Checksum of each input's file. Read before anything is submitted: it goes into the announcement of the upload.
+async fn checksums(files: &[InputFile]) -> Result<BTreeMap<String, String>, UploadError> {
+    let mut all = BTreeMap::new();
+    for input in files {
+        let meter = Meter::new(&format!("{} checksum", input.name), input.size);
+        let sha256 = inputs::digest(&input.file, 0, input.size, Some(&meter)).await;
+        meter.vanish();
+        let sha256 = sha256.map_err(|source| UploadError::Read { file: input.file.clone(), source })?;
+        all.insert(input.name.clone(), sha256);
+    }
+    Ok(all)
+}
+
+/// The run of that name, if it exists and asks for the same.
+async fn taken_up(session: &Session, wanted: &Wanted, name: Option<&str>) -> Result<Option<AsyncTask>, CliError> {
+    let Some(name) = name else { return Ok(None) };
+    let found =
+        session.tasks().get_opt(name).await.map_err(ClusterError::on(format!("look for AsyncTask {name:?}")))?;
+    let Some(existing) = found else { return Ok(None) };
+    match wanted.difference(&existing) {
+        Some(field) => Err(RunError::Exists { name: name.to_owned(), field }.into()),
+        None => {
+            say(&format!("{} exists and asks for the same: taken up, nothing new is started", qualified(name)));
+            Ok(Some(existing))
+        }
+    }
+}
+
+async fn submit(
+    session: &Session,
+    wanted: &Wanted,
+    files: &[InputFile],
+    name: Option<&str>,
+    definition: &TaskDefinition,
+) -> Result<AsyncTask, CliError> {
+    let ready = render::readiness(definition);
+    if ready != "Ready" {
+        say(&format!("TaskDefinition {:?} is {ready}; the run waits until it is ready", wanted.definition));
+    }
+    let uploads = send(session, wanted, files).await?;
+    let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+    loop {
+        let random = uuid::Uuid::new_v4().as_u128();
+        let chosen = name.map_or_else(|| generated_name(&wanted.definition, random), str::to_owned);
+        let task = wanted.task(&chosen, &session.namespace, uploads.clone());
+        let error = match session.tasks().create(&parameters, &task).await {
+            Ok(task) => return Ok(task),
+            Err(source) => ClusterError::new(format!("create AsyncTask {chosen:?}"), source),
+        };
+        if !error.status().is_some_and(|s| s.code == 409) {
+            return Err(error.into());
+        }
+        // The name is taken: by somebody quicker when it was asked for, by chance when it was not.
+        if let Some(existing) = taken_up(session, wanted, name).await? {
+            return Ok(existing);
+        }
+    }
+}
+
+/// Uploads each input; the ids by the input's name.
+async fn send(session: &Session, wanted: &Wanted, files: &[InputFile]) -> Result<BTreeMap<String, String>, CliError> {
+    let mut uploads = BTreeMap::new();
+    if files.is_empty() {
+        return Ok(uploads);
+    }
+    let gateway = session.gateway().await?;
+    for input in files {
+        let request = UploadRequest {
+            definition: wanted.definition.clone(),
+            input: input.name.clone(),
+            size: input.size,
+            sha256: wanted.inputs.get(&input.name).cloned().unwrap_or_default(),
+            media_type: input.media_type.clone(),
+        };
+        let meter = Arc::new(Meter::new(&input.name, input.size));
+        let id = upload(&gateway, &session.namespace, &request, &input.file, &meter).await;
+        match id {
+            Ok(id) => {
+                meter.end(&format!("{} sent, checksum verified", size(input.size)));
+                uploads.insert(input.name.clone(), id);
+            }
+            Err(error) => {
+                meter.vanish();
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(uploads)
+}
+
+async fn finish(session: &Session, args: &Args, mut task: AsyncTask) -> Result<Exit, CliError> {
+    let name = task.metadata.name.clone().unwrap_or_default();
+    let mut exit = Exit::Ok;
+    if args.output.is_none() {
+        print(&format!("{}\n", qualified(&name)))?;
+    }
+    if args.watch || args.wait {
+        let show = if args.watch { Show::Changes } else { Show::Nothing };
+        let followed = follow(session, &name, show, args.timeout).await?;
+        exit = followed.exit;
+        task = followed.task.unwrap_or(task);
+    }
+    match args.output {
+        Some(RunFormat::Name) => print(&format!("{}\n", qualified(&name)))?,
+        Some(RunFormat::Json) => print(&Document::Json.text(&tidy(task)))?,
+        Some(RunFormat::Yaml) => print(&Document::Yaml.text(&tidy(task)))?,
+        None if args.watch || args.wait => print(&format!("\n{}", render::status(&task, view())))?,
+        None => say(&format!("Follow it with: kubectl asynctask watch -n {} {name}", session.namespace)),
+    }
+    Ok(exit)
+}

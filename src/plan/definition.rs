@@ -1,0 +1,362 @@
+//! From what an author wrote to what can be run: every violation is found, each a sentence that names its field.
+//!
+//! What the CRD's schema bounds already (lengths, the spelling of names) is not repeated here.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{parameters, template};
+use crate::api::TaskDefinitionSpec;
+use crate::api::definition::{InputSpec, OutputSpec, StepSpec};
+use crate::api::quantity;
+use crate::contract::env::LOG_OUTPUT;
+
+/// Largest definition, in bytes of JSON.
+const MAX_BYTES: usize = 256 * 1024;
+/// Largest input where the definition names no limit: 5 GiB.
+const MAX_INPUT: u64 = 5 << 30;
+/// Longest attempt where the definition names no limit.
+const TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long finished pods are kept where the definition does not say.
+const PODS_KEPT: Duration = Duration::from_secs(600);
+
+/// A definition that can be run. Made by [`validate`] only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidatedDefinition {
+    /// JSON Schema of the parameters; absent: none are taken.
+    pub parameters: Option<Value>,
+    /// Files a run needs or takes.
+    pub inputs: Vec<ValidatedInput>,
+    /// Steps in the order they run.
+    pub steps: Vec<ValidatedStep>,
+    /// Declared outputs, in their order.
+    pub outputs: Vec<OutputSpec>,
+    /// Store by name; absent: the default.
+    pub store: Option<String>,
+    /// How long a finished Job and its pods are kept.
+    pub pods_kept: Duration,
+}
+
+/// A file a run needs or takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidatedInput {
+    /// Name.
+    pub name: String,
+    /// Whether a run without it is refused.
+    pub required: bool,
+    /// Accepted media types; empty: any.
+    pub media_types: Vec<String>,
+    /// Largest file, in bytes.
+    pub max_size: u64,
+}
+
+/// A step that can become a Job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidatedStep {
+    /// Name.
+    pub name: String,
+    /// Name for people.
+    pub title: String,
+    /// Stages in order.
+    pub stages: Vec<String>,
+    /// Longest time of one attempt.
+    pub timeout: Duration,
+    /// Limit of the work folder, as a Kubernetes quantity.
+    pub workspace: Option<String>,
+    /// The author's pod template: shape checked, one container `task`, nothing of ours in the way.
+    pub(super) template: Value,
+}
+
+/// What is wrong with a definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidDefinition {
+    /// In the order of the fields; never empty.
+    pub violations: Vec<Violation>,
+}
+
+/// One violation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which part.
+    pub part: Part,
+    /// A sentence that begins with the field.
+    pub sentence: String,
+}
+
+/// Which part of a definition a violation is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Names, references, durations, sizes.
+    Plan,
+    /// The schema of the parameters.
+    ParametersSchema,
+    /// A pod template.
+    Template,
+}
+
+impl Part {
+    /// The reason of the condition `Ready`.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Plan => "InvalidPlan",
+            Self::ParametersSchema => "InvalidParametersSchema",
+            Self::Template => "InvalidTemplate",
+        }
+    }
+}
+
+impl InvalidDefinition {
+    /// The reason of the condition `Ready`: of several violations the first one's.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        self.violations.first().map_or(Part::Plan, |violation| violation.part).reason()
+    }
+}
+
+impl fmt::Display for InvalidDefinition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, violation) in self.violations.iter().enumerate() {
+            write!(f, "{}{}", if index > 0 { "; " } else { "" }, violation.sentence)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for InvalidDefinition {}
+
+/// Collects violations instead of stopping at the first.
+#[derive(Debug, Default)]
+pub(super) struct Findings(Vec<Violation>);
+
+impl Findings {
+    pub(super) fn add(&mut self, part: Part, sentence: impl Into<String>) {
+        self.0.push(Violation { part, sentence: sentence.into() });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn sentences(self) -> Vec<String> {
+        self.0.into_iter().map(|violation| violation.sentence).collect()
+    }
+
+    /// Takes the value, or notes why there is none.
+    fn take<T, E: fmt::Display>(&mut self, field: impl fmt::Display, read: Result<T, E>) -> Option<T> {
+        read.map_err(|error| self.add(Part::Plan, format!("{field}: {error}"))).ok()
+    }
+
+    fn unique<'a>(&mut self, list: impl fmt::Display, names: impl IntoIterator<Item = &'a str>) {
+        let mut seen = BTreeSet::new();
+        for name in names {
+            if !seen.insert(name) {
+                self.add(Part::Plan, format!("{list}: {name:?} occurs twice: give each its own name"));
+            }
+        }
+    }
+}
+
+/// Reads a definition.
+///
+/// # Errors
+/// Every violation there is.
+pub fn validate(spec: &TaskDefinitionSpec) -> Result<ValidatedDefinition, InvalidDefinition> {
+    let mut findings = Findings::default();
+    let size = serde_json::to_vec(spec).map_or(0, |json| json.len());
+    if size > MAX_BYTES {
+        findings.add(Part::Plan, format!("spec: has {size} bytes, at most {MAX_BYTES} are taken"));
+    }
+    if let Some(Err(error)) = spec.parameters.as_ref().map(parameters::check_schema) {
+        findings.add(Part::ParametersSchema, format!("parameters: not a usable JSON Schema 2020-12: {error}"));
+    }
+    let inputs = inputs(&spec.inputs, &mut findings);
+    findings.unique("steps", spec.steps.iter().map(|step| step.name.as_str()));
+    let steps = spec.steps.iter().filter_map(|step| validate_step(step, &mut findings)).collect();
+    outputs(spec, &mut findings);
+    let pods_kept = spec.retention.as_ref().and_then(|retention| retention.pods.as_deref());
+    let pods_kept = pods_kept.and_then(|text| findings.take("retention.pods", quantity::duration(text)));
+    if !findings.0.is_empty() {
+        return Err(InvalidDefinition { violations: findings.0 });
+    }
+    Ok(ValidatedDefinition {
+        parameters: spec.parameters.clone(),
+        inputs,
+        steps,
+        outputs: spec.outputs.clone(),
+        store: spec.store.clone(),
+        pods_kept: pods_kept.unwrap_or(PODS_KEPT),
+    })
+}
+
+fn inputs(specs: &[InputSpec], findings: &mut Findings) -> Vec<ValidatedInput> {
+    findings.unique("inputs", specs.iter().map(|input| input.name.as_str()));
+    let read = |input: &InputSpec| {
+        let field = format!("inputs[{}].maxSize", input.name);
+        let max_size =
+            input.max_size.as_deref().map_or(Some(MAX_INPUT), |text| findings.take(field, quantity::bytes(text)));
+        Some(ValidatedInput {
+            name: input.name.clone(),
+            required: input.required,
+            media_types: input.media_types.clone(),
+            max_size: max_size?,
+        })
+    };
+    specs.iter().filter_map(read).collect()
+}
+
+fn validate_step(step: &StepSpec, findings: &mut Findings) -> Option<ValidatedStep> {
+    let field = format!("steps[{}]", step.name);
+    findings.unique(format!("{field}.stages"), step.stages.iter().map(String::as_str));
+    let timeout = step
+        .timeout
+        .as_deref()
+        .map_or(Some(TIMEOUT), |text| findings.take(format!("{field}.timeout"), quantity::duration(text)));
+    let workspace = step.workspace.as_ref().map(|workspace| workspace.size.clone());
+    if let Some(size) = &workspace {
+        findings.take(format!("{field}.workspace.size"), quantity::bytes(size));
+    }
+    let template = template::validate(&step.template, &format!("{field}.template"), findings);
+    Some(ValidatedStep {
+        name: step.name.clone(),
+        title: step.title.clone().unwrap_or_else(|| step.name.clone()),
+        stages: step.stages.clone(),
+        timeout: timeout?,
+        workspace,
+        template: template?,
+    })
+}
+
+fn outputs(spec: &TaskDefinitionSpec, findings: &mut Findings) {
+    findings.unique("outputs", spec.outputs.iter().map(|output| output.name.as_str()));
+    for output in &spec.outputs {
+        let field = format!("outputs[{}]", output.name);
+        if output.name == LOG_OUTPUT {
+            let sentence = format!("{field}: the name is taken by the log that every step has: choose another");
+            findings.add(Part::Plan, sentence);
+        }
+        if !spec.steps.iter().any(|step| step.name == output.step) {
+            let known: Vec<&str> = spec.steps.iter().map(|step| step.name.as_str()).collect();
+            let known = known.join(", ");
+            findings.add(Part::Plan, format!("{field}.step: there is no step {:?}: name one of {known}", output.step));
+        }
+        if let Some(why) = unusable_path(&output.path) {
+            findings.add(Part::Plan, format!("{field}.path: {:?} {why}", output.path));
+        }
+    }
+}
+
+/// Why a path cannot be the place of an output below `$ASYNCTASK_OUTPUTS`.
+fn unusable_path(path: &str) -> Option<&'static str> {
+    if path.is_empty() {
+        return Some("is empty: name a file or folder below $ASYNCTASK_OUTPUTS");
+    }
+    if path.starts_with('/') {
+        return Some("is absolute: paths are relative to $ASYNCTASK_OUTPUTS");
+    }
+    if path.chars().any(char::is_control) {
+        return Some("holds a control character");
+    }
+    // A folder may be written with a slash at its end.
+    let mut parts = path.strip_suffix('/').unwrap_or(path).split('/');
+    parts.any(|part| matches!(part, "" | "." | "..")).then_some("holds an empty part, `.` or `..`")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{InvalidDefinition, Part, ValidatedDefinition, validate};
+    use crate::api::TaskDefinitionSpec;
+
+    fn definition(change: impl FnOnce(&mut Value)) -> Result<ValidatedDefinition, InvalidDefinition> {
+        let mut spec = json!({
+            "title": "Report",
+            "steps": [{"name": "report", "template": {"spec": {"containers": [
+                {"name": "task", "image": "a:1", "command": ["/run"]},
+            ]}}}],
+        });
+        change(&mut spec);
+        validate(&serde_json::from_value::<TaskDefinitionSpec>(spec).expect("decodes"))
+    }
+
+    fn sentences(change: impl FnOnce(&mut Value)) -> Vec<(Part, String)> {
+        let error = definition(change).expect_err("a violation");
+        error.violations.into_iter().map(|violation| (violation.part, violation.sentence)).collect()
+    }
+
+    #[test]
+    fn what_is_left_out_gets_its_documented_value() {
+        let read = definition(|spec| spec["inputs"] = json!([{"name": "archive"}])).expect("valid");
+        assert_eq!((read.pods_kept.as_secs(), read.steps[0].timeout.as_secs()), (600, 3600));
+        assert_eq!((read.inputs[0].max_size, read.inputs[0].required), (5 << 30, false));
+        assert_eq!(read.steps[0].title, "report");
+    }
+
+    #[test]
+    fn the_examples_are_valid() {
+        for yaml in [
+            include_str!("../../manifests/examples/hello-report/definition.yaml"),
+            include_str!("../../manifests/examples/course-outline/definition.yaml"),
+        ] {
+            let object: Value = serde_yaml_ng::from_str(yaml).expect("YAML");
+            let spec: TaskDefinitionSpec = serde_json::from_value(object["spec"].clone()).expect("decodes");
+            validate(&spec).expect("valid");
+        }
+    }
+
+    #[test]
+    fn every_violation_is_found_at_once() {
+        let found = sentences(|spec| {
+            spec["parameters"] = json!({"type": "nothing"});
+            spec["inputs"] = json!([{"name": "a", "maxSize": "much"}, {"name": "a"}]);
+            spec["steps"][0]["timeout"] = json!("soon");
+            spec["steps"][0]["workspace"] = json!({"size": "-1"});
+            spec["steps"][0]["stages"] = json!(["A", "A"]);
+            spec["outputs"] = json!([
+                {"name": "log", "step": "report", "path": "a"}, {"name": "b", "step": "other", "path": "/etc"},
+                {"name": "b", "step": "report", "path": "../x"}, {"name": "c", "step": "report"},
+            ]);
+            spec["retention"] = json!({"pods": "0s"});
+        });
+        let starts = [
+            "parameters: ",
+            "inputs: \"a\" occurs twice",
+            "inputs[a].maxSize: ",
+            "steps[report].stages: \"A\" occurs twice",
+            "steps[report].timeout: ",
+            "steps[report].workspace.size: ",
+            "outputs: \"b\" occurs twice",
+            "outputs[log]: the name is taken",
+            "outputs[b].step: there is no step \"other\": name one of report",
+            "outputs[b].path: \"/etc\" is absolute",
+            "outputs[b].path: \"../x\" holds an empty part",
+            "outputs[c].path: \"\" is empty",
+            "retention.pods: ",
+        ];
+        assert_eq!(found.len(), starts.len(), "{found:#?}");
+        for ((_, sentence), start) in found.iter().zip(starts) {
+            assert!(sentence.starts_with(start), "{sentence:?} should start with {start:?}");
+        }
+    }
+
+    #[test]
+    fn the_reason_names_the_part() {
+        let error = definition(|spec| spec["parameters"] = json!({"$ref": "http://a/b"})).expect_err("remote");
+        assert_eq!(error.reason(), "InvalidParametersSchema");
+        let error = definition(|spec| spec["steps"][0]["template"] = json!({})).expect_err("no spec");
+        assert_eq!(error.reason(), "InvalidTemplate");
+        let error = definition(|spec| spec["retention"] = json!({"pods": "x"})).expect_err("no duration");
+        assert_eq!(error.reason(), "InvalidPlan");
+    }
+
+    #[test]
+    fn a_huge_definition_is_refused() {
+        let found = sentences(|spec| spec["parameters"] = json!({"description": "x".repeat(300_000)}));
+        assert!(found[0].1.contains("at most 262144"), "{found:?}");
+    }
+}

@@ -1,0 +1,69 @@
+//! Names made from names: always the same from the same, so that whoever comes second finds what the first one made.
+
+/// Name of the Job of an attempt: a DNS label that people can read and that no other run shares.
+///
+/// `<task ≤ 30>-<step ≤ 20>-<8 hex of the task's UID>-<attempt>`
+#[must_use]
+pub fn job(task: &str, task_uid: &str, step: &str, attempt: u32) -> String {
+    let uid: String = task_uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+    format!("{}-{}-{uid}-{attempt}", label(task, 30), label(step, 20))
+}
+
+/// Name of the TaskRevision of a definition with this content: `<definition>-<first 10 of the hash>`.
+#[must_use]
+pub fn revision(definition: &str, hash: &str) -> String {
+    format!("{}-{}", cut_name(definition, 242), &hash[..10.min(hash.len())])
+}
+
+/// Value of a label that names a task: at most 63 characters; for people and selectors, never for decisions.
+#[must_use]
+pub fn label_value(task: &str) -> String {
+    cut_name(task, 63).to_owned()
+}
+
+/// Cuts an object's name; the cut name again begins and ends as a name must.
+fn cut_name(name: &str, max: usize) -> &str {
+    let end = name.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= max).last().unwrap_or(0);
+    name[..end].trim_end_matches(['-', '.'])
+}
+
+/// As a part of a DNS label: names of our kinds may hold dots, those of pods' host names may not.
+fn label(name: &str, max: usize) -> String {
+    cut_name(name, max).replace('.', "-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{job, label_value, revision};
+
+    const UID: &str = "0a1b2c3d-0000-4000-8000-000000000000";
+
+    #[test]
+    fn the_name_of_a_job_can_be_read() {
+        assert_eq!(job("hello-ada", UID, "report", 1), "hello-ada-report-0a1b2c3d-1");
+    }
+
+    #[test]
+    fn the_name_of_a_job_is_a_dns_label_whatever_the_task_is_called() {
+        let long = "a.b-".repeat(60);
+        for task in ["a", "export.2026.demo", long.as_str(), "0-0", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa.b"] {
+            let name = job(task, UID, &"s".repeat(30), 99);
+            assert!(name.len() <= 63, "{name}");
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{name}");
+            assert!(!name.starts_with('-') && !name.contains("--"), "{name}");
+        }
+    }
+
+    #[test]
+    fn two_runs_of_one_name_have_two_jobs() {
+        assert_ne!(job("a", UID, "s", 1), job("a", "ffffffff-0000-4000-8000-000000000000", "s", 1));
+        assert_ne!(job("a", UID, "s", 1), job("a", UID, "s", 2));
+    }
+
+    #[test]
+    fn names_and_labels_are_cut_to_what_the_server_takes() {
+        assert_eq!(revision("hello", "0123456789abcdef"), "hello-0123456789");
+        assert!(revision(&"d".repeat(253), "0123456789abcdef").len() <= 253);
+        assert_eq!(label_value(&format!("{}-b", "a".repeat(62))), "a".repeat(62));
+    }
+}

@@ -222,7 +222,8 @@ fn unavailable(class: RetryClass, word: &'static str) -> Told {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Told { status, word, detail } = self.told();
-        if status.is_server_error() {
+        // An attempt that came before the operator had written it down is no event.
+        if status.is_server_error() && !matches!(self, Self::NotYet(_)) {
             tracing::warn!(reason = word, status = status.as_u16(), cause = %self, "call failed");
         }
         let range = match &self {

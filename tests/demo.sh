@@ -33,7 +33,7 @@ done
 
 say "Running a task: the outline of a course, from a course archive"
 course=${COURSE_ARCHIVE:-$work/course.tar.gz}
-[[ -f $course ]] || python3 "$root/manifests/examples/course-outline/tests/make_course.py" "$course"
+[[ -f $course ]] || python3 "$root/tests/e2e/archives.py" course "$course"
 shown ls -l "$course"
 name=outline-$(date +%H%M%S)
 printf '  $ kubectl asynctask -n studio run course-outline --name %s --input archive=%s --watch\n' "$name" "$course"

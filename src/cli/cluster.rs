@@ -1,6 +1,7 @@
 //! What the API server says, in sentences.
 
 use kube::core::Status;
+use kube::runtime::watcher;
 
 /// A request to the API server that failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,17 @@ pub(crate) fn status(error: &kube::Error) -> Option<&Status> {
     match error {
         kube::Error::Api(status) => Some(status),
         _ => None,
+    }
+}
+
+/// What made a watch fail; `None` when it only has to begin anew.
+pub(crate) fn watch_failure(error: watcher::Error) -> Option<kube::Error> {
+    match error {
+        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
+            Some(e)
+        }
+        watcher::Error::WatchError(status) => Some(kube::Error::Api(status)),
+        watcher::Error::NoResourceVersion => None,
     }
 }
 

@@ -48,7 +48,10 @@ pub(crate) enum DownloadError {
         source: GatewayError,
     },
     /// The bytes stopped, again and again.
-    #[error("cannot fetch {path:?}: the connection broke after {}: {why}. Run the command again: it goes on from there", size(*.at))]
+    #[error(
+        "cannot fetch {path:?}: the connection broke after {}: {why}. Run the command again: it goes on from there",
+        size(*.at)
+    )]
     Broken {
         /// The author's path.
         path: String,

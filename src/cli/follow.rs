@@ -6,7 +6,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use kube::runtime::{WatchStreamExt, watcher};
 
-use super::cluster::{ClusterError, is_transient, why};
+use super::cluster::{ClusterError, is_transient, watch_failure, why};
 use super::connect::Session;
 use super::exit::Exit;
 use super::render;
@@ -153,13 +153,7 @@ impl Page {
     /// A broken watch is told and begun anew by the stream; a refusal ends it.
     fn trouble(&mut self, name: &str, error: watcher::Error) -> Result<(), FollowError> {
         self.end()?;
-        let error = match error {
-            watcher::Error::InitialListFailed(e)
-            | watcher::Error::WatchStartFailed(e)
-            | watcher::Error::WatchFailed(e) => e,
-            watcher::Error::WatchError(status) => kube::Error::Api(status),
-            watcher::Error::NoResourceVersion => return Ok(()),
-        };
+        let Some(error) = watch_failure(error) else { return Ok(()) };
         if is_transient(&error) {
             say(&format!("The connection to the cluster broke, trying again: {}", why(&error)));
             return Ok(());

@@ -1,4 +1,4 @@
-//! Pages as they are meant to be: `UPDATE_GOLDEN=1 cargo test` writes them anew, for a person to read before the commit.
+//! Pages as they are meant to be: `UPDATE_GOLDEN=1 cargo test` writes them anew, for a person to read before a commit.
 
 use std::path::Path;
 

@@ -46,7 +46,10 @@ pub(crate) enum InputError {
         source: std::io::Error,
     },
     /// A folder, a pipe, a device.
-    #[error("--input {name}: {} is no regular file: its size and checksum must be known before it is sent", file.display())]
+    #[error(
+        "--input {name}: {} is no regular file: its size and checksum must be known before it is sent",
+        file.display()
+    )]
     Kind {
         /// Input.
         name: String,
@@ -170,7 +173,7 @@ fn media_type(spec: &InputSpec, arg: &InputArg) -> Result<Option<String>, InputE
     let guess = guess(&arg.file);
     let Some(first) = spec.media_types.first() else { return Ok(guess.map(str::to_owned)) };
     match guess {
-        Some(guess) if spec.media_types.iter().any(|t| t == guess) => Ok(Some(guess.to_owned())),
+        Some(guess) if spec.media_types.iter().any(|t| t.eq_ignore_ascii_case(guess)) => Ok(Some(guess.to_owned())),
         None if spec.media_types.len() == 1 => Ok(Some(first.clone())),
         _ => Err(InputError::MediaType {
             name: arg.name.clone(),

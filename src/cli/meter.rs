@@ -39,6 +39,15 @@ impl Meter {
         Self { label, total, done: AtomicU64::new(0), quarter: AtomicU64::new(0), shown }
     }
 
+    /// A bar on a terminal, nothing elsewhere: for what is short and of no consequence.
+    pub(crate) fn quiet(label: &str, total: u64) -> Self {
+        let meter = Self::new(label, total);
+        match meter.shown {
+            Shown::Bar(_) => meter,
+            Shown::Lines | Shown::Nothing => Self { shown: Shown::Nothing, ..meter },
+        }
+    }
+
     /// Counts without a word.
     pub(crate) fn hidden() -> Self {
         Self {
@@ -85,11 +94,11 @@ impl Meter {
         }
     }
 
-    /// The line for a quarter that was just completed; the last one is told by `end`.
+    /// The line for a quarter that was just completed; the whole is told by `end`.
     fn quarter(&self, done: u64) -> Option<String> {
         let reached = (u128::from(done) * 4 / u128::from(self.total.max(1))).min(3) as u64;
         let before = self.quarter.fetch_max(reached, Ordering::Relaxed);
-        (reached > before)
+        (reached > before && done < self.total)
             .then(|| format!("{}: {} of {} ({} %)", self.label, size(done), size(self.total), reached * 25))
     }
 }

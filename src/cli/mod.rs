@@ -104,7 +104,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Verb::Outputs(args) => verbs::outputs::run(&session().await?, args).await,
         Verb::Definitions(args) => verbs::definitions::run(&session().await?, &args).await,
         Verb::Version(args) => verbs::version::run(session, &args).await,
-        Verb::Completion(args) => verbs::completion::run(&args),
+        Verb::Completion(args) => Ok(verbs::completion::run(&args)?),
     }
 }
 

@@ -136,7 +136,11 @@ fn declared(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
 fn constant(schema: &Value, text: &str) -> Option<Value> {
     let single = schema.get("const").into_iter();
     let many = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
-    single.chain(many).find(|v| v.as_str().map_or_else(|| v.to_string() == text, |s| s == text)).cloned()
+    let reads_as = |value: &Value| match value {
+        Value::String(own) => own == text,
+        other => serde_json::from_str::<Value>(text).is_ok_and(|given| given == *other),
+    };
+    single.chain(many).find(|value| reads_as(value)).cloned()
 }
 
 fn parse(kind: &str, text: &str) -> Option<Value> {

@@ -8,10 +8,18 @@ use super::words::clean;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TargetError {
     /// The path leads elsewhere, or is no file name here.
-    #[error("the output names a file {:?}, which leads out of the target folder or cannot be a file name here: name one with -o FILE", clean(.0))]
+    #[error(
+        "the output names a file {:?}, which leads out of the target folder or cannot be a file name here: name one \
+         with -o FILE",
+        clean(.0)
+    )]
     Escape(String),
     /// A folder on the way is a link that leads out.
-    #[error("{} leads out of {}: remove the link, or choose another folder with -o", parent.display(), folder.display())]
+    #[error(
+        "{} leads out of {}: remove the link, or choose another folder with -o",
+        parent.display(),
+        folder.display()
+    )]
     Link {
         /// Folder the file would be in.
         parent: PathBuf,
@@ -19,7 +27,10 @@ pub(crate) enum TargetError {
         folder: PathBuf,
     },
     /// Several files for one name.
-    #[error("{} would be written by {files} files: name a folder with -o FOLDER/, or one file with --file N", path.display())]
+    #[error(
+        "{} would be written by {files} files: name a folder with -o FOLDER/, or one file with --file N",
+        path.display()
+    )]
     Several {
         /// What was given.
         path: PathBuf,

@@ -145,7 +145,8 @@ async fn answer(State(world): State<Shared>, request: Request<Body>) -> Response
         store(&mut world, &seen)
     } else if path.ends_with("/download") {
         let request = target(&world, "GET", "/store/object");
-        let file = json!({"path": "r/a.csv", "size": world.content.len(), "sha256": hex::encode(Sha256::digest(&world.content))});
+        let sha256 = hex::encode(Sha256::digest(&world.content));
+        let file = json!({"path": "r/a.csv", "size": world.content.len(), "sha256": sha256});
         axum::Json(json!({"request": request, "file": file})).into_response()
     } else if path.ends_with("/uploads") {
         let plan = match world.part_size {
@@ -311,7 +312,10 @@ async fn parts_have_their_own_checksums_and_are_completed_in_order() {
     let parts: Vec<_> = ["aaaa", "bbbb", "cc"]
         .iter()
         .zip(1..)
-        .map(|(body, n)| json!({"number": n, "etag": format!("\"/store/part/{n}\""), "sha256": hex::encode(Sha256::digest(body))}))
+        .map(|(body, n)| {
+            let sha256 = hex::encode(Sha256::digest(body));
+            json!({"number": n, "etag": format!("\"/store/part/{n}\""), "sha256": sha256})
+        })
         .collect();
     assert_eq!(told, json!({"uploadId": "m", "parts": parts}));
 }

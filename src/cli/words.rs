@@ -61,13 +61,18 @@ fn steers(c: char) -> bool {
 pub(crate) fn elapsed(since: Timestamp, now: Timestamp) -> String {
     let s = now.duration_since(since).as_secs().max(0);
     let (m, h, d) = (s / 60, s / 3600, s / 86400);
-    match s {
-        0..120 => format!("{s}s"),
-        120..600 if s % 60 != 0 => format!("{m}m{}s", s % 60),
-        0..7200 => format!("{m}m"),
-        7200..36000 if m % 60 != 0 => format!("{h}h{}m", m % 60),
-        0..172_800 => format!("{h}h"),
-        _ => format!("{d}d"),
+    if s < 120 {
+        format!("{s}s")
+    } else if s < 600 && s % 60 != 0 {
+        format!("{m}m{}s", s % 60)
+    } else if s < 7200 {
+        format!("{m}m")
+    } else if s < 36_000 && m % 60 != 0 {
+        format!("{h}h{}m", m % 60)
+    } else if s < 172_800 {
+        format!("{h}h")
+    } else {
+        format!("{d}d")
     }
 }
 

@@ -8,7 +8,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 /// Objects fetched at a time when a watch begins.
-const PAGE: u32 = 100;
+pub(super) const PAGE: u32 = 100;
 
 /// A controller of one of our kinds that is woken by new objects, changes of spec and changes of finalizers.
 pub(super) fn controller<K>(api: Api<DeserializeGuard<K>>) -> Controller<DeserializeGuard<K>>

@@ -1,13 +1,23 @@
 //! PURE: from what was read to what is to be done and said. No client, no clock, no environment, no chance.
 //!
+//! ```text
+//! Snapshot ─► decide::plan ─► Plan {actions, verdict, wake_at} ─► (effects) ─► Applied ─► status::status
+//! ```
 //! [`parameters`], [`stores`], [`names`] and [`definition`] are shared with the gateway and the command line, so that
 //! all of them say the same about the same.
 
+mod admit;
 pub mod agent;
+pub mod decide;
 pub mod definition;
+mod failure;
+mod inputs;
 pub mod job;
 pub mod names;
 pub mod parameters;
 pub mod revision;
+pub mod seal;
+pub mod snapshot;
+pub mod status;
 pub mod stores;
 mod template;

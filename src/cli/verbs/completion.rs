@@ -3,9 +3,8 @@
 use clap::{CommandFactory, ValueEnum};
 
 use crate::cli::Cli;
-use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
-use crate::cli::terminal::print;
+use crate::cli::terminal::{PrintError, print};
 
 /// Print a completion script for the shell
 #[derive(Debug, clap::Args)]
@@ -24,7 +23,7 @@ enum Shell {
 }
 
 /// Prints the script.
-pub(crate) fn run(args: &Args) -> Result<Exit, CliError> {
+pub(crate) fn run(args: &Args) -> Result<Exit, PrintError> {
     let shell = match args.shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,

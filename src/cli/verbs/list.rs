@@ -64,12 +64,12 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<Exit, CliError
             let names = tasks.iter().filter_map(|task| task.metadata.name.as_deref());
             print(&names.map(|name| qualified(name) + "\n").collect::<String>())?;
         }
-        wide if tasks.is_empty() => {
+        None | Some(ListFormat::Wide) if tasks.is_empty() => {
             let place = if args.all_namespaces { "any namespace" } else { session.namespace.as_str() };
-            debug_assert!(wide.is_none_or(|w| w == ListFormat::Wide));
             say(&format!("No runs found in {place}"));
         }
-        wide => print(&page(tasks, args.all_namespaces, wide.is_some(), Timestamp::now()))?,
+        None => print(&page(tasks, args.all_namespaces, false, Timestamp::now()))?,
+        Some(ListFormat::Wide) => print(&page(tasks, args.all_namespaces, true, Timestamp::now()))?,
     }
     Ok(Exit::Ok)
 }
@@ -171,8 +171,9 @@ mod tests {
     #[test]
     fn an_object_that_cannot_be_read_is_a_row_and_hides_no_other() {
         let kind = |name: &str, spec: serde_json::Value| {
-            object(json!({"apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask",
-                "metadata": {"name": name, "namespace": "ns", "creationTimestamp": "1970-01-01T00:00:00Z"}, "spec": spec}))
+            let metadata = json!({"name": name, "namespace": "ns", "creationTimestamp": "1970-01-01T00:00:00Z"});
+            let api_version = "asynctask.dev/v1alpha1";
+            object(json!({"apiVersion": api_version, "kind": "AsyncTask", "metadata": metadata, "spec": spec}))
         };
         let tasks = vec![kind("bad", json!({"definition": 7})), kind("good", json!({"definition": {"name": "hello"}}))];
         let now = Timestamp::from_second(90).expect("in range");

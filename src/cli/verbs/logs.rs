@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt};
 
 use crate::api::AsyncTask;
 use crate::api::names::LABEL_TASK_UID;
-use crate::cli::cluster::{ClusterError, is_transient, status};
+use crate::cli::cluster::{ClusterError, is_transient, status, watch_failure};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
@@ -104,18 +104,15 @@ async fn follow(session: &Session, pods: &Pods, task: &AsyncTask) -> Result<(), 
         tokio::select! {
             Some(pod) = comings.next(), if readable => match pod {
                 Ok(pod) => pods.copy_new(&pod, &mut seen).await?,
-                Err(watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e)) if !is_transient(&e) => {
-                    readable = false;
-                }
-                Err(_) => {}
+                // What passes is tried again by the stream itself.
+                Err(error) => readable = watch_failure(error).is_none_or(|e| is_transient(&e)),
             },
             Some(change) = changes.next() => match change {
                 Ok(Some(task)) => latest = task,
                 Ok(None) => return Ok(()),
-                Err(watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e)) if !is_transient(&e) => {
+                Err(error) => if let Some(e) = watch_failure(error).filter(|e| !is_transient(e)) {
                     return Err(ClusterError::new(format!("watch AsyncTask {:?}", task.name_any()), e).into());
                 }
-                Err(_) => {}
             }
         }
     }
@@ -228,7 +225,7 @@ fn waits_for(task: &AsyncTask, pods: &[Pod]) -> String {
     let words =
         words.unwrap_or_else(|| [known.and_then(|s| s.reason.as_deref()), known.and_then(|s| s.message.as_deref())]);
     let words: Vec<&str> = words.into_iter().flatten().collect();
-    if words.is_empty() { "it is being scheduled".to_owned() } else { crate::cli::words::clean(&words.join(": ")) }
+    if words.is_empty() { "nothing is known of it yet".to_owned() } else { crate::cli::words::clean(&words.join(": ")) }
 }
 
 #[cfg(test)]

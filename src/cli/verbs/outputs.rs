@@ -7,7 +7,7 @@ use crate::cli::download::{Outcome, to_file, to_stdout};
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::format::Document;
-use crate::cli::gateway::Gateway;
+use crate::cli::gateway::{Gateway, GatewayError};
 use crate::cli::meter::Meter;
 use crate::cli::target::Target;
 use crate::cli::terminal::{is_terminal, print};
@@ -60,6 +60,14 @@ struct GetArgs {
 /// A choice that names nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutputsError {
+    /// The gateway does not tell.
+    #[error("cannot list the outputs of AsyncTask {task:?}: {source}")]
+    List {
+        /// Task.
+        task: String,
+        /// Why.
+        source: GatewayError,
+    },
     /// No such output.
     #[error("AsyncTask {task:?} has no output {output:?}{known}")]
     Output {
@@ -102,7 +110,8 @@ pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError>
 
 /// Asks the gateway for the outputs of a run.
 pub(crate) async fn list(gateway: &Gateway, namespace: &str, name: &str) -> Result<OutputList, CliError> {
-    Ok(gateway.get(gateway.path(namespace, &["tasks", name, "outputs"])).await?)
+    let found = gateway.get(gateway.path(namespace, &["tasks", name, "outputs"])).await;
+    Ok(found.map_err(|source| OutputsError::List { task: name.to_owned(), source })?)
 }
 
 fn page(list: &OutputList) -> String {
@@ -155,7 +164,7 @@ async fn get(gateway: &Gateway, namespace: &str, args: &GetArgs) -> Result<(), C
 
 /// Writes a file to stdout; a bar beside it would only be in its way on a terminal.
 pub(crate) async fn stdout(gateway: &Gateway, link: reqwest::Url, file: &FileView) -> Result<(), CliError> {
-    let meter = if is_terminal() { Meter::hidden() } else { Meter::new(&file.path, file.size) };
+    let meter = if is_terminal() { Meter::hidden() } else { Meter::quiet(&file.path, file.size) };
     let done = to_stdout(gateway, link, file, &meter).await;
     meter.vanish();
     Ok(done?)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,10 +34,12 @@ const MAX_FILE: u64 = 1 << 20;
 
 /// Submit a run of a definition
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = format!("Examples:
   kubectl asynctask run hello-report -p name=Ada
   kubectl asynctask run course-outline --input archive=course.tar.gz --watch
-  kubectl asynctask run grades -f params.yaml -p dry_run=true --name grades-2026-w48 --wait --timeout 30m")]
+  kubectl asynctask run grades -f params.yaml -p dry_run=true --name grades-w48 --wait --timeout 30m
+
+{}", Exit::help()))]
 pub(crate) struct Args {
     /// Name of the TaskDefinition
     definition: String,
@@ -73,6 +75,17 @@ pub(crate) struct Args {
 /// A run that is not submitted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
+    /// No such definition.
+    #[error(
+        "namespace {namespace:?} has no TaskDefinition {name:?}: `kubectl asynctask definitions -n {namespace}` lists \
+         what can be run"
+    )]
+    Definition {
+        /// Name.
+        name: String,
+        /// Where.
+        namespace: String,
+    },
     /// The parameter file cannot be read.
     #[error("cannot read the parameters from {}: {source}", file.display())]
     Read {
@@ -104,7 +117,7 @@ impl RunError {
     pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Read { .. } | Self::Parameters(_) => Exit::Usage,
-            Self::Exists { .. } => Exit::Error,
+            Self::Definition { .. } | Self::Exists { .. } => Exit::Error,
         }
     }
 }
@@ -124,8 +137,10 @@ pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError>
 }
 
 async fn definition(session: &Session, name: &str) -> Result<TaskDefinition, CliError> {
-    let act = format!("read TaskDefinition {name:?} (`kubectl asynctask definitions` lists them)");
-    Ok(session.definitions().get(name).await.map_err(ClusterError::on(act))?)
+    let act = format!("read TaskDefinition {name:?}");
+    let found = session.definitions().get_opt(name).await.map_err(ClusterError::on(act))?;
+    let unknown = || RunError::Definition { name: name.to_owned(), namespace: session.namespace.clone() };
+    Ok(found.ok_or_else(unknown)?)
 }
 
 /// Parameters of file and command line, valid against the schema.
@@ -140,9 +155,9 @@ async fn parameters_of(definition: &TaskDefinition, args: &Args) -> Result<Map<S
     if problems.is_empty() { Ok(all) } else { Err(RunError::Parameters(problems).into()) }
 }
 
-async fn content(file: &PathBuf) -> Result<String, RunError> {
-    let failed = |source| RunError::Read { file: file.clone(), source };
-    let path = file.clone();
+async fn content(file: &Path) -> Result<String, RunError> {
+    let failed = |source| RunError::Read { file: file.to_owned(), source };
+    let path = file.to_owned();
     let read = move || {
         let mut text = String::new();
         match path.as_os_str() == "-" {
@@ -159,7 +174,7 @@ async fn content(file: &PathBuf) -> Result<String, RunError> {
 async fn checksums(files: &[InputFile]) -> Result<BTreeMap<String, String>, UploadError> {
     let mut all = BTreeMap::new();
     for input in files {
-        let meter = Meter::new(&format!("{} checksum", input.name), input.size);
+        let meter = Meter::quiet(&format!("{} checksum", input.name), input.size);
         let sha256 = inputs::digest(&input.file, 0, input.size, Some(&meter)).await;
         meter.vanish();
         let sha256 = sha256.map_err(|source| UploadError::Read { file: input.file.clone(), source })?;
@@ -190,11 +205,11 @@ async fn submit(
     name: Option<&str>,
     definition: &TaskDefinition,
 ) -> Result<AsyncTask, CliError> {
+    let uploads = send(session, wanted, files).await?;
     let ready = render::readiness(definition);
     if ready != "Ready" {
         say(&format!("TaskDefinition {:?} is {ready}; the run waits until it is ready", wanted.definition));
     }
-    let uploads = send(session, wanted, files).await?;
     let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
     loop {
         let random = uuid::Uuid::new_v4().as_u128();
@@ -204,7 +219,7 @@ async fn submit(
             Ok(task) => return Ok(task),
             Err(source) => ClusterError::new(format!("create AsyncTask {chosen:?}"), source),
         };
-        if !error.status().is_some_and(|s| s.code == 409) {
+        if error.status().is_none_or(|s| s.code != 409) {
             return Err(error.into());
         }
         // The name is taken: by somebody quicker when it was asked for, by chance when it was not.

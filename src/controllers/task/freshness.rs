@@ -1,0 +1,80 @@
+//! Whether a copy from the watch is as new as our own last write. Deciding on an older one repeats what was done.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kube::ResourceExt;
+
+use crate::api::AsyncTask;
+
+/// The versions we wrote last, by UID, of objects whose watch has not caught up yet.
+#[derive(Debug, Default)]
+pub(super) struct Freshness {
+    written: Mutex<HashMap<String, u64>>,
+}
+
+impl Freshness {
+    /// Notes the version that a write of ours gave the object.
+    pub(super) fn wrote(&self, task: &AsyncTask) {
+        if let (Some(uid), Some(version)) = (task.uid(), version(task)) {
+            self.lock().insert(uid, version);
+        }
+    }
+
+    /// Whether the copy is older than our last write.
+    pub(super) fn is_stale(&self, task: &AsyncTask) -> bool {
+        let (Some(uid), Some(seen)) = (task.uid(), version(task)) else { return false };
+        let mut written = self.lock();
+        match written.get(&uid) {
+            Some(ours) if *ours > seen => true,
+            Some(_) => {
+                written.remove(&uid);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// The object is gone.
+    pub(super) fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Versions of one resource are numbers that grow; a server where they are not gets no such check.
+fn version(task: &AsyncTask) -> Option<u64> {
+    task.resource_version().and_then(|version| version.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::Freshness;
+    use crate::api::AsyncTask;
+
+    fn task(version: &str) -> AsyncTask {
+        serde_json::from_value(json!({
+            "apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask",
+            "metadata": {"name": "a", "uid": "u", "resourceVersion": version},
+            "spec": {"definition": {"name": "d"}},
+        }))
+        .expect("a task")
+    }
+
+    #[test]
+    fn a_copy_older_than_our_write_is_stale_until_the_watch_catches_up() {
+        let freshness = Freshness::default();
+        assert!(!freshness.is_stale(&task("9")));
+        freshness.wrote(&task("10"));
+        assert!(freshness.is_stale(&task("9")));
+        assert!(!freshness.is_stale(&task("11")));
+        assert!(freshness.lock().is_empty(), "what caught up is forgotten");
+        freshness.wrote(&task("no number"));
+        assert!(!freshness.is_stale(&task("9")));
+    }
+}

@@ -1,0 +1,319 @@
+//! Reads only: what the plan needs to know, by the phase the run is in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::ListParams;
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+use super::TaskController;
+use super::error::TaskError;
+use super::results;
+use super::revisions::Known;
+use crate::api::condition::{self, READY};
+use crate::api::names::{ANNOTATION_REVISION, LABEL_TASK_UID};
+use crate::api::task::StoreRef;
+use crate::api::{AsyncTask, OutputStore, TaskDefinition};
+use crate::plan::snapshot::{
+    Admission, DefinitionFact, Execution, JobEnd, JobFact, JobRef, Phase, Remains, Seen, Snapshot, Trouble, UploadFact,
+    current_attempt, job_name, phase,
+};
+use crate::plan::stores::{NoStore, choose};
+use crate::storage::StoreError;
+use crate::storage::records::{self, RECORD_MAX, UploadRecord};
+
+impl TaskController {
+    /// All that the plan needs to know; `None` when the run is gone. `known` is a Job of the run that the watch may
+    /// not have shown yet.
+    pub(super) async fn observe(
+        &self,
+        task: Arc<AsyncTask>,
+        known: Option<JobFact>,
+    ) -> Result<Option<Snapshot>, TaskError> {
+        // Whether to start a run is decided on the object as it is now: a copy may be older than the run's end.
+        let task = if phase(&task) == Phase::New {
+            let Some(live) = self.live(&task).await? else { return Ok(None) };
+            live
+        } else {
+            task
+        };
+        let seen = match phase(&task) {
+            Phase::New => Seen::New(Box::new(self.admission(&task, known).await?)),
+            Phase::Running => Seen::Running(self.execution(&task).await?),
+            Phase::Restored | Phase::Finished => Seen::Nothing,
+            Phase::Deleting => Seen::Deleting(self.remains(&task).await?),
+        };
+        Ok(Some(Snapshot { task, seen }))
+    }
+
+    /// The object as it is now; `None` when it, or the one we know, is gone.
+    pub(super) async fn live(&self, task: &AsyncTask) -> Result<Option<Arc<AsyncTask>>, TaskError> {
+        let read = self.tasks(task).get_opt(&task.name_any()).await.map_err(TaskError::ReadTask)?;
+        Ok(read.filter(|live| live.uid() == task.uid()).map(Arc::new))
+    }
+
+    pub(super) fn tasks(&self, task: &AsyncTask) -> Api<AsyncTask> {
+        Api::namespaced(self.context.client.clone(), &task.namespace().unwrap_or_default())
+    }
+
+    async fn admission(&self, task: &AsyncTask, known: Option<JobFact>) -> Result<Admission, TaskError> {
+        let job = known.or_else(|| self.cached_job_of(task));
+        let definition = self.definition(task, job.as_ref()).await?;
+        let (store, uploads) = match &definition {
+            DefinitionFact::Ready { content, .. } => self.store(task, content.store.as_deref()).await?,
+            DefinitionFact::Missing(_) | DefinitionFact::NotReady(_) => (Err(NoStore::NoDefault), BTreeMap::new()),
+        };
+        let parameters = task.spec.parameters.clone().unwrap_or_else(|| json!({}));
+        Ok(Admission { definition, store, parameters, uploads, job, agent: self.context.agent() })
+    }
+
+    fn cached_job_of(&self, task: &AsyncTask) -> Option<JobFact> {
+        let (uid, namespace) = (task.uid()?, task.namespace());
+        let of_task = |job: &Job| job.namespace() == namespace && job.labels().get(LABEL_TASK_UID) == Some(&uid);
+        self.caches.jobs.find(of_task).map(|job| job_fact(&job, task)).filter(|job| job.ours)
+    }
+
+    /// Which revision the run would be pinned to: the one its Job was built from, the one it asks for, or the
+    /// definition's current one.
+    async fn definition(&self, task: &AsyncTask, job: Option<&JobFact>) -> Result<DefinitionFact, TaskError> {
+        let namespace = task.namespace().unwrap_or_default();
+        let wanted = &task.spec.definition;
+        let built_from = job.and_then(|job| job.revision.as_ref());
+        if let Some(name) = built_from.or(wanted.revision.as_ref()) {
+            let known = self.revisions.named(&namespace, name).await?;
+            let known = known.filter(|known| known.definition == wanted.name);
+            let missing = || {
+                let (definition, hint) = (&wanted.name, "leave spec.definition.revision out to run the current one");
+                format!("TaskRevision {name} of {definition} does not exist in namespace {namespace}: {hint}")
+            };
+            return Ok(known.map_or_else(|| DefinitionFact::Missing(missing()), usable));
+        }
+        let Some(definition) = self.find_definition(&namespace, &wanted.name).await? else {
+            let name = &wanted.name;
+            let hint = "create it there, or correct spec.definition.name in a new AsyncTask";
+            let what = format!("TaskDefinition {name} does not exist in namespace {namespace}: {hint}");
+            return Ok(DefinitionFact::Missing(what));
+        };
+        match current(&definition) {
+            Err(why) => Ok(DefinitionFact::NotReady(why)),
+            Ok(reference) => {
+                let gone = || format!("the revision of TaskDefinition {} is on its way", wanted.name);
+                let known = self.revisions.pinned(&namespace, &reference).await?;
+                Ok(known.map_or_else(|| DefinitionFact::NotReady(gone()), usable))
+            }
+        }
+    }
+
+    /// From our copy when that is ready to run; else as it is now: it may have become so a moment ago.
+    async fn find_definition(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<DeserializeGuard<TaskDefinition>>>, TaskError> {
+        let cached = self.caches.definitions.get(&ObjectRef::new(name).within(namespace));
+        if let Some(ready) = cached.filter(|definition| current(definition).is_ok()) {
+            return Ok(Some(ready));
+        }
+        let api = Api::<DeserializeGuard<TaskDefinition>>::namespaced(self.context.client.clone(), namespace);
+        let read = api.get_opt(name).await;
+        let read = read.map_err(|source| TaskError::ReadDefinition { name: name.to_owned(), source })?;
+        Ok(read.map(Arc::new))
+    }
+
+    /// The store the run would use, and what it knows of the run's uploads.
+    async fn store(
+        &self,
+        task: &AsyncTask,
+        wanted: Option<&str>,
+    ) -> Result<(Result<StoreRef, NoStore>, BTreeMap<String, UploadFact>), TaskError> {
+        let cached = self.caches.stores.state().iter().filter_map(|store| store.0.as_ref().ok().cloned()).collect();
+        let chosen = match self.choose(task, wanted, cached).await? {
+            Ok(store) => Ok(store),
+            // One may have become ready a moment ago.
+            Err(_) => {
+                let api = Api::<DeserializeGuard<OutputStore>>::all(self.context.client.clone());
+                let listed = api.list(&ListParams::default()).await.map_err(TaskError::ListStores)?;
+                self.choose(task, wanted, listed.items.into_iter().filter_map(|store| store.0.ok()).collect()).await?
+            }
+        };
+        let store = match chosen {
+            Ok(store) => store,
+            Err(none) => return Ok((Err(none), BTreeMap::new())),
+        };
+        let uploads = self.uploads(task, &store).await;
+        Ok((Ok(StoreRef { name: store.name_any(), uid: store.uid().unwrap_or_default() }), uploads))
+    }
+
+    async fn choose(
+        &self,
+        task: &AsyncTask,
+        wanted: Option<&str>,
+        stores: Vec<OutputStore>,
+    ) -> Result<Result<OutputStore, NoStore>, TaskError> {
+        let name = task.namespace().unwrap_or_default();
+        // Labels decide only where a store asks for them.
+        let labels = if stores.iter().any(|store| store.spec.namespaces.is_some()) {
+            let api = Api::<Namespace>::all(self.context.client.clone());
+            let read = api.get_metadata(&name).await;
+            read.map_err(|source| TaskError::ReadNamespace { name, source })?.labels().clone()
+        } else {
+            BTreeMap::new()
+        };
+        Ok(choose(&stores, wanted, &labels).cloned())
+    }
+
+    async fn uploads(&self, task: &AsyncTask, store: &OutputStore) -> BTreeMap<String, UploadFact> {
+        let namespace = task.namespace().unwrap_or_default();
+        let mut facts = BTreeMap::new();
+        for (input, reference) in &task.spec.inputs {
+            facts.insert(input.clone(), self.upload(&namespace, &reference.upload, store).await);
+        }
+        facts
+    }
+
+    async fn upload(&self, namespace: &str, id: &str, store: &OutputStore) -> UploadFact {
+        let open = match self.context.stores.open(store).await {
+            Ok(open) => open,
+            Err(error) => return UploadFact::Unreadable(error.to_string()),
+        };
+        // An id that can be no part of a key was never given out.
+        let Ok(keys) = open.layout.upload(namespace, id) else { return UploadFact::Missing };
+        let bytes = match open.store.get_bytes(&keys.record(), RECORD_MAX).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound { .. }) => return UploadFact::Missing,
+            Err(error) => return UploadFact::Unreadable(error.to_string()),
+        };
+        match records::decode::<UploadRecord>(&bytes) {
+            Ok(record) if record.namespace == namespace && record.id == id => UploadFact::Found {
+                uploader: record.uploader,
+                definition: record.definition,
+                input: record.input,
+                complete: record.complete,
+            },
+            Ok(_) => UploadFact::Missing,
+            Err(error) => UploadFact::Unreadable(error.to_string()),
+        }
+    }
+
+    async fn execution(&self, task: &AsyncTask) -> Result<Execution, TaskError> {
+        let Some((step, attempt)) = current_attempt(task) else { return Ok(Execution::Runs) };
+        let Some(end) = self.end_of(task, &job_name(task, step, attempt)).await? else { return Ok(Execution::Runs) };
+        let results = match results::read(&self.context.stores, task, step).await {
+            Err(trouble) => Err(trouble),
+            Ok(mut results) => {
+                if results.commits.is_empty() {
+                    results.pods = self.pods(task).await?.iter().map(results::pod_fact).collect();
+                }
+                Ok(results)
+            }
+        };
+        Ok(Execution::Ended { end, results })
+    }
+
+    /// How the Job ended; `None` while it has not. One that our copy does not show is asked for.
+    async fn end_of(&self, task: &AsyncTask, name: &str) -> Result<Option<JobEnd>, TaskError> {
+        let namespace = task.namespace().unwrap_or_default();
+        let cached = self.caches.jobs.get(&ObjectRef::new(name).within(&namespace));
+        let fact = match cached.map(|job| job_fact(&job, task)).filter(|job| job.ours) {
+            Some(fact) => Some(fact),
+            None => self.job(task, name).await?,
+        };
+        Ok(fact.filter(|job| job.ours).map_or(Some(JobEnd::Gone), |job| job.end))
+    }
+
+    /// The Job of this name as it is now.
+    pub(super) async fn job(&self, task: &AsyncTask, name: &str) -> Result<Option<JobFact>, TaskError> {
+        let api = Api::<Job>::namespaced(self.context.client.clone(), &task.namespace().unwrap_or_default());
+        let read = api.get_opt(name).await;
+        let read = read.map_err(|source| TaskError::ReadJob { name: name.to_owned(), source })?;
+        Ok(read.map(|job| job_fact(&job, task)))
+    }
+
+    async fn pods(&self, task: &AsyncTask) -> Result<Vec<Pod>, TaskError> {
+        let api = Api::<Pod>::namespaced(self.context.client.clone(), &task.namespace().unwrap_or_default());
+        Ok(api.list(&of_task(task)).await.map_err(TaskError::ListPods)?.items)
+    }
+
+    /// What could still write. Both are listed live: a Job made a moment ago is in no copy.
+    async fn remains(&self, task: &AsyncTask) -> Result<Remains, TaskError> {
+        let namespace = task.namespace().unwrap_or_default();
+        let api = Api::<Job>::namespaced(self.context.client.clone(), &namespace);
+        let jobs = api.list_metadata(&of_task(task)).await.map_err(TaskError::ListJobs)?;
+        let pods = self.pods(task).await?.iter().filter(|pod| !has_ended(pod)).count();
+        let jobs = jobs.items.into_iter().map(|job| JobRef {
+            name: job.name_any(),
+            uid: job.uid().unwrap_or_default(),
+            deleting: job.metadata.deletion_timestamp.is_some(),
+        });
+        Ok(Remains { jobs: jobs.collect(), pods })
+    }
+}
+
+fn of_task(task: &AsyncTask) -> ListParams {
+    ListParams::default().labels(&format!("{LABEL_TASK_UID}={}", task.uid().unwrap_or_default()))
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn usable(known: Known) -> DefinitionFact {
+    match known.content {
+        Ok(content) => DefinitionFact::Ready { revision: known.reference, content },
+        Err(invalid) => DefinitionFact::NotReady(format!(
+            "revision {} does not pass the checks of this operator: {invalid}",
+            known.reference.name
+        )),
+    }
+}
+
+/// The revision a definition offers now, or why there is none.
+fn current(guarded: &DeserializeGuard<TaskDefinition>) -> Result<crate::api::task::RevisionRef, String> {
+    let name = guarded.name_any();
+    let definition = guarded.0.as_ref().map_err(|error| format!("TaskDefinition {name} cannot be read: {error}"))?;
+    let status = definition.status.as_ref().filter(|status| status.observed_generation == definition.metadata.generation);
+    let Some(status) = status else { return Err(format!("TaskDefinition {name} is being checked")) };
+    match (&status.revision, condition::is_true(&status.conditions, READY)) {
+        (Some(revision), true) => Ok(revision.clone()),
+        _ => {
+            let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
+            let why = ready.map_or("it was not checked yet", |ready| ready.message.as_str());
+            Err(format!("TaskDefinition {name} is not ready: {why}"))
+        }
+    }
+}
+
+/// What counts about a Job.
+pub(super) fn job_fact(job: &Job, task: &AsyncTask) -> JobFact {
+    let owner = job.owner_references().iter().find(|owner| owner.controller == Some(true));
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let end = conditions.iter().filter(|condition| condition.status == "True").find_map(|condition| {
+        match condition.type_.as_str() {
+            "Complete" => Some(JobEnd::Succeeded),
+            "Failed" => Some(JobEnd::Failed {
+                reason: condition.reason.clone().unwrap_or_default(),
+                message: condition.message.clone().unwrap_or_default(),
+            }),
+            _ => None,
+        }
+    });
+    JobFact {
+        name: job.name_any(),
+        ours: owner.is_some_and(|owner| Some(&owner.uid) == task.metadata.uid.as_ref()),
+        revision: job.annotations().get(ANNOTATION_REVISION).cloned(),
+        created: job.creation_timestamp().map(|time| time.0),
+        end,
+    }
+}
+
+/// Stands for what could not be read of a store.
+pub(super) fn trouble(reason: &'static str, message: String) -> Trouble {
+    Trouble { reason, message }
+}
+

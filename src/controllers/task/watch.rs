@@ -1,0 +1,148 @@
+//! What is watched, and which run each change wakes. Copies are kept small: parameters, specs of Jobs and contents of
+//! definitions are read when they are needed.
+
+use futures::{Stream, future};
+use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
+use kube::{Api, Client, ResourceExt};
+
+use crate::api::names::{ANNOTATION_FINISHED, ANNOTATION_REVISION, LABEL_TASK_UID};
+use crate::api::{AsyncTask, OutputStore, TaskDefinition};
+use crate::controllers::watches::PAGE;
+use crate::plan::snapshot::{Phase, phase};
+
+/// A run as the watch gives it: one that cannot be read does not stop the others.
+pub(super) type Guarded = DeserializeGuard<AsyncTask>;
+
+/// Copies of what is watched beside the runs.
+#[derive(Clone)]
+pub(super) struct Caches {
+    pub(super) jobs: Store<Job>,
+    pub(super) definitions: Store<DeserializeGuard<TaskDefinition>>,
+    pub(super) stores: Store<DeserializeGuard<OutputStore>>,
+}
+
+/// The controller of runs and the copies it decides on.
+pub(super) fn controller(client: &Client) -> (Controller<Guarded>, Caches) {
+    let (tasks, task_stream) = tasks(client);
+    let (jobs, job_stream) = jobs(client);
+    let (definitions, definition_stream) = definitions(client);
+    let (stores, store_stream) = stores(client);
+    let (by_definition, by_store) = (tasks.clone(), tasks.clone());
+    let controller = Controller::for_stream(task_stream, tasks)
+        .owns_stream(job_stream)
+        .watches_stream(definition_stream, move |definition| {
+            let (namespace, name) = (definition.namespace(), definition.name_any());
+            waiting(&by_definition, move |task| task.namespace() == namespace && task.spec.definition.name == name)
+        })
+        .watches_stream(store_stream, move |_| waiting(&by_store, |_| true));
+    (controller, Caches { jobs, definitions, stores })
+}
+
+/// Runs that are not admitted yet, of those that `concerned` picks.
+fn waiting(tasks: &Store<Guarded>, concerned: impl Fn(&AsyncTask) -> bool) -> Vec<ObjectRef<Guarded>> {
+    let is_waiting = |guarded: &Guarded| {
+        guarded.0.as_ref().is_ok_and(|task| phase(task) == Phase::New && concerned(task))
+    };
+    tasks.state_filter(is_waiting).iter().map(|guarded| ObjectRef::from_obj(guarded.as_ref())).collect()
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
+}
+
+type Events<K> = Result<K, watcher::Error>;
+
+fn tasks(client: &Client) -> (Store<Guarded>, impl Stream<Item = Events<Guarded>> + Send + 'static) {
+    let (reader, writer) = reflector::store();
+    let stream = watcher(Api::<Guarded>::all(client.clone()), config())
+        .modify(slim_task)
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        // Our own status writes and the gateway's change neither.
+        .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
+    (reader, stream)
+}
+
+/// Parameters are read live when they are judged; of the annotations only our mark decides anything.
+fn slim_task(guarded: &mut Guarded) {
+    guarded.managed_fields_mut().clear();
+    guarded.annotations_mut().retain(|key, _| key == ANNOTATION_FINISHED);
+    if let Ok(task) = &mut guarded.0 {
+        task.spec.parameters = None;
+    }
+}
+
+fn jobs(client: &Client) -> (Store<Job>, impl Stream<Item = Events<Job>> + Send + 'static) {
+    let (reader, writer) = reflector::store();
+    let stream = watcher(Api::<Job>::all(client.clone()), config().labels(LABEL_TASK_UID))
+        .modify(slim_job)
+        .default_backoff()
+        .reflect(writer)
+        // A Job that is deleted matters as much as one that ends.
+        .touched_objects();
+    (reader, stream)
+}
+
+fn slim_job(job: &mut Job) {
+    job.managed_fields_mut().clear();
+    job.annotations_mut().retain(|key, _| key == ANNOTATION_REVISION);
+    job.spec = None;
+    let conditions = job.status.take().and_then(|status| status.conditions);
+    job.status = Some(JobStatus { conditions, ..JobStatus::default() });
+}
+
+fn definitions(
+    client: &Client,
+) -> (
+    Store<DeserializeGuard<TaskDefinition>>,
+    impl Stream<Item = Events<DeserializeGuard<TaskDefinition>>> + Send + 'static,
+) {
+    let (reader, writer) = reflector::store();
+    let stream = watcher(Api::<DeserializeGuard<TaskDefinition>>::all(client.clone()), config())
+        .modify(slim_definition)
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects();
+    (reader, stream)
+}
+
+fn slim_definition(guarded: &mut DeserializeGuard<TaskDefinition>) {
+    guarded.managed_fields_mut().clear();
+    guarded.annotations_mut().clear();
+    if let Ok(definition) = &mut guarded.0 {
+        // What runs is read from the revision.
+        definition.spec.parameters = None;
+        definition.spec.steps = Vec::new();
+        definition.spec.outputs = Vec::new();
+    }
+}
+
+fn stores(
+    client: &Client,
+) -> (Store<DeserializeGuard<OutputStore>>, impl Stream<Item = Events<DeserializeGuard<OutputStore>>> + Send + 'static)
+{
+    let (reader, writer) = reflector::store();
+    let stream = watcher(Api::<DeserializeGuard<OutputStore>>::all(client.clone()), config())
+        .modify(|store| store.managed_fields_mut().clear())
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects();
+    (reader, stream)
+}
+
+impl Caches {
+    /// Waits until all copies are there: what is missing from a half-filled one looks deleted.
+    pub(super) async fn ready(&self) {
+        // The writers live in the streams of the controller, which live as long as it.
+        let _ = future::join3(
+            self.jobs.wait_until_ready(),
+            self.definitions.wait_until_ready(),
+            self.stores.wait_until_ready(),
+        )
+        .await;
+    }
+}

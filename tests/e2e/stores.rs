@@ -1,0 +1,77 @@
+//! The second store of the suite: a real SeaweedFS, registered as an OutputStore of the kind `s3`.
+
+use std::sync::OnceLock;
+
+use crate::support::{SYSTEM, host_ip, kubectl, kubectl_in};
+
+#[path = "../support/seaweedfs.rs"]
+mod seaweedfs;
+
+use seaweedfs::{Seaweed, SeaweedOptions};
+
+/// Seconds a download URL of the store [`seaweed`] is good for: short, so that a test can see it end.
+pub(crate) const TTL: u64 = 3;
+
+/// Starts the server once for all tests and returns the name of its OutputStore.
+pub(crate) fn seaweed() -> &'static str {
+    static SERVER: OnceLock<Seaweed> = OnceLock::new();
+    let server = SERVER.get_or_init(|| {
+        let server = Seaweed::start(SeaweedOptions { bind_ip: host_ip(), ..SeaweedOptions::default() });
+        secret("seaweed", &server.access_key, &server.secret_key);
+        kubectl_in(&["apply"], &store("seaweed", &server.endpoint, &server.bucket)).ok();
+        let said = kubectl(&["wait", "--for=condition=Ready", "outputstore/seaweed", "--timeout=60s"]);
+        assert_eq!(said.code, 0, "{}", kubectl(&["get", "outputstore", "seaweed", "-o", "yaml"]).out);
+        server
+    });
+    assert!(!server.endpoint.is_empty());
+    "seaweed"
+}
+
+fn secret(name: &str, access_key: &str, secret_key: &str) {
+    kubectl_in(
+        &["-n", SYSTEM, "apply"],
+        &format!(
+            "{{apiVersion: v1, kind: Secret, metadata: {{name: {name}}}, \
+             stringData: {{accessKeyId: {access_key}, secretAccessKey: {secret_key}}}}}"
+        ),
+    )
+    .ok();
+}
+
+fn store(name: &str, endpoint: &str, bucket: &str) -> String {
+    format!(
+        "{{apiVersion: asynctask.dev/v1alpha1, kind: OutputStore, metadata: {{name: {name}}}, spec: {{prefix: e2e-{name}, \
+         signedUrls: {{ttl: {TTL}s}}, s3: {{endpoint: '{endpoint}', bucket: {bucket}, pathStyle: true, \
+         credentialsSecret: {{name: {name}}}}}}}}}"
+    )
+}
+
+#[test]
+fn a_store_with_wrong_credentials_says_which_secret_to_mend() {
+    let _turn = crate::support::Cluster::shared();
+    seaweed();
+    let spec = crate::support::get(&["outputstore", "seaweed"])["spec"]["s3"].clone();
+    secret("wrong", "nobody", "nothing");
+    let (endpoint, bucket) = (spec["endpoint"].as_str().unwrap(), spec["bucket"].as_str().unwrap());
+    kubectl_in(&["apply"], &store("wrong", endpoint, bucket)).ok();
+
+    kubectl(&["wait", "--for=condition=Ready=False", "outputstore/wrong", "--timeout=60s"]).ok();
+
+    let ready = crate::support::get(&["outputstore", "wrong"])["status"]["conditions"][0].clone();
+    println!("{ready:#}");
+    assert_eq!(ready["reason"], "PermissionDenied");
+    let message = ready["message"].as_str().unwrap();
+    assert!(message.contains("wrong") && message.contains("Secret"), "{message}");
+    assert!(!message.contains("nothing"), "the credential is shown: {message}");
+    kubectl(&["delete", "outputstore", "wrong"]).ok();
+}
+
+#[test]
+fn bucket_endpoint_and_prefix_of_a_store_are_immutable() {
+    let _turn = crate::support::Cluster::shared();
+    seaweed();
+    for change in [r#"{"spec":{"prefix":"other"}}"#, r#"{"spec":{"s3":{"bucket":"other"}}}"#, r#"{"spec":{"prefix":null}}"#] {
+        let said = kubectl(&["patch", "outputstore", "seaweed", "--type=merge", "-p", change]).refused();
+        assert!(said.contains("immutable"), "{said}");
+    }
+}

@@ -89,8 +89,8 @@ pub(crate) enum GatewayError {
     },
     /// An answer that cannot be understood.
     #[error(
-        "the gateway's answer cannot be read ({0}): is it older or newer than this command? `kubectl asynctask version` \
-         tells"
+        "the gateway's answer cannot be read ({0}): is it older or newer than this command? \
+         `kubectl asynctask version` tells"
     )]
     Answer(String),
 }

@@ -1,0 +1,92 @@
+//! Keeps the rooms of `src/lib.rs` apart: who may import whom, and how large a file may grow.
+
+use std::path::{Path, PathBuf};
+
+/// Room → the rooms it may name.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("contract", &[]),
+    ("api", &["contract"]),
+    ("plan", &["api", "contract", "storage"]),
+    ("storage", &["contract"]),
+    ("runtime", &["api", "contract", "plan", "storage"]),
+    ("controllers", &["api", "contract", "plan", "runtime", "storage"]),
+    ("gateway", &["api", "contract", "plan", "runtime", "storage"]),
+    ("agent", &["contract"]),
+    ("cli", &["api", "contract", "plan"]),
+];
+
+/// What a room must not name, as it would tie it to a world it is free of.
+const NEVER: &[(&str, &[&str])] = &[
+    ("contract", &["kube::", "k8s_openapi", "tokio", "reqwest", "aws_"]),
+    (
+        "plan",
+        &["kube::Client", "kube::Api", "tokio", "std::env", "Timestamp::now", "Instant::now", "SystemTime", "rand::"],
+    ),
+    ("agent", &["kube::", "k8s_openapi", "aws_"]),
+    ("storage", &["kube::", "k8s_openapi"]),
+];
+
+fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn sources(room: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room), &mut found);
+    found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+/// A file's code, without comments (a doc comment may speak of any room) and without its unit tests.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn rooms_import_only_what_the_map_allows() {
+    let mut wrong = Vec::new();
+    for (room, allowed) in MAY_IMPORT {
+        for (path, text) in sources(room) {
+            let code = code(&text);
+            for (other, _) in MAY_IMPORT.iter().filter(|(o, _)| o != room && !allowed.contains(o)) {
+                if code.contains(&format!("crate::{other}::")) || code.contains(&format!("crate::{other};")) {
+                    wrong.push(format!("{}: {room} names {other}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn rooms_stay_free_of_what_they_must_not_know() {
+    let mut wrong = Vec::new();
+    for (room, words) in NEVER {
+        for (path, text) in sources(room) {
+            for word in words.iter().filter(|word| code(&text).contains(**word)) {
+                wrong.push(format!("{}: {room} names {word}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn no_file_outgrows_its_room() {
+    let mut found = Vec::new();
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    assert!(found.len() > 50, "the sources were not found");
+    let long: Vec<_> = found
+        .into_iter()
+        .map(|path| (std::fs::read_to_string(&path).unwrap().lines().count(), path))
+        .filter(|(lines, _)| *lines > 600)
+        .collect();
+    assert!(long.is_empty(), "files of more than 600 lines: {long:#?}");
+}

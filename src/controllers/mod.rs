@@ -6,6 +6,7 @@
 //! | `store` | OutputStores tried before a task depends on one |
 //! | `certificate` | the gateway's certificate |
 //! | `injection` | the answer to how the agent gets into pods |
+//! | `task` | AsyncTasks admitted, run, sealed and taken away |
 
 mod certificate;
 pub mod context;
@@ -14,6 +15,7 @@ pub mod injection;
 mod kinds;
 mod pace;
 mod store;
+mod task;
 mod watches;
 
 use std::convert::Infallible;
@@ -109,7 +111,8 @@ pub async fn start(
     supervisor.spawn("agent injection", endless(injector.run(supervisor.stopping())));
     supervisor.spawn("gateway certificate", endless(keeper.run(supervisor.stopping())));
     supervisor.spawn("store controller", endless(store::run(Arc::clone(&context))));
-    supervisor.spawn("definition controller", endless(definition::run(context)));
+    supervisor.spawn("definition controller", endless(definition::run(Arc::clone(&context))));
+    supervisor.spawn("task controller", endless(task::run(context)));
     Ok(())
 }
 

@@ -17,10 +17,10 @@ use super::results;
 use super::revisions::Known;
 use crate::api::condition::{self, READY};
 use crate::api::names::{ANNOTATION_REVISION, LABEL_TASK_UID};
-use crate::api::task::StoreRef;
+use crate::api::task::{RevisionRef, StoreRef};
 use crate::api::{AsyncTask, OutputStore, TaskDefinition};
 use crate::plan::snapshot::{
-    Admission, DefinitionFact, Execution, JobEnd, JobFact, JobRef, Phase, Remains, Seen, Snapshot, Trouble, UploadFact,
+    Admission, DefinitionFact, Execution, JobEnd, JobFact, JobRef, Phase, Remains, Seen, Snapshot, UploadFact,
     current_attempt, job_name, phase,
 };
 use crate::plan::stores::{NoStore, choose};
@@ -274,10 +274,11 @@ fn usable(known: Known) -> DefinitionFact {
 }
 
 /// The revision a definition offers now, or why there is none.
-fn current(guarded: &DeserializeGuard<TaskDefinition>) -> Result<crate::api::task::RevisionRef, String> {
+fn current(guarded: &DeserializeGuard<TaskDefinition>) -> Result<RevisionRef, String> {
     let name = guarded.name_any();
     let definition = guarded.0.as_ref().map_err(|error| format!("TaskDefinition {name} cannot be read: {error}"))?;
-    let status = definition.status.as_ref().filter(|status| status.observed_generation == definition.metadata.generation);
+    let status =
+        definition.status.as_ref().filter(|status| status.observed_generation == definition.metadata.generation);
     let Some(status) = status else { return Err(format!("TaskDefinition {name} is being checked")) };
     match (&status.revision, condition::is_true(&status.conditions, READY)) {
         (Some(revision), true) => Ok(revision.clone()),
@@ -311,9 +312,3 @@ pub(super) fn job_fact(job: &Job, task: &AsyncTask) -> JobFact {
         end,
     }
 }
-
-/// Stands for what could not be read of a store.
-pub(super) fn trouble(reason: &'static str, message: String) -> Trouble {
-    Trouble { reason, message }
-}
-

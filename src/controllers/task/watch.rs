@@ -43,9 +43,8 @@ pub(super) fn controller(client: &Client) -> (Controller<Guarded>, Caches) {
 
 /// Runs that are not admitted yet, of those that `concerned` picks.
 fn waiting(tasks: &Store<Guarded>, concerned: impl Fn(&AsyncTask) -> bool) -> Vec<ObjectRef<Guarded>> {
-    let is_waiting = |guarded: &Guarded| {
-        guarded.0.as_ref().is_ok_and(|task| phase(task) == Phase::New && concerned(task))
-    };
+    let is_waiting =
+        |guarded: &Guarded| guarded.0.as_ref().is_ok_and(|task| phase(task) == Phase::New && concerned(task));
     tasks.state_filter(is_waiting).iter().map(|guarded| ObjectRef::from_obj(guarded.as_ref())).collect()
 }
 

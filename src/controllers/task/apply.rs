@@ -1,0 +1,195 @@
+//! Effects of a plan, in its order. Each can be repeated without harm, and stops where something is in the way.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+
+use super::TaskController;
+use super::error::TaskError;
+use super::observe::job_fact;
+use crate::api::names::{ANNOTATION_FINISHED, FINALIZER_OUTPUTS, MANAGER_OPERATOR};
+use crate::api::task::StoreRef;
+use crate::api::{AsyncTask, TaskState};
+use crate::plan::decide::Action;
+use crate::plan::seal::Sealed;
+use crate::plan::snapshot::{JobRef, Trouble};
+use crate::plan::status::Applied;
+use crate::runtime::client::{explain, is_status};
+use crate::storage::records::{Manifest, ManifestFile, VERSION};
+use crate::storage::{PutMode, StoreError, delete_prefix};
+
+/// What came of the actions.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// What the status is made from.
+    pub(super) applied: Applied,
+    /// The object after a change to its metadata.
+    pub(super) task: Option<Arc<AsyncTask>>,
+    /// The Job was not there before.
+    pub(super) created: bool,
+    /// Nothing of ours holds the object any more.
+    pub(super) released: bool,
+}
+
+impl TaskController {
+    /// Applies actions until one meets trouble.
+    pub(super) async fn apply(&self, task: &AsyncTask, actions: &[Action]) -> Result<Done, TaskError> {
+        let mut done = Done::default();
+        for action in actions {
+            match action {
+                Action::Hold => done.task = Some(self.hold(task).await?),
+                Action::CreateJob(job) => self.create_job(task, job, &mut done).await?,
+                Action::Seal { step, sealed } => match self.seal(task, step, sealed).await {
+                    Ok(manifest) => done.applied.manifest = Some(manifest),
+                    Err(trouble) => done.applied.trouble = Some(trouble),
+                },
+                Action::Mark(state) => done.task = Some(self.mark(task, *state).await?),
+                Action::DeleteJob(job) => self.delete_job(task, job).await?,
+                Action::DeleteKeys(store) => done.applied.trouble = self.delete_keys(task, store).await.err(),
+                Action::Release => {
+                    self.release(task).await?;
+                    done.released = true;
+                }
+            }
+            if done.applied.trouble.is_some() {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Only the version that was looked at: the list of finalizers is written whole.
+    async fn hold(&self, task: &AsyncTask) -> Result<Arc<AsyncTask>, TaskError> {
+        let held: Vec<&str> = task.finalizers().iter().map(String::as_str).chain([FINALIZER_OUTPUTS]).collect();
+        let patch = json!({"metadata": {"resourceVersion": task.resource_version(), "finalizers": held}});
+        self.patch_metadata(task, patch).await.map_err(TaskError::Hold)
+    }
+
+    async fn release(&self, task: &AsyncTask) -> Result<(), TaskError> {
+        let held: Vec<&String> = task.finalizers().iter().filter(|name| *name != FINALIZER_OUTPUTS).collect();
+        let patch = json!({"metadata": {"resourceVersion": task.resource_version(), "finalizers": held}});
+        match self.patch_metadata(task, patch).await {
+            Ok(_) => Ok(()),
+            Err(gone) if is_status(&gone, 404) => Ok(()),
+            Err(source) => Err(TaskError::Release(source)),
+        }
+    }
+
+    /// Any version of this very object: whoever edits other annotations at the same time is not in the way.
+    async fn mark(&self, task: &AsyncTask, state: TaskState) -> Result<Arc<AsyncTask>, TaskError> {
+        let patch = json!({"metadata": {"uid": task.uid(), "annotations": {ANNOTATION_FINISHED: state.as_str()}}});
+        self.patch_metadata(task, patch).await.map_err(TaskError::Mark)
+    }
+
+    async fn patch_metadata(&self, task: &AsyncTask, patch: Value) -> Result<Arc<AsyncTask>, kube::Error> {
+        let params = PatchParams { field_manager: Some(MANAGER_OPERATOR.to_owned()), ..PatchParams::default() };
+        let patched = self.tasks(task).patch_metadata(&task.name_any(), &params, &Patch::Merge(patch)).await?;
+        let task = AsyncTask { metadata: patched.metadata, ..task.clone() };
+        self.freshness.wrote(&task);
+        Ok(Arc::new(task))
+    }
+
+    /// One that is there already and this run's own is as good: somebody was faster, or the answer to us was lost.
+    async fn create_job(&self, task: &AsyncTask, job: &Value, done: &mut Done) -> Result<(), TaskError> {
+        let object: DynamicObject = serde_json::from_value(job.clone()).expect("invariant: a built Job is an object");
+        let name = object.name_any();
+        let resource = ApiResource::erase::<Job>(&());
+        let namespace = task.namespace().unwrap_or_default();
+        let api = Api::<DynamicObject>::namespaced_with(self.context.client.clone(), &namespace, &resource);
+        let params = PostParams { field_manager: Some(MANAGER_OPERATOR.to_owned()), ..PostParams::default() };
+        match api.create(&params, &object).await {
+            Ok(made) => {
+                let job: Job = made.try_parse().expect("invariant: the API server's Job is a Job");
+                done.applied.job = Some(job_fact(&job, task));
+                done.created = true;
+                Ok(())
+            }
+            Err(error) if is_status(&error, 409) => match self.job(task, &name).await? {
+                Some(job) => {
+                    done.applied.job = Some(job);
+                    Ok(())
+                }
+                None => Err(TaskError::CreateJob { name, source: error }),
+            },
+            Err(error) if is_refusal(&error) => {
+                let message = format!("the API server refuses Job {name}: {}", explain(&error));
+                done.applied.trouble = Some(Trouble { reason: "JobRefused", message });
+                Ok(())
+            }
+            Err(source) => Err(TaskError::CreateJob { name, source }),
+        }
+    }
+
+    async fn seal(&self, task: &AsyncTask, step: &str, sealed: &Sealed) -> Result<String, Trouble> {
+        let fail = |reason: &'static str, error: &dyn std::error::Error| Trouble {
+            reason,
+            message: format!(
+                "the step has ended, but its result cannot be sealed: {error}. It is tried again until it can be"
+            ),
+        };
+        let pinned = task.status.as_ref().and_then(|status| status.store.as_ref());
+        let pinned = pinned.expect("invariant: what is sealed was read from the store the run is pinned to");
+        let open = self.context.stores.by_ref(pinned).await.map_err(|error| fail(error.reason(), &error))?;
+        let uid = task.uid().unwrap_or_default();
+        let keys = open.layout.task(&task.namespace().unwrap_or_default(), &uid).and_then(|keys| keys.step(step));
+        let keys = keys.map_err(|error| fail("InvalidKey", &error))?;
+        let attempt = keys.attempt(0, &sealed.pod_uid).map_err(|error| fail("InvalidKey", &error))?;
+        let mut files = Vec::with_capacity(sealed.files.len());
+        for file in &sealed.files {
+            files.push(ManifestFile {
+                output: file.output.clone(),
+                seq: file.seq,
+                path: file.path.clone(),
+                size: file.size,
+                sha256: file.sha256.parse().map_err(|error| fail("InvalidRecord", &error))?,
+                media_type: file.media_type.clone(),
+                key: attempt.file(&file.output, file.seq).map_err(|error| fail("InvalidKey", &error))?,
+            });
+        }
+        let pod_uid = sealed.pod_uid.clone();
+        let (bytes, digest) =
+            Manifest { version: VERSION, task_uid: uid, step: step.to_owned(), pod_uid, files }.seal();
+        match open.store.put(&keys.manifest(digest), bytes, PutMode::Create).await {
+            // Named by its content: what is there is the same.
+            Ok(()) | Err(StoreError::AlreadyExists { .. }) => Ok(digest.to_string()),
+            Err(error) => Err(fail(error.reason(), &error)),
+        }
+    }
+
+    /// Exactly the Job that was seen, with its pods. One that is gone or was made anew meanwhile is no error.
+    async fn delete_job(&self, task: &AsyncTask, job: &JobRef) -> Result<(), TaskError> {
+        let api = Api::<Job>::namespaced(self.context.client.clone(), &task.namespace().unwrap_or_default());
+        let this = Preconditions { uid: Some(job.uid.clone()), resource_version: None };
+        match api.delete(&job.name, &DeleteParams { preconditions: Some(this), ..DeleteParams::background() }).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_status(&error, 404) || is_status(&error, 409) => Ok(()),
+            Err(source) => Err(TaskError::DeleteJob { name: job.name.clone(), source }),
+        }
+    }
+
+    async fn delete_keys(&self, task: &AsyncTask, store: &StoreRef) -> Result<(), Trouble> {
+        let fail = |reason: &'static str, error: &dyn std::error::Error| Trouble {
+            reason,
+            message: format!(
+                "the outputs of this run cannot be deleted, and until they are the object stays: {error}. It is tried \
+                 again until they are gone"
+            ),
+        };
+        let open = self.context.stores.by_ref(store).await.map_err(|error| fail(error.reason(), &error))?;
+        let uid = task.uid().unwrap_or_default();
+        let keys = open.layout.task(&task.namespace().unwrap_or_default(), &uid);
+        let keys = keys.map_err(|error| fail("InvalidKey", &error))?;
+        let deleted = delete_prefix(open.store.as_ref(), keys.prefix()).await;
+        let deleted = deleted.map_err(|error| fail(error.reason(), &error))?;
+        tracing::info!(uid, objects = deleted, "outputs deleted");
+        Ok(())
+    }
+}
+
+/// The API server understood and said no: the same call may be taken later, but not because it is repeated at once.
+fn is_refusal(error: &kube::Error) -> bool {
+    [400, 403, 404, 422].into_iter().any(|code| is_status(error, code))
+}

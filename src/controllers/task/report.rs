@@ -1,0 +1,133 @@
+//! Says what was decided: the status if it is news, then an Event and a count for each change of state that matters.
+
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::events::{Event, EventType};
+use kube::{Resource, ResourceExt};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use serde_json::json;
+
+use super::TaskController;
+use super::error::TaskError;
+use crate::api::condition::cut;
+use crate::api::names::MANAGER_OPERATOR;
+use crate::api::task::AsyncTaskStatus;
+use crate::api::{AsyncTask, TaskState};
+use crate::plan::decide::Plan;
+use crate::plan::snapshot::{Snapshot, state};
+use crate::plan::status::{Applied, operators_part, status};
+use crate::runtime::client::explain;
+use crate::runtime::metrics::Metrics;
+
+/// Longest note of an Event.
+const NOTE_MAX: usize = 1024;
+
+/// Runs that ended, by state and reason.
+#[derive(Clone, Debug)]
+pub(super) struct Ended(Family<EndLabels, Counter>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabels {
+    state: &'static str,
+    reason: String,
+}
+
+impl Ended {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let family = Family::default();
+        metrics.register(
+            "tasks_ended",
+            "AsyncTasks that reached a terminal state, by state and reason",
+            family.clone(),
+        );
+        Self(family)
+    }
+
+    /// `reason` is one of the plan's own words, never a user's.
+    fn count(&self, state: TaskState, reason: &str) {
+        self.0.get_or_create(&EndLabels { state: state.as_str(), reason: reason.to_owned() }).inc();
+    }
+}
+
+impl TaskController {
+    /// Writes the status if it is news; gives the object as it is then.
+    pub(super) async fn report(
+        &self,
+        snapshot: &Snapshot,
+        plan: &Plan,
+        applied: &Applied,
+        now: Timestamp,
+    ) -> Result<Option<Arc<AsyncTask>>, TaskError> {
+        let before = operators_part(&snapshot.task.status.clone().unwrap_or_default());
+        let after = status(snapshot, plan, applied, now);
+        if after == before {
+            return Ok(None);
+        }
+        let written = self.write(&snapshot.task, &after).await?;
+        if after.state != before.state {
+            self.tell(&written, &after).await;
+        }
+        Ok(Some(written))
+    }
+
+    /// Only the version that was looked at. The status of a run that the watch gave is that of its whole.
+    async fn write(&self, task: &AsyncTask, status: &AsyncTaskStatus) -> Result<Arc<AsyncTask>, TaskError> {
+        let name = task.name_any();
+        let patch = json!({
+            "apiVersion": AsyncTask::api_version(&()),
+            "kind": AsyncTask::kind(&()),
+            "metadata": {"name": name, "uid": task.uid(), "resourceVersion": task.resource_version()},
+            "status": status,
+        });
+        let params = PatchParams::apply(MANAGER_OPERATOR).force();
+        let written = self.tasks(task).patch_status(&name, &params, &Patch::Apply(patch)).await;
+        let written = written.map_err(TaskError::WriteStatus)?;
+        self.freshness.wrote(&written);
+        Ok(Arc::new(written))
+    }
+
+    /// At most two Events a run: that it started, and how it ended.
+    async fn tell(&self, task: &AsyncTask, status: &AsyncTaskStatus) {
+        let Some(now) = state(task) else { return };
+        let reason = status.reason.as_deref().unwrap_or_default();
+        let (uid, namespace, name) = (task.uid(), task.namespace(), task.name_any());
+        tracing::info!(uid, namespace, task = name, state = now.as_str(), reason, "state changed");
+        let event = match now {
+            TaskState::InProgress => started(status),
+            ended if ended.is_terminal() => {
+                self.ended.count(ended, reason);
+                finished(ended, reason, status.message.as_deref())
+            }
+            _ => return,
+        };
+        if let Err(error) = self.context.events.publish(&event, &task.object_ref(&())).await {
+            tracing::warn!(uid, error = explain(&error), "the Event cannot be written");
+        }
+    }
+}
+
+fn started(status: &AsyncTaskStatus) -> Event {
+    let revision = status.revision.as_ref().map(|revision| revision.name.as_str()).unwrap_or_default();
+    let store = status.store.as_ref().map(|store| store.name.as_str()).unwrap_or_default();
+    event(EventType::Normal, "Started", format!("runs on revision {revision}, outputs go to store {store}"))
+}
+
+fn finished(state: TaskState, reason: &str, message: Option<&str>) -> Event {
+    let kind = if state.is_success() { EventType::Normal } else { EventType::Warning };
+    let also = message.map(|message| format!(": {message}")).unwrap_or_default();
+    event(kind, "Finished", format!("{state} ({reason}){also}"))
+}
+
+fn event(type_: EventType, reason: &str, note: String) -> Event {
+    Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(cut(&note, NOTE_MAX)),
+        action: "Run".to_owned(),
+        secondary: None,
+    }
+}

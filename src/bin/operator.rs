@@ -39,6 +39,9 @@ struct Args {
     /// Where the volume for filesystem stores is mounted; without it such stores are not Ready
     #[arg(long, env = "ASYNCTASK_FILESYSTEM_ROOT", value_name = "DIR")]
     filesystem_root: Option<PathBuf>,
+    /// Default OutputStore to make on that volume when there is none of this name
+    #[arg(long, env = "ASYNCTASK_TRIAL_STORE", value_name = "NAME", requires = "filesystem_root")]
+    trial_store: Option<String>,
     /// Address of /healthz, /readyz and /metrics
     #[arg(long, env = "ASYNCTASK_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
@@ -78,6 +81,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         agent_injection: args.agent_injection,
         gateway_service: args.gateway_service,
         filesystem_root: args.filesystem_root,
+        trial_store: args.trial_store,
     };
     controllers::start(settings, &connector, &mut supervisor, &readiness, &metrics).await?;
     supervisor.run(PATIENCE).await?;

@@ -49,7 +49,7 @@ impl Document {
 
 /// What nobody reads is left out, as kubectl does.
 pub(crate) fn tidy<K: ResourceExt>(mut object: K) -> K {
-    object.managed_fields_mut().clear();
+    object.meta_mut().managed_fields = None;
     object
 }
 

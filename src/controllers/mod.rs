@@ -6,6 +6,7 @@
 //! | `store` | OutputStores tried before a task depends on one |
 //! | `certificate` | the gateway's certificate |
 //! | `injection` | the answer to how the agent gets into pods |
+//! | `trial` | the default store of a first try |
 //! | `task` | AsyncTasks admitted, run, sealed and taken away |
 
 mod certificate;
@@ -16,6 +17,7 @@ mod kinds;
 mod pace;
 mod store;
 mod task;
+mod trial;
 mod watches;
 
 use std::convert::Infallible;
@@ -54,6 +56,8 @@ pub struct Settings {
     pub gateway_service: String,
     /// Where the volume for filesystem stores is mounted.
     pub filesystem_root: Option<PathBuf>,
+    /// Name of the default filesystem store to make when it is absent.
+    pub trial_store: Option<String>,
 }
 
 /// Waits for the CRDs and for the lease, then starts every controller as a part of the process. Returns early when
@@ -72,8 +76,16 @@ pub async fn start(
     if supervisor.first(kinds::wait(&client, readiness)).await.is_none() {
         return Ok(());
     }
-    let Settings { namespace, pod_name, lease, agent_image, agent_injection, gateway_service, filesystem_root } =
-        settings;
+    let Settings {
+        namespace,
+        pod_name,
+        lease,
+        agent_image,
+        agent_injection,
+        gateway_service,
+        filesystem_root,
+        trial_store,
+    } = settings;
     let lease = LeaseSpec { name: lease, namespace: namespace.clone(), identity: pod_name.clone() };
     let acquired = supervisor.first(lease::acquire(connector.lease_client()?, &lease, readiness)).await;
     let Some(held) = acquired else { return Ok(()) };
@@ -96,6 +108,9 @@ pub async fn start(
         readiness: readiness.clone(),
         access,
     };
+    if let Some(name) = trial_store {
+        trial::ensure(client.clone(), name).await;
+    }
     let reporter = Reporter { controller: MANAGER_OPERATOR.to_owned(), instance: Some(pod_name) };
     let context = Arc::new(Context {
         stores: Stores::new(client.clone(), namespace.clone(), filesystem_root),

@@ -54,7 +54,7 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
             return Err(wait("StoreNotReady", message));
         }
         let violations = inputs::violations(&content.inputs, task, owner, &admission.uploads);
-        refuse_if("InputMissing", "the inputs are not there", &violations)?;
+        refuse_if("InputMissing", "the inputs do not fit the definition", &violations)?;
     }
     Ok(Cleared { owner, revision, content, store })
 }

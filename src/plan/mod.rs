@@ -21,3 +21,6 @@ pub mod snapshot;
 pub mod status;
 pub mod stores;
 mod template;
+
+#[cfg(test)]
+mod tests;

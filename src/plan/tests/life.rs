@@ -1,0 +1,342 @@
+//! Each turn a run can take, one test each.
+
+use super::*;
+
+// ---- admission
+
+#[test]
+fn a_run_starts_on_the_current_revision_and_the_chosen_store() {
+    let story = task("a");
+    let plan = story.plan(at(1));
+    let Action::CreateJob(job) = &plan.actions[0] else { panic!("{plan:?}") };
+    assert_eq!(job["metadata"]["name"], "a-import-0a1b2c3d-1");
+    assert_eq!(job["metadata"]["annotations"]["asynctask.dev/revision"], "import-0123456789");
+    let story = story.admitted();
+    story.is(TaskState::InProgress, "Running");
+    let status = story.status();
+    assert_eq!((&status.revision, status.step.as_deref()), (&Some(revision()), Some("import")));
+    assert_eq!(status.plan[0].stages, ["Reading"]);
+    let step = &status.steps[0];
+    assert_eq!((step.state, step.attempt, &step.start_time), (Some(StepState::Running), Some(1), &Some(Time(at(1)))));
+    assert_eq!(story.condition(condition::ACCEPTED), ("True", "Pinned"));
+    assert_eq!(story.condition(condition::SUCCEEDED).0, "Unknown");
+    assert_eq!(story.condition(condition::RECONCILING).0, "True");
+}
+
+#[test]
+fn a_run_is_held_by_our_finalizer_before_its_job_is_made() {
+    let story = task("a").with(|story| story.task.metadata.finalizers = None);
+    assert_eq!(story.plan(at(1)).actions, [Action::Hold]);
+    assert!(matches!(story.go(1).plan(at(1)).actions[..], [Action::CreateJob(_)]));
+}
+
+#[test]
+fn a_definition_that_is_missing_is_waited_for_and_then_given_up() {
+    let missing =
+        |story: &mut Story| story.admission.definition = DefinitionFact::Missing("no definition import".into());
+    let story = task("a").with(missing).go(1);
+    story.is(TaskState::Pending, "DefinitionNotReady").says("waiting for 30s");
+    assert_eq!(story.plan(at(2)).wake_at, Some(at(30)));
+    let story = story.go(30);
+    story.is(TaskState::Failed, "DefinitionGone").says("no definition import");
+    assert_eq!(story.condition(condition::ACCEPTED).0, "False");
+    assert_eq!(story.condition(condition::STALLED).0, "True");
+}
+
+#[test]
+fn a_definition_or_store_that_is_not_ready_is_waited_for_without_end() {
+    let unready = |story: &mut Story| story.admission.definition = DefinitionFact::NotReady("being checked".into());
+    task("a").with(unready).go(99_999).is(TaskState::Pending, "DefinitionNotReady").says("being checked");
+    let no_store = |story: &mut Story| story.admission.store = Err(NoStore::NoDefault);
+    let story = task("a").with(no_store).go(99_999);
+    story.is(TaskState::Pending, "StoreNotReady").says("ask an administrator");
+    let found = story.with(|story| story.admission.store = Ok(StoreRef { name: "b".into(), uid: "s".into() }));
+    found.go(100_000).is(TaskState::InProgress, "Running");
+}
+
+#[test]
+fn bad_parameters_are_refused_with_every_violation_and_no_pod() {
+    let schema = json!({"parameters": {"required": ["a", "b"], "properties": {"c": {"type": "string"}}}});
+    let story = task("a").with(|story| {
+        story.admission.definition = definition(schema);
+        story.admission.parameters = json!({"c": 1});
+    });
+    assert_eq!(story.plan(at(1)).actions, []);
+    let story = story.go(1);
+    story.is(TaskState::Failed, "InvalidParameters").says("\"a\" is a required property");
+    story.says("\"b\" is a required property").says("/c: 1 is not of type \"string\"");
+    assert_eq!(story.status().failure.as_ref().expect("why").step, None);
+}
+
+#[test]
+fn inputs_must_be_there_and_a_silent_store_is_no_reason_to_refuse() {
+    let story = task("a").with(|story| {
+        story.admission.definition = definition(json!({"inputs": [{"name": "archive", "required": true}]}));
+    });
+    story.clone().go(1).is(TaskState::Failed, "InputMissing").says("inputs.archive: is required");
+    let silent = UploadFact::Unreadable("no answer".into());
+    let waiting = story.with(|story| {
+        story.task.spec.inputs = serde_json::from_value(json!({"archive": {"upload": UID}})).expect("inputs");
+        story.admission.uploads = BTreeMap::from([("archive".into(), silent)]);
+    });
+    waiting.go(1).is(TaskState::Pending, "StoreNotReady").says("no answer");
+}
+
+#[test]
+fn a_run_without_owner_is_refused() {
+    task("a").with(|story| story.task.spec.owner = None).go(1).is(TaskState::Failed, "OwnerMissing");
+}
+
+#[test]
+fn a_run_waits_quietly_until_the_operator_knows_its_agent() {
+    let story = task("a").with(|story| story.admission.agent = None);
+    let plan = story.plan(at(1));
+    assert_eq!((plan.actions, plan.verdict, plan.wake_at), (vec![], Verdict::Unchanged, Some(at(2))));
+}
+
+#[test]
+fn a_job_that_is_there_already_is_taken_up_on_its_own_revision() {
+    let story = task("a");
+    let job = story.job();
+    let story = story.with(|story| {
+        story.admission.job = Some(job);
+        // What was checked before the Job was made is not asked again.
+        story.admission.definition = definition(json!({"inputs": [{"name": "archive", "required": true}]}));
+    });
+    assert_eq!(story.plan(at(5)).actions, []);
+    story.go(5).is(TaskState::InProgress, "Running");
+}
+
+#[test]
+fn a_job_made_by_another_operator_from_another_revision_is_looked_at_first() {
+    let story = task("a");
+    let other = JobFact { revision: Some("import-9999999999".into()), ..story.job() };
+    let story = story.step(at(1), |applied| applied.job = Some(other));
+    assert_eq!(story.status().state, None, "nothing is pinned to what does not run");
+}
+
+#[test]
+fn a_foreign_job_of_the_same_name_is_not_taken_for_ours() {
+    let story = task("a");
+    let foreign = JobFact { ours: false, revision: None, ..story.job() };
+    story.step(at(1), |applied| applied.job = Some(foreign)).is(TaskState::Failed, "NameConflict").says("belongs to");
+}
+
+#[test]
+fn a_job_the_api_server_refuses_keeps_the_run_pending_with_its_words() {
+    let refused = Trouble { reason: "JobRefused", message: "exceeded quota: count/jobs.batch".into() };
+    let story = task("a").step(at(1), |applied| (applied.job, applied.trouble) = (None, Some(refused)));
+    story.is(TaskState::Pending, "JobRefused").says("exceeded quota");
+}
+
+// ---- the end of a step
+
+#[test]
+fn a_commit_makes_the_run_complete_whatever_the_job_says() {
+    for end in [JobEnd::Succeeded, backoff(), JobEnd::Gone] {
+        let story = task("a").admitted().ended(end, committed(&["p-2", "p-1"]));
+        story.is(TaskState::Complete, "StepsSucceeded");
+        let status = story.status();
+        assert_eq!(status.steps[0].manifest, Some("5".repeat(64)));
+        let names: Vec<_> = status.outputs.iter().map(|output| output.name.as_str()).collect();
+        assert_eq!((names, &status.failure, &status.step), (vec!["report", "log"], &None, &None));
+        assert_eq!(story.condition(condition::OUTPUTS_READY).0, "True");
+        assert_eq!(story.condition(condition::RECONCILING).0, "False");
+    }
+}
+
+#[test]
+fn exit_code_0_without_a_commit_is_no_success() {
+    let pods = vec![PodFact { exit: Some(exit(0, "Completed")), ..pod("p-1") }];
+    let story = task("a").admitted().ended(JobEnd::Succeeded, Results { pods, ..Results::default() });
+    story.is(TaskState::Failed, "OutputNotCommitted");
+    assert_eq!(story.status().outputs, []);
+}
+
+#[test]
+fn what_the_author_said_about_the_failure_is_shown_with_the_log() {
+    let failure = |uid: &str, second, code| FailureFact {
+        pod_uid: uid.into(),
+        failed_at: at(second),
+        report: report(code, true),
+    };
+    let failures = vec![failure("p-2", 7, "InvalidCourse"), failure("p-1", 3, "Terminated")];
+    let story = task("a").admitted().ended(backoff(), Results { failures, ..Results::default() });
+    story.is(TaskState::Failed, "StepFailed").says("no course.xml");
+    let status = story.status();
+    let why = status.failure.as_ref().expect("why");
+    assert_eq!(
+        (why.step.as_deref(), why.code.as_deref(), why.exit_code),
+        (Some("import"), Some("InvalidCourse"), Some(65))
+    );
+    assert_eq!(status.outputs[0].name, "log");
+    assert!(status.steps[0].manifest.is_some());
+    assert_eq!(story.condition(condition::OUTPUTS_READY).0, "False");
+}
+
+/// How a pod ended → reason, code and words in the failure.
+#[test]
+fn without_a_report_the_pod_tells_what_happened() {
+    let exited = |code, reason: &str| PodFact { exit: Some(exit(code, reason)), ..pod("p") };
+    let waits = |reason: &str| PodFact { waiting: Some((reason.into(), "back-off pulling x".into())), ..pod("p") };
+    let said = Termination {
+        outcome: "Failed".into(),
+        code: Some("GatewayUnreachable".into()),
+        message: "the gateway did not answer".into(),
+        stage: None,
+        committed: false,
+        log_tail: "tail".into(),
+    };
+    let deadline = |pod: PodFact| PodFact { reason: Some("DeadlineExceeded".into()), message: Some("x".into()), ..pod };
+    let table = [
+        (exited(137, "OOMKilled"), "StepFailed", Some("OutOfMemory"), "raise resources.limits.memory"),
+        (exited(137, "Error"), "StepFailed", Some("Signal9"), "signal 9"),
+        (exited(3, "Error"), "StepFailed", Some("ExitCode3"), "exit code 3"),
+        (exited(143, "Error"), "StepFailed", Some("Terminated"), "drained, evicted or deleted"),
+        (exited(240, "Error"), "StepFailed", Some("GatewayUnreachable"), "could not reach the gateway"),
+        (exited(127, "Error"), "StepFailed", Some("CommandNotFound"), "not in the image"),
+        (
+            PodFact { exit: Some(ExitFact { said: Some(said), ..exit(240, "Error") }), ..pod("p") },
+            "StepFailed",
+            Some("GatewayUnreachable"),
+            "the gateway did not answer",
+        ),
+        (deadline(exited(143, "Error")), "Timeout", None, "longer than its timeout"),
+        (deadline(waits("ImagePullBackOff")), "Timeout", None, "it waited for ImagePullBackOff (back-off pulling x)"),
+        (waits("ErrImagePull"), "StepFailed", Some("ErrImagePull"), "never started: back-off pulling x"),
+        (
+            PodFact { reason: Some("Evicted".into()), message: Some("low on disk".into()), ..pod("p") },
+            "StepFailed",
+            Some("Evicted"),
+            "low on disk",
+        ),
+        (pod("p"), "StepFailed", None, "kubectl describe pod"),
+    ];
+    for (pod, reason, code, words) in table {
+        let story = task("a").admitted().ended(backoff(), Results { pods: vec![pod], ..Results::default() });
+        story.is(TaskState::Failed, reason).says(words);
+        assert_eq!(story.status().failure.as_ref().expect("why").code.as_deref(), code);
+    }
+}
+
+#[test]
+fn a_timeout_is_told_as_such_although_the_agent_reported_its_end() {
+    let failures = vec![FailureFact { pod_uid: "p".into(), failed_at: at(5), report: report("Terminated", true) }];
+    let pods = vec![PodFact { reason: Some("DeadlineExceeded".into()), exit: Some(exit(143, "Error")), ..pod("p") }];
+    let story = task("a").admitted().ended(backoff(), Results { failures, pods, ..Results::default() });
+    story.is(TaskState::Failed, "Timeout");
+    assert_eq!(story.status().failure.as_ref().expect("why").log_tail.as_deref(), Some("line"));
+    assert_eq!(story.status().outputs[0].name, "log");
+}
+
+#[test]
+fn a_killed_pod_still_leaves_its_log() {
+    let logs = vec![LogFact { pod_uid: "p".into(), file: file("log") }];
+    let pods = vec![PodFact { exit: Some(exit(137, "OOMKilled")), ..pod("p") }];
+    let story = task("a").admitted().ended(backoff(), Results { logs, pods, ..Results::default() });
+    assert_eq!(story.is(TaskState::Failed, "StepFailed").status().outputs[0].name, "log");
+}
+
+#[test]
+fn a_job_that_is_gone_without_a_trace_is_lost() {
+    task("a").admitted().ended(JobEnd::Gone, Results::default()).is(TaskState::Failed, "Lost");
+    task("a")
+        .admitted()
+        .ended(backoff(), Results::default())
+        .is(TaskState::Failed, "Lost")
+        .says("BackoffLimitExceeded");
+}
+
+#[test]
+fn a_store_that_cannot_be_read_or_written_holds_the_run_and_fails_nothing() {
+    let silent = Trouble { reason: "StoreUnreachable", message: "no answer".into() };
+    let unread = silent.clone();
+    let story = task("a").admitted().with(|story| {
+        story.execution = Execution::Ended { end: backoff(), results: Err(unread) };
+    });
+    let story = story.go(9);
+    story.is(TaskState::InProgress, "StoreUnreachable").says("no answer");
+    // Read, but the manifest cannot be written.
+    let story = story.with(|story| {
+        story.execution = Execution::Ended { end: JobEnd::Succeeded, results: Ok(committed(&["p"])) };
+    });
+    let story = story.step(at(10), |applied| (applied.manifest, applied.trouble) = (None, Some(silent)));
+    story.is(TaskState::InProgress, "StoreUnreachable");
+    assert_eq!(story.status().outputs, [], "nothing is promised that is not there");
+    story.go(11).is(TaskState::Complete, "StepsSucceeded");
+}
+
+#[test]
+fn what_the_gateway_says_of_a_step_stays_the_gateways() {
+    let story = task("a").admitted().with(|story| {
+        let status = story.task.status.as_mut().expect("status");
+        status.progress = Some("Reading 3/10".into());
+        status.steps[0].stage = Some("Reading".into());
+    });
+    let plan = story.plan(at(5));
+    let said = status(&story.snapshot(), &plan, &Applied::default(), at(5));
+    assert_eq!((said.progress.as_ref(), said.steps[0].stage.as_ref()), (None, None));
+    assert_eq!(said, operators_part(story.status()), "it is no news for the operator either");
+}
+
+// ---- after the end
+
+#[test]
+fn a_finished_run_is_marked_once_and_never_touched_again() {
+    let story = task("a").admitted().job_failed(1);
+    assert_eq!(story.plan(at(20)).actions, [Action::Mark(TaskState::Failed)]);
+    let story = story.go(20);
+    assert_eq!(story.plan(at(99_999)), Plan::rest());
+}
+
+#[test]
+fn a_restored_copy_of_a_finished_run_never_runs() {
+    let story = task("a").with(|story| {
+        story.task.metadata.annotations = Some(BTreeMap::from([(ANNOTATION_FINISHED.into(), "Complete".into())]));
+    });
+    assert_eq!(phase(&story.task), Phase::Restored);
+    assert_eq!(story.plan(at(1)).actions, []);
+    let story = story.go(1);
+    story.is(TaskState::Canceled, "Restored").says("another name");
+    assert_eq!(story.condition(condition::FINISHED).0, "True");
+    assert_eq!(story.plan(at(2)), Plan::rest());
+}
+
+// ---- deletion
+
+#[test]
+fn nothing_is_deleted_from_the_store_while_a_pod_could_write() {
+    let job = JobRef { name: "j".into(), uid: "j-1".into(), deleting: false };
+    let remains = Remains { jobs: vec![job.clone()], pods: 1 };
+    let story = task("a").admitted().deleted(5).with(|story| story.remains = remains);
+    let plan = story.plan(at(6));
+    assert_eq!((plan.actions, plan.wake_at), (vec![Action::DeleteJob(job)], Some(at(7))));
+    let story = story.go(6);
+    assert_eq!(story.plan(at(7)).actions, [], "its pod has not ended");
+    let late = story.clone().go(66);
+    assert_eq!(late.condition(condition::STALLED), ("True", "PodsNotEnded"));
+    let story = story.with(|story| story.remains.pods = 0);
+    let store = StoreRef { name: "team".into(), uid: "s-1".into() };
+    assert_eq!(story.plan(at(8)).actions, [Action::DeleteKeys(store), Action::Release]);
+    assert_eq!(story.go(8).task.metadata.finalizers, None);
+}
+
+#[test]
+fn a_dead_store_holds_the_object_and_says_so() {
+    let dead = Trouble { reason: "StoreUnreachable", message: "no answer".into() };
+    let story = task("a").admitted().job_failed(1).deleted(20);
+    let story = story.step(at(21), |applied| applied.trouble = Some(dead.clone()));
+    assert!(story.task.metadata.finalizers.is_some());
+    assert_eq!(story.condition(condition::STALLED), ("True", "StoreUnreachable"));
+    assert_eq!(story.status().state, Some(TaskState::Failed), "its state stays");
+    let before = story.status().clone();
+    let again = story.step(at(50), |applied| applied.trouble = Some(dead));
+    assert_eq!(again.status(), &before, "the same trouble is no news");
+}
+
+#[test]
+fn a_run_that_never_had_a_store_is_simply_let_go() {
+    assert_eq!(task("a").deleted(1).plan(at(2)).actions, [Action::Release]);
+    let ours_no_more = task("a").deleted(1).with(|story| story.task.metadata.finalizers = Some(vec!["other".into()]));
+    assert_eq!(ours_no_more.plan(at(2)), Plan::rest());
+}

@@ -8,6 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::terminal::say;
 use super::words::{clean, size};
 
+/// Smaller files are there before anybody has read a line.
+const WORTH_A_LINE: u64 = 4 << 20;
+
 /// Counts bytes of one file.
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -98,23 +101,25 @@ impl Meter {
     fn quarter(&self, done: u64) -> Option<String> {
         let reached = (u128::from(done) * 4 / u128::from(self.total.max(1))).min(3) as u64;
         let before = self.quarter.fetch_max(reached, Ordering::Relaxed);
-        (reached > before && done < self.total)
+        (reached > before && done < self.total && self.total >= WORTH_A_LINE)
             .then(|| format!("{}: {} of {} ({} %)", self.label, size(done), size(self.total), reached * 25))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Meter;
+    use super::{Meter, WORTH_A_LINE};
 
     #[test]
     fn each_quarter_is_told_once_even_when_bytes_go_again() {
-        let meter = Meter::new("archive", 400);
-        assert_eq!(meter.quarter(99), None);
-        assert_eq!(meter.quarter(120).as_deref(), Some("archive: 120 B of 400 B (25 %)"));
-        assert_eq!(meter.quarter(90), None);
-        assert_eq!(meter.quarter(150), None);
-        assert_eq!(meter.quarter(399).as_deref(), Some("archive: 399 B of 400 B (75 %)"));
-        assert_eq!(meter.quarter(400), None);
+        let meter = Meter::new("archive", 4 * WORTH_A_LINE);
+        let told = |n| meter.quarter(n * WORTH_A_LINE / 4);
+        assert_eq!(told(3), None);
+        assert_eq!(told(5).as_deref(), Some("archive: 5.00 MiB of 16.00 MiB (25 %)"));
+        assert_eq!(told(2), None);
+        assert_eq!(told(6), None);
+        assert_eq!(told(15).as_deref(), Some("archive: 15.00 MiB of 16.00 MiB (75 %)"));
+        assert_eq!(told(16), None, "the end has its own sentence");
+        assert_eq!(Meter::new("small", 400).quarter(300), None);
     }
 }

@@ -171,10 +171,12 @@ fn detail(planned: &PlannedStep, step: &StepStatus) -> Option<String> {
 }
 
 fn units(progress: &StepProgress) -> Option<String> {
-    let unit = progress.unit.as_deref().map(|u| format!(" {}", clean(u))).unwrap_or_default();
+    let unit = progress.unit.as_deref();
+    let number = |n: i64| if unit == Some("bytes") { size(n.unsigned_abs()) } else { n.to_string() };
+    let unit = unit.filter(|u| *u != "bytes").map(|u| format!(" {}", clean(u))).unwrap_or_default();
     match (progress.done, progress.total) {
-        (Some(done), Some(total)) => Some(format!("{done}/{total}{unit}")),
-        (Some(done), None) => Some(format!("{done}{unit}")),
+        (Some(done), Some(total)) => Some(format!("{}/{}{unit}", number(done), number(total))),
+        (Some(done), None) => Some(format!("{}{unit}", number(done))),
         (None, _) => None,
     }
 }

@@ -52,3 +52,12 @@ fn nothing_a_program_says_can_steer_the_terminal() {
     let page = status(&task(include_str!("golden/running.yaml")), view(false));
     assert!(!page.contains('\x1b'), "{page}");
 }
+
+#[test]
+fn bytes_are_told_in_units_people_read() {
+    let mut task = task(include_str!("golden/running.yaml"));
+    let step = &mut task.status.as_mut().expect("a status").steps[0];
+    let progress = step.progress.as_mut().expect("a progress");
+    (progress.done, progress.total, progress.unit) = (Some(9818), Some(16_113_265), Some("bytes".into()));
+    assert!(line(&task).ends_with("(stage 2 of 3: Walking, 9.59 KiB/15.37 MiB)"), "{}", line(&task));
+}

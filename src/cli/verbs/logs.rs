@@ -51,7 +51,7 @@ pub(crate) enum LogsError {
         name: String,
     },
     /// The run left none.
-    #[error("AsyncTask {name:?} has ended and left no log: its program never ran")]
+    #[error("AsyncTask {name:?} has ended and left no log: its program wrote nothing, or never ran")]
     None {
         /// Task.
         name: String,

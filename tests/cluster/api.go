@@ -10,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -53,6 +55,9 @@ func (c Cluster) request(ctx context.Context, method, path string, body, out any
 		return 0, err
 	}
 	request.Header.Set("Content-Type", "application/json")
+	if method == http.MethodPatch {
+		request.Header.Set("Content-Type", "application/merge-patch+json")
+	}
 	request.Header.Set("User-Agent", "asynctask-cluster")
 	response, err := client.Do(request)
 	if err != nil {
@@ -105,6 +110,19 @@ func (c Cluster) nodeReady(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("node %s has no condition Ready yet", c.Name)
+}
+
+// declareStorage says how much local storage the node has, in the kubelet's place: it cannot measure the file systems of every
+// machine, so it is told not to (localStorageCapacityIsolation), and then no pod that asks for ephemeral storage is scheduled.
+func (c Cluster) declareStorage(ctx context.Context) error {
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(c.Path(), &disk); err != nil {
+		return fmt.Errorf("measure %s: %w", c.Path(), err)
+	}
+	size := map[string]string{"ephemeral-storage": strconv.FormatUint(disk.Blocks*uint64(disk.Bsize), 10)}
+	status := map[string]any{"status": map[string]any{"capacity": size, "allocatable": size}}
+	_, err := c.request(ctx, http.MethodPatch, "/api/v1/nodes/"+c.Name+"/status", status, nil)
+	return err
 }
 
 // accountReady: without it no pod is admitted in the namespace `default`.

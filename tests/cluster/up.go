@@ -153,6 +153,9 @@ func (c Cluster) boot(began time.Time) error {
 		}
 		say("%s ready after %s", what, since(began))
 	}
+	if err := c.await(ctx, c.declareStorage); err != nil {
+		return fmt.Errorf("declare the node's storage: %w", err)
+	}
 	return nil
 }
 

@@ -112,7 +112,7 @@ impl Plan {
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     match &snapshot.seen {
         Seen::New(admission) => admit::plan(&snapshot.task, admission, now),
-        Seen::Running(execution) => running(snapshot, execution),
+        Seen::Running(execution) => running(snapshot, execution, now),
         Seen::Nothing => finished(snapshot),
         Seen::Deleting(remains) => deleting(snapshot, remains, now),
     }
@@ -123,10 +123,14 @@ pub(super) fn later(now: Timestamp, after: Duration) -> Timestamp {
     now.checked_add(after).unwrap_or(Timestamp::MAX)
 }
 
-fn running(snapshot: &Snapshot, execution: &Execution) -> Plan {
+fn running(snapshot: &Snapshot, execution: &Execution, now: Timestamp) -> Plan {
     let Execution::Ended { end, results } = execution else { return Plan::say(Verdict::Runs) };
     match results {
         Err(trouble) => Plan::say(Verdict::Held(trouble.clone())),
+        // A Job that is deleted goes before its pods, and they still have something to tell.
+        Ok(results) if results.commits.is_empty() && results.pods.iter().any(|pod| pod.alive) => {
+            Plan::say(Verdict::Runs).wake(later(now, PODS_AGAIN))
+        }
         Ok(results) => over(snapshot, end, results),
     }
 }

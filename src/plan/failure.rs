@@ -11,6 +11,11 @@ const WORD_MAX: usize = 63;
 const LINK_MAX: usize = 2048;
 const TAIL_MAX: usize = 2048;
 
+/// What the agent calls a program that was killed.
+const KILLED: &str = "Signal9";
+/// What the container runtime calls a container that used more memory than its limit.
+const OUT_OF_MEMORY: &str = "OOMKilled";
+
 /// A run that is refused before any step.
 pub(super) fn refusal(reason: &str, message: String) -> Failure {
     Failure { reason: reason.to_owned(), message: cut(&message, MESSAGE_MAX), ..blank() }
@@ -36,7 +41,7 @@ pub(super) fn of_step(step: &str, end: &JobEnd, results: &Results) -> Failure {
     let found = match (end, report, pod) {
         (JobEnd::Succeeded, ..) => not_committed(),
         (_, report, Some(pod)) if pod.reason.as_deref() == Some("DeadlineExceeded") => timeout(pod, report),
-        (_, Some(report), _) => reported(report),
+        (_, Some(report), _) => reported(report, &results.pods),
         (_, None, Some(pod)) => of_pod(pod),
         (JobEnd::Gone, None, None) => lost(),
         (JobEnd::Failed { reason, message }, None, None) => of_job(reason, message),
@@ -69,9 +74,9 @@ fn timeout(pod: &PodFact, report: Option<&FailureFact>) -> Failure {
     }
 }
 
-fn reported(failure: &FailureFact) -> Failure {
+fn reported(failure: &FailureFact, pods: &[PodFact]) -> Failure {
     let report = &failure.report;
-    Failure {
+    let found = Failure {
         reason: "StepFailed".into(),
         code: Some(report.code.clone()),
         message: report.message.clone(),
@@ -79,6 +84,15 @@ fn reported(failure: &FailureFact) -> Failure {
         link: report.link.clone(),
         log_tail: Some(report.log_tail.clone()),
         ..blank()
+    };
+    // From inside, the agent sees a kill and no cause. An author's own words are never replaced.
+    let exit = pods.iter().find(|pod| pod.uid == failure.pod_uid).and_then(|pod| pod.exit.as_ref());
+    match exit.filter(|exit| report.code == KILLED && exit.reason == OUT_OF_MEMORY) {
+        Some(exit) => {
+            let (code, message) = of_exit(exit);
+            Failure { code: Some(code), message, ..found }
+        }
+        None => found,
     }
 }
 
@@ -105,7 +119,7 @@ fn of_pod(pod: &PodFact) -> Failure {
 /// What an exit code means when nobody said anything about it.
 fn of_exit(exit: &ExitFact) -> (String, String) {
     let code = exit.code;
-    if exit.reason == "OOMKilled" {
+    if exit.reason == OUT_OF_MEMORY {
         let message = "the program was killed because it used more memory than its limit: raise resources.limits.memory \
                        in the definition, or give it less to do";
         return ("OutOfMemory".into(), message.into());

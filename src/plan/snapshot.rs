@@ -260,6 +260,8 @@ pub struct PodFact {
     pub name: String,
     /// When it was made.
     pub created: Option<Timestamp>,
+    /// Whether it has not ended.
+    pub alive: bool,
     /// Why the pod itself failed: `DeadlineExceeded`, `Evicted`.
     pub reason: Option<String>,
     /// The same in a sentence.

@@ -244,7 +244,7 @@ impl TaskController {
         let namespace = task.namespace().unwrap_or_default();
         let api = Api::<Job>::namespaced(self.context.client.clone(), &namespace);
         let jobs = api.list_metadata(&of_task(task)).await.map_err(TaskError::ListJobs)?;
-        let pods = self.pods(task).await?.iter().filter(|pod| !has_ended(pod)).count();
+        let pods = self.pods(task).await?.iter().filter(|pod| !results::has_ended(pod)).count();
         let jobs = jobs.items.into_iter().map(|job| JobRef {
             name: job.name_any(),
             uid: job.uid().unwrap_or_default(),
@@ -256,11 +256,6 @@ impl TaskController {
 
 fn of_task(task: &AsyncTask) -> ListParams {
     ListParams::default().labels(&format!("{LABEL_TASK_UID}={}", task.uid().unwrap_or_default()))
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn usable(known: Known) -> DefinitionFact {

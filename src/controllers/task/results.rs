@@ -160,6 +160,12 @@ fn record(key: AttemptKey) -> Option<(String, Kind)> {
     (key.shard == 0).then_some((key.pod_uid, kind))
 }
 
+/// Whether no program of the pod runs any more.
+pub(super) fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 /// What Kubernetes says of a pod.
 pub(super) fn pod_fact(pod: &Pod) -> PodFact {
     let status = pod.status.as_ref();
@@ -170,6 +176,7 @@ pub(super) fn pod_fact(pod: &Pod) -> PodFact {
         uid: pod.uid().unwrap_or_default(),
         name: pod.name_any(),
         created: pod.creation_timestamp().map(|time| time.0),
+        alive: !has_ended(pod),
         reason: status.and_then(|status| status.reason.clone()),
         message: status.and_then(|status| status.message.clone()).filter(|message| !message.is_empty()),
         // An init container whose image cannot be fetched says more than the task that waits for it.

@@ -230,6 +230,16 @@ fn a_timeout_is_told_as_such_although_the_agent_reported_its_end() {
 }
 
 #[test]
+fn a_kill_that_the_agent_cannot_explain_is_explained_by_the_pod_but_never_an_authors_own_words() {
+    for (code, shown) in [("Signal9", "OutOfMemory"), ("InvalidCourse", "InvalidCourse")] {
+        let failures = vec![FailureFact { pod_uid: "p".into(), failed_at: at(5), report: report(code, false) }];
+        let pods = vec![PodFact { exit: Some(exit(137, "OOMKilled")), ..pod("p") }];
+        let story = task("a").admitted().ended(backoff(), Results { failures, pods, ..Results::default() });
+        assert_eq!(story.status().failure.as_ref().expect("why").code.as_deref(), Some(shown));
+    }
+}
+
+#[test]
 fn a_killed_pod_still_leaves_its_log() {
     let logs = vec![LogFact { pod_uid: "p".into(), file: file("log") }];
     let pods = vec![PodFact { exit: Some(exit(137, "OOMKilled")), ..pod("p") }];
@@ -245,6 +255,16 @@ fn a_job_that_is_gone_without_a_trace_is_lost() {
         .ended(backoff(), Results::default())
         .is(TaskState::Failed, "Lost")
         .says("BackoffLimitExceeded");
+}
+
+#[test]
+fn a_job_that_was_deleted_is_judged_when_its_pod_has_ended() {
+    let dying = PodFact { alive: true, ..pod("p") };
+    let story = task("a").admitted().ended(JobEnd::Gone, Results { pods: vec![dying], ..Results::default() });
+    story.is(TaskState::InProgress, "Running");
+    assert_eq!(story.plan(at(10)).wake_at, Some(at(11)));
+    let dead = PodFact { exit: Some(exit(143, "Error")), ..pod("p") };
+    story.ended(JobEnd::Gone, Results { pods: vec![dead], ..Results::default() }).is(TaskState::Failed, "StepFailed");
 }
 
 #[test]

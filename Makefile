@@ -40,12 +40,12 @@ test: lint test-unit test-e2e ## Everything CI runs: lint, unit and store tests,
 test-unit: ## Unit, property, store and agent tests; the examples' and the cluster tool's own
 	@go vet -C tests/cluster . && go test -C tests/cluster .
 	@cd manifests/examples/course-outline && python3 -m unittest discover -q -s tests -t .
-	@cargo test $(CARGO_FEATURES) --lib --test architecture --test storage --test agent
+	@cargo test $(CARGO_FEATURES) --lib --bins --test architecture --test storage --test agent
 
 .PHONY: test-e2e
 test-e2e: binaries cluster-build images ## Boots a cluster of its own and tests the installed chart on it
 	@cargo test $(CARGO_FEATURES) --test e2e --no-run
-	@tests/e2e/run.sh
+	@E2E_AGENT="$(AGENT)" tests/e2e/run.sh
 
 .PHONY: lint
 lint: generate-check ## Formats, clippy, each binary alone, generated files

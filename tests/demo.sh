@@ -50,6 +50,6 @@ find "$work/outline" -type f -name '*.csv' -exec head -n 5 {} + | sed 's/^/  | /
 say "Done. The cluster stays up. Next:"
 cat <<NEXT
   eval "\$(make -s cluster-env)"                          # kubectl, helm and kubectl-asynctask for this cluster
-  kubectl asynctask -n studio run hello-report --watch    # another task
+  kubectl asynctask -n studio run hello-report -p name=Ada --watch   # another task
   make demo-down                                          # removes all of this
 NEXT

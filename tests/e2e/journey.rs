@@ -33,9 +33,8 @@ fn a_task_applied_with_kubectl_ends_complete_and_can_be_read_by_people() {
     let status = ns.finished("hello-ada");
 
     assert_eq!(status["state"], "Complete", "{status:#}");
-    let said: Vec<String> = ["Accepted", "Finished", "Succeeded", "OutputsReady", "Reconciling"]
-        .map(|c| condition(&status, c))
-        .to_vec();
+    let said: Vec<String> =
+        ["Accepted", "Finished", "Succeeded", "OutputsReady", "Reconciling"].map(|c| condition(&status, c)).to_vec();
     assert_eq!(said, ["True", "True", "True", "True", "False"], "{status:#}");
     assert_eq!(status["plan"][0]["stages"], serde_json::json!(["Greeting", "Writing"]));
     assert_eq!(status["steps"][0]["stage"], "Writing", "{status:#}");

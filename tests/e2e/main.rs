@@ -4,11 +4,11 @@
 //! with tokens, so that every request is authorised for real. Tests that stop the operator or the gateway hold
 //! [`support::Cluster::alone`].
 
-mod access;
 mod admission;
 mod bad_input;
 mod budget;
 mod crash;
 mod journey;
+mod signed;
 mod stores;
 mod support;

@@ -9,6 +9,7 @@ work=$ASYNCTASK_CACHE/e2e-$name
 cluster() { "$here/../cluster/cluster" "$@"; }
 
 finish() {
+  if [[ -f $work/seaweed.pid ]]; then kill "$(cat "$work/seaweed.pid")"; fi
   if [[ -z ${KEEP:-} ]]; then
     cluster down --name "$name" >"$work/down.log" 2>&1 || cat "$work/down.log" >&2
     rm -rf "$work"
@@ -22,6 +23,7 @@ eval "$(cluster env --name "$name" --path "$ASYNCTASK_CACHE/path")"
 source "$ASYNCTASK_CACHE/images/images.env"
 cluster load --name "$name" "$OPERATOR_ARCHIVE" "$AGENT_ARCHIVE" "$HELLO_REPORT_ARCHIVE" "$COURSE_OUTLINE_ARCHIVE"
 export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE
+export E2E_AGENT=${E2E_AGENT:?the agent binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
 kubectl create clusterrole e2e-port-forward --verb=get,list,create --resource=pods,pods/portforward >/dev/null
 cd "$root"

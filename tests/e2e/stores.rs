@@ -16,7 +16,10 @@ pub(crate) const TTL: u64 = 3;
 pub(crate) fn seaweed() -> &'static str {
     static SERVER: OnceLock<Seaweed> = OnceLock::new();
     let server = SERVER.get_or_init(|| {
-        let server = Seaweed::start(SeaweedOptions { bind_ip: host_ip(), ..SeaweedOptions::default() });
+        let server =
+            Seaweed::start(&SeaweedOptions { bind_ip: host_ip().parse().unwrap(), ..SeaweedOptions::default() });
+        // A static is never dropped: the script that started us stops the server by this pid.
+        std::fs::write(crate::support::volume().with_file_name("seaweed.pid"), server.pid().to_string()).unwrap();
         secret("seaweed", &server.access_key, &server.secret_key);
         kubectl_in(&["apply"], &store("seaweed", &server.endpoint, &server.bucket)).ok();
         let said = kubectl(&["wait", "--for=condition=Ready", "outputstore/seaweed", "--timeout=60s"]);
@@ -70,7 +73,9 @@ fn a_store_with_wrong_credentials_says_which_secret_to_mend() {
 fn bucket_endpoint_and_prefix_of_a_store_are_immutable() {
     let _turn = crate::support::Cluster::shared();
     seaweed();
-    for change in [r#"{"spec":{"prefix":"other"}}"#, r#"{"spec":{"s3":{"bucket":"other"}}}"#, r#"{"spec":{"prefix":null}}"#] {
+    for change in
+        [r#"{"spec":{"prefix":"other"}}"#, r#"{"spec":{"s3":{"bucket":"other"}}}"#, r#"{"spec":{"prefix":null}}"#]
+    {
         let said = kubectl(&["patch", "outputstore", "seaweed", "--type=merge", "-p", change]).refused();
         assert!(said.contains("immutable"), "{said}");
     }

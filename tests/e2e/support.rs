@@ -182,8 +182,7 @@ impl Namespace {
     #[track_caller]
     pub(crate) fn define(&self, name: &str, document: &str) {
         self.apply(document).ok();
-        let said =
-            self.kubectl(&["wait", "--for=condition=Ready", &format!("taskdefinition/{name}"), "--timeout=60s"]);
+        let said = self.kubectl(&["wait", "--for=condition=Ready", &format!("taskdefinition/{name}"), "--timeout=60s"]);
         assert_eq!(said.code, 0, "{}{:#}", said.err, self.get("taskdefinition", name)["status"]);
     }
 
@@ -283,7 +282,10 @@ impl Answer {
 pub(crate) fn http(method: &str, path: &str, more: &[&str]) -> Answer {
     let url = format!("{}{path}", gateway_url());
     let ca = gateway_ca();
-    curl(&[&["-X", method, "--cacert", ca.to_str().unwrap(), "--resolve", gateway_address(), url.as_str()], more].concat())
+    curl(
+        &[&["-X", method, "--cacert", ca.to_str().unwrap(), "--resolve", gateway_address(), url.as_str()], more]
+            .concat(),
+    )
 }
 
 /// curl, with the answer taken apart.
@@ -329,10 +331,7 @@ fn gateway_ca() -> PathBuf {
 pub(crate) fn audit(namespace: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(variable("ASYNCTASK_AUDIT_LOG")).unwrap();
     let needle = format!("\"namespace\":\"{namespace}\"");
-    text.lines()
-        .filter(|line| line.contains(&needle))
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect()
+    text.lines().filter(|line| line.contains(&needle)).filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Whether an audit line is a successful request of one of our accounts.

@@ -16,7 +16,7 @@ use serde_json::Value;
     kind = "TaskDefinition",
     plural = "taskdefinitions",
     shortname = "tdef",
-    category = "asynctasks",
+    category = "async",
     namespaced,
     status = "TaskDefinitionStatus",
     derive = "PartialEq",

@@ -14,7 +14,7 @@ use super::definition::TaskDefinitionSpec;
     kind = "TaskRevision",
     plural = "taskrevisions",
     shortname = "trev",
-    category = "asynctasks",
+    category = "async",
     namespaced,
     derive = "PartialEq",
     doc = "An immutable snapshot of a TaskDefinition. Made by the operator only; every run is pinned to one and ends on it.",

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
     kind = "OutputStore",
     plural = "outputstores",
     shortname = "ostore",
-    category = "asynctasks",
+    category = "async",
     status = "OutputStoreStatus",
     derive = "PartialEq",
     doc = "Where outputs and uploads live. Cluster-wide, written by the cluster's administrators; its Secret lives in the operator's namespace only.",

@@ -18,7 +18,7 @@ use super::state::{StepState, TaskState};
     kind = "AsyncTask",
     plural = "asynctasks",
     shortname = "atask",
-    category = "asynctasks",
+    category = "async",
     namespaced,
     status = "AsyncTaskStatus",
     derive = "PartialEq",

@@ -127,7 +127,7 @@ impl StoreController {
         let tried = tokio::time::timeout(PROBE_DEADLINE, self.try_store(store, cluster)).await;
         let outcome = tried.unwrap_or(Err(NotReady::Silent));
         let next = if outcome.is_ok() { Next::LookAgain(LOOK_AGAIN) } else { Next::TryAgain };
-        self.report(store, &found(outcome)).await?;
+        self.report(store, &found(outcome, self.secret_of(store).as_deref())).await?;
         Ok(next)
     }
 
@@ -135,6 +135,12 @@ impl StoreController {
         let open = self.context.stores.open(store).await?;
         let facts = probe(open.store.as_ref(), &open.layout, cluster).await?;
         Ok(works(&open.store.location(), facts.signs))
+    }
+
+    /// The Secret somebody mends when the store refuses us, with its place.
+    fn secret_of(&self, store: &OutputStore) -> Option<String> {
+        let name = &store.spec.s3.as_ref()?.credentials_secret.name;
+        Some(format!("Secret {name} in namespace {}", self.context.namespace))
     }
 
     async fn read_cluster_uid(&self) -> Result<String, StoreControllerError> {
@@ -194,10 +200,18 @@ fn works(location: &str, signs: bool) -> Found {
     Found { transfer: Some(transfer), ready: Claim::new(READY, Some(true), "Probed", message) }
 }
 
-fn found(outcome: Result<Found, NotReady>) -> Found {
+/// What went wrong, and for a refusal where the credentials come from.
+fn mend(error: &NotReady, secret: Option<&str>) -> String {
+    match secret {
+        Some(secret) if error.reason() == "PermissionDenied" => format!("{error}; they come from {secret}"),
+        _ => error.to_string(),
+    }
+}
+
+fn found(outcome: Result<Found, NotReady>, secret: Option<&str>) -> Found {
     outcome.unwrap_or_else(|error| Found {
         transfer: None,
-        ready: Claim::new(READY, Some(false), error.reason(), error.to_string()),
+        ready: Claim::new(READY, Some(false), error.reason(), mend(&error, secret)),
     })
 }
 
@@ -246,7 +260,7 @@ mod tests {
         assert_eq!(status(&works("s3://b", true), &first, Some(1), at(9)), first, "no write without news");
 
         let missing = || OpenStoreError::SecretMissing { secret: "keys".to_owned(), namespace: "system".to_owned() };
-        let gone = status(&found(Err(NotReady::Open(missing()))), &first, Some(1), at(9));
+        let gone = status(&found(Err(NotReady::Open(missing())), None), &first, Some(1), at(9));
         assert!(flipped(&first, &gone));
         assert_eq!(gone.transfer.as_deref(), Some("Signed"), "how bytes travel is not forgotten");
         let ready = &gone.conditions[0];

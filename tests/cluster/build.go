@@ -90,6 +90,21 @@ func (p Programs) dirs() []string {
 	return dirs
 }
 
+// which prints the path of a binary, built first if need be: for scripts that want helm and no cluster.
+func which(cache Cache, binary string) error {
+	programs, err := build(cache)
+	if err != nil {
+		return err
+	}
+	for _, dir := range programs.dirs() {
+		if path := filepath.Join(dir, binary); exists(path) {
+			fmt.Println(path)
+			return nil
+		}
+	}
+	return fmt.Errorf("no program %q among %s", binary, strings.Join(programs.dirs(), ", "))
+}
+
 // pauseImage is the archive of the image that sandboxes run, and its name.
 func (p Programs) pauseImage() string { return filepath.Join(p["pause"], "pause.oci.tar") }
 

@@ -18,6 +18,7 @@ import (
 const usage = `usage: cluster VERB [--name NAME] …       (NAME is "dev" unless given)
 
   build                           install missing packages, build missing binaries into the cache
+  which PROGRAM                   print where a built binary is: helm, kube, coredns, ctr
   up [--slot N]                   boot a cluster, or complete one; waits until it serves
   down [--all]                    stop it and remove all it made
   env [--path DIR]…               print exports for PATH, KUBECONFIG and more: eval "$(cluster env)"
@@ -91,6 +92,8 @@ func dispatch(verb string, args []string) error {
 	case "build":
 		_, err := build(cache)
 		return err
+	case "which":
+		return withOne(rest, func(program string) error { return which(cache, program) })
 	case "up":
 		return up(cache, o.name, o.slot.value)
 	case "down":

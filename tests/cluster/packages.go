@@ -21,6 +21,8 @@ var packages = []struct{ file, name string }{
 	{"buildah", "buildah"},
 	{"busybox", "busybox-static"},
 	{"mmdebstrap", "mmdebstrap"},
+	{"jq", "jq"},
+	{"strip", "binutils"},
 }
 
 // cniDirs are where distributions put the CNI plugins; Debian's first.

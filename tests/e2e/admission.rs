@@ -82,8 +82,10 @@ fn nobody_forges_a_child_of_a_task() {
     let _turn = Cluster::shared();
     let ns = Namespace::new("forge");
     let alice = ns.person("alice", Some("edit"));
-    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: forged, labels: {asynctask.dev/task-uid: x}}, spec: {containers: \
-               [{name: task, image: x}]}}";
+    // Fit for `restricted`, so that only our policy stands in its way.
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: forged, labels: {asynctask.dev/task-uid: x}}, spec: \
+               {securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}, containers: \
+               [{name: task, image: x, securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}}]}}";
     let said = alice.kubectl(&["create", "-f", "-"], Some(pod)).refused();
     assert!(said.contains("come from the Job controller only"), "{said}");
     let job = "{apiVersion: batch/v1, kind: Job, metadata: {name: forged, ownerReferences: [{apiVersion: \

@@ -32,6 +32,23 @@ fn jobs_created(ns: &Namespace) -> usize {
         .count()
 }
 
+/// The operator is away as long as this lives, and back for the other tests even when one fails.
+struct Away;
+
+impl Away {
+    fn new() -> Self {
+        kubectl(&["-n", SYSTEM, "scale", "deployment/asynctask-operator", "--replicas=0"]).ok();
+        Self
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        kubectl(&["-n", SYSTEM, "scale", "deployment/asynctask-operator", "--replicas=1"]);
+        kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/asynctask-operator", "--timeout=120s"]);
+    }
+}
+
 const SLOW: &str = r#"$ASYNCTASK_AGENT stage First; i=0; while [ $i -lt 6 ]; do i=$((i+1)); sleep 1; done
 $ASYNCTASK_AGENT stage Second; echo whole > $ASYNCTASK_OUTPUTS/report.txt"#;
 const REPORT: &str = "  outputs: [{name: report, step: work, path: report.txt}]";
@@ -75,15 +92,14 @@ fn a_pod_that_succeeds_without_a_commit_is_not_complete() {
     ns.define("slow", &script("slow", SLOW, REPORT));
     ns.apply(&task("t", "slow")).ok();
     until("the pod runs", || (ns.status("t")["steps"][0]["stage"] == "First").then_some(()));
-    kubectl(&["-n", SYSTEM, "scale", "deployment/asynctask-operator", "--replicas=0"]).ok();
+    let away = Away::new();
     ns.kubectl(&["wait", "--for=condition=Complete", "job", "--all", "--timeout=120s"]).ok();
     let uid = ns.get("asynctask", "t")["metadata"]["uid"].as_str().unwrap().to_owned();
     let commits: Vec<_> = stored(&uid).into_iter().filter(|path| path.ends_with("commit")).collect();
     assert_eq!(commits.len(), 1);
     std::fs::remove_file(&commits[0]).unwrap();
 
-    kubectl(&["-n", SYSTEM, "scale", "deployment/asynctask-operator", "--replicas=1"]).ok();
-    back("operator");
+    drop(away);
 
     let status = ns.finished("t");
     assert_eq!(status["failure"]["reason"], "OutputNotCommitted", "{status:#}");

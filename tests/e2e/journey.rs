@@ -60,7 +60,7 @@ fn explain_tells_what_each_field_is_for() {
     let _turn = Cluster::shared();
     for (path, words) in [
         ("asynctask.spec", &["What to run", "one of the owner's groups", "Files, by the name"][..]),
-        ("asynctask.status", &["terminal ones are final"]),
+        ("asynctask.status.state", &["terminal ones are final"]),
         ("taskdefinition.spec.steps", &["exactly one container named `task`"]),
         ("outputstore.spec", &["For a first try only"]),
     ] {
@@ -186,4 +186,18 @@ fn deleting_a_task_takes_its_bytes_away() {
     ns.kubectl(&["delete", "asynctask", "t", "--timeout=120s"]).ok();
 
     assert_eq!(crate::support::stored(&uid), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_person_with_a_token_runs_and_fetches_with_the_command_line() {
+    let _turn = Cluster::shared();
+    let ns = Namespace::new("person");
+    ns.example("hello-report", None);
+    let alice = ns.person("alice", Some("edit"));
+
+    alice.cli(&["run", "hello-report", "--name", "mine", "-p", "name=Ada", "-p", "lines=2", "--wait"]).ok();
+
+    assert_eq!(alice.cli(&["outputs", "get", "mine", "report", "-o", "-"]).ok(), "1. Hello, Ada!\n2. Hello, Ada!\n");
+    assert!(alice.cli(&["status", "mine"]).ok().contains("Complete"));
+    assert_eq!(alice.cli(&["run", "hello-report", "--name", "none", "-p", "name=nobody", "--wait"]).code, 4);
 }

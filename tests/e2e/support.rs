@@ -340,7 +340,7 @@ pub(crate) fn by_account(line: &Value, account: &str) -> bool {
         && line["responseStatus"]["code"].as_i64().is_some_and(|code| code < 300)
 }
 
-/// Every file below the volume of the filesystem store whose path holds a text.
+/// Every object of the filesystem store whose key holds a text.
 pub(crate) fn stored(part: &str) -> Vec<PathBuf> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -349,7 +349,7 @@ pub(crate) fn stored(part: &str) -> Vec<PathBuf> {
         }
     }
     let mut found = Vec::new();
-    walk(&volume(), &mut found);
+    walk(&volume().join("trial/objects"), &mut found);
     found.retain(|path| path.to_string_lossy().contains(part));
     found
 }

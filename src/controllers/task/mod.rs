@@ -15,6 +15,9 @@ mod results;
 mod revisions;
 mod watch;
 
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,225 @@
+//! The controller against an API server in memory and a real store on a folder.
+
+mod fake;
+mod faults;
+mod run;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::batch::v1::Job;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::{reflector, watcher};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::fake::Server;
+use super::error::TaskError;
+use super::freshness::Freshness;
+use super::report::Ended;
+use super::revisions::Revisions;
+use super::watch::Caches;
+use super::{Pace, TaskController};
+use crate::api::definition::TaskDefinitionStatus;
+use crate::api::task::RevisionRef;
+use crate::api::{AsyncTask, TaskDefinition};
+use crate::contract::wire::CommittedFile;
+use crate::controllers::context::{AgentSettings, Context, Reconciles};
+use crate::controllers::pace::Next;
+use crate::plan::agent::{GatewayAccess, Injection};
+use crate::plan::revision;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::stores::Stores;
+use crate::storage::filesystem::FilesystemStore;
+use crate::storage::layout::StepKeys;
+use crate::storage::records::{self, CommitRecord};
+use crate::storage::{Digest, Layout, ObjectStore, PutMode};
+
+const UID: &str = "0a1b2c3d-0000-4000-8000-000000000000";
+const POD: &str = "pod-1";
+const TASK: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/asynctasks/a";
+const JOBS: &str = "/apis/batch/v1/namespaces/studio/jobs";
+const JOB: &str = "/apis/batch/v1/namespaces/studio/jobs/a-run-0a1b2c3d-1";
+const STORE: &str = "/apis/asynctask.dev/v1alpha1/outputstores/trial";
+const OURS: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio";
+
+/// A cluster with a definition, a store and one new run of it.
+struct World {
+    server: Server,
+    volume: tempfile::TempDir,
+    controller: TaskController,
+    jobs: reflector::store::Writer<Job>,
+    /// Kept: without it the controller would wait for a copy that never fills.
+    _senders: (watch::Sender<Option<Injection>>, watch::Sender<Option<GatewayAccess>>),
+}
+
+fn world() -> World {
+    let server = Server::default();
+    let volume = tempfile::tempdir().expect("folder");
+    std::fs::create_dir(volume.path().join("trial")).expect("folder");
+    furnish(&server);
+    let (jobs_reader, jobs) = reflector::store();
+    let (definitions, _) = reflector::store();
+    let (stores, _) = reflector::store();
+    let (injection_sender, injection) = watch::channel(Some(Injection::ImageVolume));
+    let access = GatewayAccess { url: "https://gateway".into(), ca_pem: "PEM".into() };
+    let (access_sender, gateway) = watch::channel(Some(access));
+    let (client, metrics) = (server.client(), Metrics::new("operator"));
+    let reporter = Reporter { controller: "asynctask-operator".into(), instance: Some("test".into()) };
+    let context = Arc::new(Context {
+        stores: Stores::new(client.clone(), "asynctask-system", Some(volume.path().to_owned())),
+        namespace: "asynctask-system".into(),
+        reconciles: Reconciles::new(&metrics),
+        agent: AgentSettings { image: "agent:1".into(), injection },
+        gateway,
+        events: Recorder::new(client.clone(), reporter),
+        client: client.clone(),
+        stopping: CancellationToken::new(),
+        metrics,
+    });
+    let controller = TaskController {
+        pace: Pace::new("task", Duration::from_secs(5), Duration::from_secs(5), context.reconciles.clone()),
+        caches: Caches { jobs: jobs_reader, definitions, stores },
+        revisions: Revisions::new(client),
+        freshness: Freshness::default(),
+        ended: Ended::new(&context.metrics),
+        context,
+    };
+    World { server, volume, controller, jobs, _senders: (injection_sender, access_sender) }
+}
+
+fn furnish(server: &Server) {
+    let mut definition: TaskDefinition = serde_json::from_value(json!({
+        "apiVersion": "asynctask.dev/v1alpha1", "kind": "TaskDefinition",
+        "metadata": {"name": "report", "namespace": "studio", "uid": "d-1", "generation": 1},
+        "spec": {"title": "Report", "steps": [{"name": "run", "template": {"spec": {"containers": [
+            {"name": "task", "image": "i@sha256:0", "command": ["c"]},
+        ]}}}]},
+    }))
+    .expect("a definition");
+    let mut revision = revision::build(&definition, 1);
+    revision.metadata.uid = Some("r-1".into());
+    let name = revision.metadata.name.clone().expect("named");
+    let ready = condition("Ready");
+    definition.status = Some(TaskDefinitionStatus {
+        observed_generation: Some(1),
+        revision: Some(RevisionRef { name: name.clone(), uid: "r-1".into(), number: 1 }),
+        conditions: vec![serde_json::from_value(ready.clone()).expect("a condition")],
+    });
+    let put = |path: String, object: Value| server.put(&path, object);
+    put(format!("{OURS}/taskdefinitions/report"), serde_json::to_value(definition).expect("JSON"));
+    put(format!("{OURS}/taskrevisions/{name}"), serde_json::to_value(revision).expect("JSON"));
+    put(
+        STORE.into(),
+        json!({
+            "apiVersion": "asynctask.dev/v1alpha1", "kind": "OutputStore",
+            "metadata": {"name": "trial", "uid": "s-1", "generation": 1},
+            "spec": {"filesystem": {"folder": "trial"}, "default": true},
+            "status": {"observedGeneration": 1, "conditions": [ready]},
+        }),
+    );
+    put(TASK.into(), new_task(UID));
+}
+
+fn condition(kind: &str) -> Value {
+    json!({"type": kind, "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"})
+}
+
+fn new_task(uid: &str) -> Value {
+    json!({
+        "apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask",
+        "metadata": {
+            "name": "a", "namespace": "studio", "uid": uid, "generation": 1,
+            "creationTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["asynctask.dev/outputs"],
+        },
+        "spec": {"definition": {"name": "report"}, "owner": "ada"},
+    })
+}
+
+impl World {
+    fn task(&self) -> AsyncTask {
+        serde_json::from_value(self.server.get(TASK).expect("the task is there")).expect("a task")
+    }
+
+    /// One reconcile of the task as it is.
+    async fn look(&self) -> Result<Next, TaskError> {
+        self.look_at(self.task()).await
+    }
+
+    async fn look_at(&self, copy: AsyncTask) -> Result<Next, TaskError> {
+        self.controller.look(Arc::new(copy)).await
+    }
+
+    /// Reconciles until nothing fails, as the back-off would have it.
+    async fn settle(&self) {
+        for _ in 0..5 {
+            if self.server.get(TASK).is_none() || self.look().await.is_ok() {
+                return;
+            }
+        }
+        panic!("it does not settle: {:?}", self.server.writes());
+    }
+
+    fn state(&self) -> (String, String) {
+        let status = self.task().status.expect("a status");
+        (status.state.expect("a state").to_string(), status.reason.expect("a reason"))
+    }
+
+    fn store(&self) -> FilesystemStore {
+        FilesystemStore::open(&self.volume.path().join("trial")).expect("a store")
+    }
+
+    fn keys(&self) -> StepKeys {
+        let layout = Layout::new("asynctask").expect("a prefix");
+        layout.task("studio", UID).and_then(|task| task.step("run")).expect("keys")
+    }
+
+    async fn put(&self, key: &str, bytes: &[u8]) {
+        self.store().put(key, bytes.to_vec().into(), PutMode::Create).await.expect("stored");
+    }
+
+    /// What agent and gateway leave when a program succeeds in this pod.
+    async fn commit(&self, pod_uid: &str) {
+        let attempt = self.keys().attempt(0, pod_uid).expect("keys");
+        self.put(&attempt.file("out", 0).expect("a key"), b"result").await;
+        let record = self.record(pod_uid);
+        self.put(&attempt.commit(), &records::encode(&record)).await;
+    }
+
+    fn record(&self, pod_uid: &str) -> CommitRecord {
+        let sha256 = Digest::of(b"result").to_string();
+        let file =
+            CommittedFile { output: "out".into(), seq: 0, path: "out.txt".into(), size: 6, sha256, media_type: None };
+        CommitRecord {
+            version: records::VERSION,
+            task_uid: UID.into(),
+            step: "run".into(),
+            attempt: 1,
+            pod_uid: pod_uid.into(),
+            files: vec![file],
+            committed_at: jiff::Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// The Job controller says that the Job has ended, and the watch shows it.
+    fn job_ends(&mut self, how: &str) {
+        self.server.change(JOB, |job| job["status"] = json!({"conditions": [condition(how)]}));
+        let job: Job = serde_json::from_value(self.server.get(JOB).expect("a Job")).expect("a Job");
+        self.jobs.apply_watcher_event(&watcher::Event::Apply(job));
+    }
+
+    /// Every file below the store's folder.
+    fn files(&self) -> Vec<String> {
+        fn walk(folder: &Path, found: &mut Vec<String>) {
+            for entry in std::fs::read_dir(folder).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() { walk(&path, found) } else { found.push(path.display().to_string()) }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.volume.path().join("trial"), &mut found);
+        found
+    }
+}

@@ -1,0 +1,125 @@
+//! Runs as they are meant to go, and copies that are older than the truth.
+
+use super::*;
+use crate::storage::records::Manifest;
+
+#[tokio::test]
+async fn a_run_takes_four_writes_and_two_events_from_new_to_marked() {
+    let mut world = world();
+    assert_eq!(world.look().await.expect("admitted"), Next::Rest);
+    assert_eq!(world.state(), ("InProgress".into(), "Running".into()));
+    world.look().await.expect("nothing to do");
+    world.commit(POD).await;
+    world.job_ends("Complete");
+    world.look().await.expect("sealed");
+    assert_eq!(world.state(), ("Complete".into(), "StepsSucceeded".into()));
+    world.look().await.expect("nothing to do");
+    let status = format!("PATCH {TASK}/status");
+    assert_eq!(world.server.writes(), [format!("POST {JOBS}"), status.clone(), status, format!("PATCH {TASK}")]);
+    assert_eq!(world.server.events(), 2);
+    let text = world.controller.context.metrics.encode().expect("text");
+    assert!(text.contains(r#"asynctask_tasks_ended_total{state="Complete",reason="StepsSucceeded"} 1"#), "{text}");
+}
+
+#[tokio::test]
+async fn the_status_names_a_manifest_that_leads_to_the_committed_bytes() {
+    let mut world = world();
+    world.look().await.expect("admitted");
+    world.commit(POD).await;
+    world.job_ends("Failed");
+    world.look().await.expect("sealed");
+    let status = world.task().status.expect("a status");
+    let sealed: Digest = status.steps[0].manifest.as_deref().expect("sealed").parse().expect("a digest");
+    let bytes = world.store().get_bytes(&world.keys().manifest(sealed), 1 << 20).await.expect("stored");
+    let manifest = Manifest::open(&bytes, sealed).expect("the sealed one");
+    let file = world.store().get_bytes(&manifest.files[0].key, 10).await.expect("its file");
+    assert_eq!(&file[..], b"result");
+}
+
+#[tokio::test]
+async fn records_of_another_run_do_not_count_and_one_of_a_newer_release_holds_the_decision() {
+    let mut world = world();
+    world.look().await.expect("admitted");
+    let forged = CommitRecord { task_uid: "another".into(), ..world.record("pod-2") };
+    world.put(&world.keys().attempt(0, "pod-2").expect("keys").commit(), &records::encode(&forged)).await;
+    let newer = world.keys().attempt(0, "pod-3").expect("keys").failure();
+    world.put(&newer, br#"{"version":99}"#).await;
+    world.job_ends("Complete");
+    assert_eq!(world.look().await.expect("held"), Next::TryAgain);
+    assert_eq!(world.state(), ("InProgress".into(), "RecordTooNew".into()));
+    world.store().delete(&[newer]).await.expect("deleted");
+    world.look().await.expect("judged");
+    assert_eq!(world.state(), ("Failed".into(), "OutputNotCommitted".into()));
+}
+
+#[tokio::test]
+async fn an_old_copy_of_a_finished_run_starts_nothing() {
+    let mut world = world();
+    let old = world.task();
+    world.look().await.expect("admitted");
+    world.commit(POD).await;
+    world.job_ends("Complete");
+    world.look().await.expect("sealed");
+    world.server.remove(JOB);
+    let before = world.server.writes();
+    world.look_at(old).await.expect("the truth was asked for");
+    assert_eq!(world.server.writes(), before);
+}
+
+#[tokio::test]
+async fn a_run_made_anew_under_the_same_name_is_not_touched_through_the_old_copy() {
+    let world = world();
+    let mut old = world.task();
+    world.server.put(TASK, new_task("another"));
+    let before = world.server.writes();
+    for state in [None, Some("InProgress")] {
+        if state.is_some() {
+            // Even one that believes in a Job: its write is bound to a version that is gone.
+            old.status = serde_json::from_value(json!({"state": state, "steps": [{"name": "run", "attempt": 1}]})).ok();
+        }
+        world.look_at(old.clone()).await.expect("nothing to do");
+    }
+    old.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).ok();
+    world.look_at(old).await.expect("nothing to do");
+    let refused = |write: &&String| !before.contains(write);
+    assert!(world.server.writes().iter().filter(refused).all(|write| write.starts_with("PATCH")), "no Job");
+    let task = world.server.get(TASK).expect("it is there");
+    assert_eq!((&task["metadata"]["uid"], task.get("status")), (&json!("another"), None));
+    assert_eq!(task["metadata"]["finalizers"], json!(["asynctask.dev/outputs"]));
+}
+
+#[tokio::test]
+async fn a_deleted_run_takes_its_job_and_its_keys_with_it_and_nothing_else() {
+    let mut world = world();
+    world.look().await.expect("admitted");
+    world.commit(POD).await;
+    world.job_ends("Complete");
+    world.look().await.expect("sealed");
+    let neighbour = "asynctask/studio/0a1b2c3d-0000-4000-8000-0000000000001/run/0/p/commit";
+    world.put(neighbour, b"not ours").await;
+    world.server.change(TASK, |task| task["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    assert!(matches!(world.look().await, Ok(Next::LookAgain(_))), "the Job goes first");
+    assert!(world.server.get(JOB).is_none());
+    assert_eq!(world.look().await.expect("let go"), Next::Rest);
+    assert!(world.server.get(TASK).is_none());
+    assert_eq!(world.files().len(), 1, "{:?}", world.files());
+    assert!(world.files()[0].ends_with(neighbour));
+}
+
+#[tokio::test]
+async fn a_store_that_is_gone_holds_the_deleted_run_and_says_so_once() {
+    let world = world();
+    world.look().await.expect("admitted");
+    world.server.remove(JOB);
+    world.server.remove(STORE);
+    world.server.change(TASK, |task| task["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    assert_eq!(world.look().await.expect("held"), Next::TryAgain);
+    let stalled =
+        |world: &World| world.task().status.expect("a status").conditions.into_iter().find(|c| c.type_ == "Stalled");
+    let said = stalled(&world).expect("said");
+    assert_eq!((said.status.as_str(), said.reason.as_str()), ("True", "StoreNotFound"));
+    assert!(said.message.contains("the outputs of this run cannot be deleted"), "{}", said.message);
+    let before = world.server.writes().len();
+    assert_eq!(world.look().await.expect("held"), Next::TryAgain);
+    assert_eq!(world.server.writes().len(), before, "the same trouble is no news");
+}

@@ -179,7 +179,7 @@ fn deleting(snapshot: &Snapshot, remains: &Remains, now: Timestamp) -> Plan {
 
 fn waiting_for_pods(snapshot: &Snapshot, pods: usize, now: Timestamp) -> Option<Trouble> {
     let since = snapshot.task.metadata.deletion_timestamp.as_ref()?.0;
-    (now > later(since, PODS_PATIENCE)).then(|| Trouble {
+    (pods > 0 && now > later(since, PODS_PATIENCE)).then(|| Trouble {
         reason: "PodsNotEnded",
         message: format!(
             "waits for the end of {pods} pod(s) of this run: as long as one can write, its outputs are not deleted. \

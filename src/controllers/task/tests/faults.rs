@@ -15,7 +15,7 @@ async fn life(fault: Option<(usize, Fault)>) -> (Value, Vec<String>, Vec<String>
     world.settle().await;
     let mut end = world.server.get(TASK).expect("the task is there");
     mask(&mut end);
-    world.server.change(TASK, |task| task["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    world.delete();
     for _ in 0..3 {
         world.settle().await;
     }

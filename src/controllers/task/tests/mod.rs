@@ -210,16 +210,22 @@ impl World {
         self.jobs.apply_watcher_event(&watcher::Event::Apply(job));
     }
 
-    /// Every file below the store's folder.
+    /// Somebody deletes the task.
+    fn delete(&self) {
+        let now = jiff::Timestamp::now().to_string();
+        self.server.change(TASK, |task| task["metadata"]["deletionTimestamp"] = json!(now));
+    }
+
+    /// Every object of the store, as a file.
     fn files(&self) -> Vec<String> {
         fn walk(folder: &Path, found: &mut Vec<String>) {
-            for entry in std::fs::read_dir(folder).expect("a folder") {
+            for entry in std::fs::read_dir(folder).into_iter().flatten() {
                 let path = entry.expect("an entry").path();
                 if path.is_dir() { walk(&path, found) } else { found.push(path.display().to_string()) }
             }
         }
         let mut found = Vec::new();
-        walk(&self.volume.path().join("trial"), &mut found);
+        walk(&self.volume.path().join("trial/objects"), &mut found);
         found
     }
 }

@@ -97,7 +97,7 @@ async fn a_deleted_run_takes_its_job_and_its_keys_with_it_and_nothing_else() {
     world.look().await.expect("sealed");
     let neighbour = "asynctask/studio/0a1b2c3d-0000-4000-8000-0000000000001/run/0/p/commit";
     world.put(neighbour, b"not ours").await;
-    world.server.change(TASK, |task| task["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    world.delete();
     assert!(matches!(world.look().await, Ok(Next::LookAgain(_))), "the Job goes first");
     assert!(world.server.get(JOB).is_none());
     assert_eq!(world.look().await.expect("let go"), Next::Rest);
@@ -112,7 +112,7 @@ async fn a_store_that_is_gone_holds_the_deleted_run_and_says_so_once() {
     world.look().await.expect("admitted");
     world.server.remove(JOB);
     world.server.remove(STORE);
-    world.server.change(TASK, |task| task["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    world.delete();
     assert_eq!(world.look().await.expect("held"), Next::TryAgain);
     let stalled =
         |world: &World| world.task().status.expect("a status").conditions.into_iter().find(|c| c.type_ == "Stalled");

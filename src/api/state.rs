@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// State of an AsyncTask.
+/// State of an AsyncTask; terminal ones are final: Complete, PartiallyComplete, Failed and Canceled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum TaskState {
     /// Admitted or waiting for something that `reason` names; nothing runs.

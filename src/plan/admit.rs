@@ -23,7 +23,7 @@ const FIRST: u32 = 1;
 pub(super) fn plan(task: &AsyncTask, admission: &Admission, now: Timestamp) -> Plan {
     match check(task, admission, now) {
         Ok(cleared) => start(task, admission, &cleared, now),
-        Err(plan) => plan,
+        Err(plan) => *plan,
     }
 }
 
@@ -35,7 +35,7 @@ struct Cleared<'a> {
     store: &'a StoreRef,
 }
 
-fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> Result<Cleared<'a>, Plan> {
+fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> Result<Cleared<'a>, Box<Plan>> {
     let Some(owner) = task.spec.owner.as_deref() else {
         let message =
             "spec.owner is missing: this cluster does not set it by itself, so name the user the run belongs to";
@@ -63,7 +63,7 @@ fn definition<'a>(
     task: &AsyncTask,
     fact: &'a DefinitionFact,
     now: Timestamp,
-) -> Result<(&'a RevisionRef, &'a ValidatedDefinition), Plan> {
+) -> Result<(&'a RevisionRef, &'a ValidatedDefinition), Box<Plan>> {
     match fact {
         DefinitionFact::Ready { revision, content } => Ok((revision, content)),
         DefinitionFact::NotReady(why) => Err(wait("DefinitionNotReady", why.clone())),
@@ -74,7 +74,7 @@ fn definition<'a>(
                 return Err(refuse("DefinitionGone", what.clone()));
             }
             let message = format!("{what}. It may still be on its way: waiting for {}s", DEFINITION_PATIENCE.as_secs());
-            Err(wait("DefinitionNotReady", message).wake(until))
+            Err(Box::new(wait("DefinitionNotReady", message).wake(until)))
         }
     }
 }
@@ -112,15 +112,15 @@ fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Ti
     Plan::act(vec![Action::CreateJob(job)], Verdict::Starts(pins))
 }
 
-fn wait(reason: &'static str, message: String) -> Plan {
-    Plan::say(Verdict::Waits(Trouble { reason, message }))
+fn wait(reason: &'static str, message: String) -> Box<Plan> {
+    Box::new(Plan::say(Verdict::Waits(Trouble { reason, message })))
 }
 
-fn refuse(reason: &str, message: String) -> Plan {
-    Plan::say(Verdict::Fails(refusal(reason, message), None))
+fn refuse(reason: &str, message: String) -> Box<Plan> {
+    Box::new(Plan::say(Verdict::Fails(refusal(reason, message), None)))
 }
 
-fn refuse_if(reason: &str, what: &str, violations: &[String]) -> Result<(), Plan> {
+fn refuse_if(reason: &str, what: &str, violations: &[String]) -> Result<(), Box<Plan>> {
     if violations.is_empty() {
         return Ok(());
     }

@@ -175,7 +175,9 @@ pub fn validate(spec: &TaskDefinitionSpec) -> Result<ValidatedDefinition, Invali
         findings.add(Part::ParametersSchema, format!("parameters: not a usable JSON Schema 2020-12: {error}"));
     }
     let inputs = inputs(&spec.inputs, &mut findings);
-    findings.unique("steps", spec.steps.iter().map(|step| step.name.as_str()));
+    if spec.steps.len() != 1 {
+        findings.add(Part::Plan, format!("steps: has {} entries, this version runs exactly one", spec.steps.len()));
+    }
     let steps = spec.steps.iter().filter_map(|step| validate_step(step, &mut findings)).collect();
     outputs(spec, &mut findings);
     let pods_kept = spec.retention.as_ref().and_then(|retention| retention.pods.as_deref());
@@ -352,6 +354,14 @@ mod tests {
         assert_eq!(error.reason(), "InvalidTemplate");
         let error = definition(|spec| spec["retention"] = json!({"pods": "x"})).expect_err("no duration");
         assert_eq!(error.reason(), "InvalidPlan");
+    }
+
+    #[test]
+    fn a_definition_has_exactly_one_step() {
+        let none = sentences(|spec| spec["steps"] = json!([]));
+        assert_eq!(none[0].1, "steps: has 0 entries, this version runs exactly one");
+        let two = |spec: &mut Value| spec["steps"] = json!([spec["steps"][0], spec["steps"][0]]);
+        assert_eq!(sentences(two)[0].1, "steps: has 2 entries, this version runs exactly one");
     }
 
     #[test]

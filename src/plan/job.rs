@@ -138,7 +138,7 @@ fn pod_template(
         .iter_mut()
         .find(|container| container["name"] == CONTAINER)
         .and_then(Value::as_object_mut)
-        .expect("a validated template has the container task");
+        .expect("invariant: a validated template has the container task");
     wrap(task, step, variables(step, run, attempt, agent));
     template
 }
@@ -229,11 +229,11 @@ fn entry<'a>(parent: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<Strin
     if child.is_null() {
         *child = json!({});
     }
-    child.as_object_mut().expect("a validated template has objects where its type has them")
+    child.as_object_mut().expect("invariant: a validated template has objects where its type has them")
 }
 
 fn object<'a>(parent: &'a mut Value, key: &str) -> &'a mut Map<String, Value> {
-    entry(parent.as_object_mut().expect("a validated template is an object"), key)
+    entry(parent.as_object_mut().expect("invariant: a validated template is an object"), key)
 }
 
 /// The list below a key; one that is missing or null is made.
@@ -242,7 +242,7 @@ fn list<'a>(parent: &'a mut Map<String, Value>, key: &str) -> &'a mut Vec<Value>
     if child.is_null() {
         *child = json!([]);
     }
-    child.as_array_mut().expect("a validated template has lists where its type has them")
+    child.as_array_mut().expect("invariant: a validated template has lists where its type has them")
 }
 
 fn extend(map: &mut Map<String, Value>, more: &Value) {

@@ -15,7 +15,7 @@ use crate::api::{TaskDefinition, TaskDefinitionSpec, TaskRevision, TaskRevisionS
 /// Hex SHA-256 of the content, whatever the order in which its maps were written.
 #[must_use]
 pub fn hash(content: &TaskDefinitionSpec) -> String {
-    let json = serde_json::to_value(content).expect("a definition is JSON: it was decoded from it");
+    let json = serde_json::to_value(content).expect("invariant: a definition is JSON, it was decoded from it");
     let mut text = String::new();
     canonical(&json, &mut text);
     hex::encode(Sha256::digest(text.as_bytes()))

@@ -110,7 +110,7 @@ mod tests {
         serde_json::from_value(store).expect("a store")
     }
 
-    fn name<'a>(chosen: Result<&'a OutputStore, NoStore>) -> Result<&'a str, NoStore> {
+    fn name(chosen: Result<&OutputStore, NoStore>) -> Result<&str, NoStore> {
         chosen.map(|store| store.metadata.name.as_deref().expect("named"))
     }
 

@@ -3,6 +3,7 @@
 //! Each test has namespaces of its own, which enforce the `restricted` profile, and people of its own: service accounts
 //! with tokens, so that every request is authorised for real. Tests that stop the operator or the gateway hold
 //! [`support::Cluster::alone`].
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod admission;
 mod bad_input;

@@ -1,6 +1,7 @@
 //! Each turn a run can take, one test each.
 
 use super::*;
+use crate::plan::seal::Sealed;
 
 // ---- admission
 
@@ -297,6 +298,13 @@ fn what_the_gateway_says_of_a_step_stays_the_gateways() {
     let said = status(&story.snapshot(), &plan, &Applied::default(), at(5));
     assert_eq!((said.progress.as_ref(), said.steps[0].stage.as_ref()), (None, None));
     assert_eq!(said, operators_part(story.status()), "it is no news for the operator either");
+}
+
+#[test]
+fn a_move_that_the_table_of_states_does_not_have_is_not_made() {
+    let story = task("a").with(|story| story.admission.agent = None).go(1);
+    let leap = Plan::say(Verdict::Completes(Sealed { pod_uid: "p".into(), files: vec![] }));
+    assert_eq!(&status(&story.snapshot(), &leap, &Applied::default(), at(2)), story.status());
 }
 
 // ---- after the end

@@ -87,11 +87,28 @@ impl FilesystemStore {
         (Some(noted_for) == etag).then(|| digest.parse().ok()).flatten()
     }
 
-    async fn stage(&self, key: &str, at: &Path, mut bytes: Incoming<'_>, expected: Expected) -> Result<(), StoreError> {
+    /// On any error the staged file is gone before the caller hears of it; dropping the upload would remove it later.
+    async fn stage(&self, key: &str, at: &Path, bytes: Incoming<'_>, expected: Expected) -> Result<(), StoreError> {
+        let broken = |error| self.failed("write", key, error);
+        let mut upload = self.files.put_multipart(at).await.map_err(broken)?;
+        if let Err(error) = self.fill(key, upload.as_mut(), bytes, expected).await {
+            // The first error counts; a file left over in `staging` is no object.
+            let _ = upload.abort().await;
+            return Err(error);
+        }
+        upload.complete().await.map_err(broken)?;
+        Ok(())
+    }
+
+    async fn fill(
+        &self,
+        key: &str,
+        upload: &mut dyn MultipartUpload,
+        mut bytes: Incoming<'_>,
+        expected: Expected,
+    ) -> Result<(), StoreError> {
         let broken = |error| self.failed("write", key, error);
         let altered = |difference| StoreError::Altered { key: key.to_owned(), difference };
-        // Dropped on any way out but the last, the upload removes its file.
-        let mut upload = self.files.put_multipart(at).await.map_err(broken)?;
         let mut verifier = Verifier::new(expected);
         let mut piece = Vec::with_capacity(PIECE);
         while let Some(chunk) = bytes.next().await {
@@ -101,14 +118,12 @@ impl FilesystemStore {
                 let fits = chunk.len().min(PIECE - piece.len());
                 piece.extend_from_slice(&chunk.split_to(fits));
                 if piece.len() == PIECE {
-                    write_piece(upload.as_mut(), &mut piece).await.map_err(broken)?;
+                    write_piece(upload, &mut piece).await.map_err(broken)?;
                 }
             }
         }
         verifier.finish().map_err(altered)?;
-        write_piece(upload.as_mut(), &mut piece).await.map_err(broken)?;
-        upload.complete().await.map_err(broken)?;
-        Ok(())
+        write_piece(upload, &mut piece).await.map_err(broken)
     }
 
     async fn publish(&self, staged: &Path, key: &str, expected: Expected, mode: PutMode) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::TaskController;
 use super::error::TaskError;
 use super::observe::job_fact;
+use super::results::require_owner;
 use crate::api::names::{ANNOTATION_FINISHED, FINALIZER_OUTPUTS, MANAGER_OPERATOR};
 use crate::api::task::StoreRef;
 use crate::api::{AsyncTask, TaskState};
@@ -182,6 +183,7 @@ impl TaskController {
         let uid = task.uid().unwrap_or_default();
         let keys = open.layout.task(&task.namespace().unwrap_or_default(), &uid);
         let keys = keys.map_err(|error| fail("InvalidKey", &error))?;
+        require_owner(&open).await.map_err(|error| fail(error.reason(), &error))?;
         let deleted = delete_prefix(open.store.as_ref(), keys.prefix()).await;
         let deleted = deleted.map_err(|error| fail(error.reason(), &error))?;
         tracing::info!(uid, objects = deleted, "outputs deleted");

@@ -185,7 +185,10 @@ impl TaskController {
         let Ok(keys) = open.layout.upload(namespace, id) else { return UploadFact::Missing };
         let bytes = match open.store.get_bytes(&keys.record(), RECORD_MAX).await {
             Ok(bytes) => bytes,
-            Err(StoreError::NotFound { .. }) => return UploadFact::Missing,
+            Err(StoreError::NotFound { .. }) => {
+                let emptied = results::require_owner(&open).await.err();
+                return emptied.map_or(UploadFact::Missing, |error| UploadFact::Unreadable(error.to_string()));
+            }
             Err(error) => return UploadFact::Unreadable(error.to_string()),
         };
         match records::decode::<UploadRecord>(&bytes) {

@@ -64,6 +64,7 @@ impl Reader<'_> {
             }
         }
         if results.commits.is_empty() {
+            require_owner(self.open).await.map_err(|error| stuck(error.reason(), &error))?;
             for (pod_uid, kinds) in &found {
                 let reported = |failure: &FailureFact| failure.pod_uid == *pod_uid && failure.report.log.is_some();
                 if kinds.contains(&Kind::Log) && !results.failures.iter().any(reported) {
@@ -138,6 +139,38 @@ impl Reader<'_> {
             Err(StoreError::NotFound { .. } | StoreError::TooLarge { .. }) => Ok(None),
             Err(error) => Err(stuck(error.reason(), &error)),
         }
+    }
+}
+
+/// A store that was emptied, or whose volume is not mounted, answers every question with "nothing there".
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Emptied {
+    /// Not even our own mark is there.
+    #[error(
+        "the store at {location} lacks the record {key} that the operator wrote there, so what it does not show may \
+         still exist: mount its volume or bring its content back"
+    )]
+    NoOwner { location: String, key: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Emptied {
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::NoOwner { .. } => "StoreEmptied",
+            Self::Store(error) => error.reason(),
+        }
+    }
+}
+
+/// Makes sure that "nothing there" can be believed: the mark that was written when the store became Ready is there.
+pub(super) async fn require_owner(open: &OpenStore) -> Result<(), Emptied> {
+    let key = open.layout.owner();
+    match open.store.head(&key).await {
+        Ok(_) => Ok(()),
+        Err(StoreError::NotFound { .. }) => Err(Emptied::NoOwner { location: open.store.location(), key }),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -53,6 +53,29 @@ async fn records_of_another_run_do_not_count_and_one_of_a_newer_release_holds_th
 }
 
 #[tokio::test]
+async fn an_emptied_store_is_not_taken_for_one_without_commits_nor_for_a_deleted_run() {
+    let mut world = world();
+    world.look().await.expect("admitted");
+    world.commit(POD).await;
+    world.job_ends("Complete");
+    let (mounted, away) = (world.volume.path().join("trial"), world.volume.path().join("away"));
+    std::fs::rename(&mounted, &away).expect("unmounted");
+    std::fs::create_dir(&mounted).expect("an empty folder");
+    assert_eq!(world.look().await.expect("held"), Next::TryAgain);
+    assert_eq!(world.state(), ("InProgress".into(), "StoreEmptied".into()));
+    world.server.remove(JOB);
+    let finished = world.server.get(TASK).expect("the task");
+    world.delete();
+    assert_eq!(world.look().await.expect("held"), Next::TryAgain);
+    assert!(world.server.get(TASK).is_some(), "it is still held");
+    world.server.put(TASK, finished);
+    std::fs::remove_dir(&mounted).expect("empty");
+    std::fs::rename(&away, &mounted).expect("mounted");
+    world.look().await.expect("sealed");
+    assert_eq!(world.state().0, "Complete");
+}
+
+#[tokio::test]
 async fn an_old_copy_of_a_finished_run_starts_nothing() {
     let mut world = world();
     let old = world.task();

@@ -25,6 +25,5 @@ cluster load --name "$name" "$OPERATOR_ARCHIVE" "$AGENT_ARCHIVE" "$HELLO_REPORT_
 export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE
 export E2E_AGENT=${E2E_AGENT:?the agent binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
-kubectl create clusterrole e2e-port-forward --verb=get,list,create --resource=pods,pods/portforward >/dev/null
 cd "$root"
 cargo test --locked --features full --test e2e -- --test-threads=4 "$@"

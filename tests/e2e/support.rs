@@ -197,7 +197,7 @@ impl Namespace {
         // The command line reaches the gateway through a port-forward when no URL is set.
         let subject = format!("--serviceaccount={}:{name}", self.name);
         let binding = format!("{}-{name}", self.name);
-        kubectl(&["-n", SYSTEM, "create", "rolebinding", &binding, "--clusterrole=e2e-port-forward", &subject]).ok();
+        kubectl(&["-n", SYSTEM, "create", "rolebinding", &binding, "--role=asynctask-cli", &subject]).ok();
         let token = self.kubectl(&["create", "token", name]).ok().trim().to_owned();
         Person { token, kubeconfig: kubeconfig_of(&self.name, name), namespace: self.name.clone() }.ready()
     }

@@ -48,7 +48,7 @@ test-e2e: binaries cluster-build images ## Boots a cluster of its own and tests 
 	@E2E_AGENT="$(AGENT)" tests/e2e/run.sh
 
 .PHONY: lint
-lint: generate-check ## Formats, clippy, each binary alone, generated files
+lint: generate-check ## Generated files, format, clippy
 	@cargo fmt --check
 	@cargo clippy $(CARGO_FEATURES) --all-targets -- -D warnings
 

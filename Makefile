@@ -48,9 +48,13 @@ test-e2e: binaries cluster-build images ## Boots a cluster of its own and tests 
 	@E2E_AGENT="$(AGENT)" tests/e2e/run.sh
 
 .PHONY: lint
-lint: generate-check ## Generated files, format, clippy
+lint: generate-check ## Generated files, format, clippy, each binary alone
 	@cargo fmt --check
 	@cargo clippy $(CARGO_FEATURES) --all-targets -- -D warnings
+	@for part in operator:asynctask-operator gateway:asynctask-gateway agent:asynctask-agent cli:kubectl-asynctask crdgen:crdgen; do \
+	  RUSTFLAGS="-D warnings" CARGO_TARGET_DIR="$(ASYNCTASK_CACHE)/target-alone" \
+	    cargo check --quiet --locked --features "$${part%%:*}" --bin "$${part##*:}"; \
+	done
 
 .PHONY: generate
 generate: ## Writes the CRDs, the rendered chart and the OpenAPI document

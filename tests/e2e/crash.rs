@@ -4,18 +4,27 @@ use std::process::Command;
 
 use crate::support::{Cluster, Namespace, SYSTEM, audit, by_account, get, kubectl, run, script, stored, task, until};
 
-/// `kill -9` of the one process of a component's pod, found by the pod's UID in its cgroup.
+/// `kill -9` of a component's process, as soon as there is one: after a kill the kubelet takes a while to start the next.
 fn kill(component: &str) {
+    let pid = until(&format!("a process of the {component}"), || process(component));
+    run(Command::new("kill").args(["-9", &pid]), None).ok();
+}
+
+/// The process of the component's pod, told from those of other clusters by the pod's UID in its cgroup. A pod that is
+/// being deleted does not count: it is of a Deployment scaled down before.
+fn process(component: &str) -> Option<String> {
     let selector = format!("app.kubernetes.io/component={component}");
     let pods = get(&["-n", SYSTEM, "pods", "-l", &selector]);
-    let uid = pods["items"][0]["metadata"]["uid"].as_str().unwrap();
-    let pids = run(Command::new("pgrep").args(["-f", &format!("asynctask-{component}")]), None).out;
+    let stays = |pod: &&serde_json::Value| pod["metadata"]["deletionTimestamp"].is_null();
+    let pod = pods["items"].as_array().unwrap().iter().find(stays)?;
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let pattern = format!("^/usr/local/bin/asynctask-{component}");
+    let pids = run(Command::new("pgrep").args(["-f", &pattern]), None).out;
     let ours = pids.split_whitespace().find(|pid| {
         let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         cgroup.contains(uid) || cgroup.contains(&uid.replace('-', "_"))
     });
-    let pid = ours.unwrap_or_else(|| panic!("no process of the {component}'s pod {uid} among {pids:?}"));
-    run(Command::new("kill").args(["-9", pid]), None).ok();
+    ours.map(str::to_owned)
 }
 
 fn back(component: &str) {

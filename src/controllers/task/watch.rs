@@ -1,12 +1,15 @@
 //! What is watched, and which run each change wakes. Copies are kept small: parameters, specs of Jobs and contents of
 //! definitions are read when they are needed.
 
+use std::sync::Arc;
+
 use futures::{Stream, future};
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::OnceCell;
 
 use crate::api::names::{ANNOTATION_FINISHED, ANNOTATION_REVISION, LABEL_TASK_UID};
 use crate::api::{AsyncTask, OutputStore, TaskDefinition};
@@ -22,6 +25,17 @@ pub(super) struct Caches {
     pub(super) jobs: Store<Job>,
     pub(super) definitions: Store<DeserializeGuard<TaskDefinition>>,
     pub(super) stores: Store<DeserializeGuard<OutputStore>>,
+    filled: Arc<OnceCell<()>>,
+}
+
+impl Caches {
+    pub(super) fn new(
+        jobs: Store<Job>,
+        definitions: Store<DeserializeGuard<TaskDefinition>>,
+        stores: Store<DeserializeGuard<OutputStore>>,
+    ) -> Self {
+        Self { jobs, definitions, stores, filled: Arc::default() }
+    }
 }
 
 /// The controller of runs and the copies it decides on.
@@ -38,7 +52,7 @@ pub(super) fn controller(client: &Client) -> (Controller<Guarded>, Caches) {
             waiting(&by_definition, move |task| task.namespace() == namespace && task.spec.definition.name == name)
         })
         .watches_stream(store_stream, move |_| waiting(&by_store, |_| true));
-    (controller, Caches { jobs, definitions, stores })
+    (controller, Caches::new(jobs, definitions, stores))
 }
 
 /// Runs that are not admitted yet, of those that `concerned` picks.
@@ -136,12 +150,45 @@ fn stores(
 impl Caches {
     /// Waits until all copies are there: what is missing from a half-filled one looks deleted.
     pub(super) async fn ready(&self) {
-        // The writers live in the streams of the controller, which live as long as it.
-        let _ = future::join3(
-            self.jobs.wait_until_ready(),
-            self.definitions.wait_until_ready(),
-            self.stores.wait_until_ready(),
-        )
-        .await;
+        // One waits for all: a Store wakes only the last of those who wait for it, and the others would sleep for ever.
+        let filled = self.filled.get_or_init(|| async {
+            // The writers live in the streams of the controller, which live as long as it.
+            let _ = future::join3(
+                self.jobs.wait_until_ready(),
+                self.definitions.wait_until_ready(),
+                self.stores.wait_until_ready(),
+            )
+            .await;
+        });
+        filled.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::stream::{FuturesUnordered, StreamExt};
+    use kube::runtime::{reflector, watcher};
+
+    use super::Caches;
+
+    #[tokio::test]
+    async fn everybody_who_waits_for_the_copies_goes_on_once_they_are_there() {
+        let (jobs, mut jobs_writer) = reflector::store();
+        let (definitions, mut definitions_writer) = reflector::store();
+        let (stores, mut stores_writer) = reflector::store();
+        let caches = Caches::new(jobs, definitions, stores);
+        let mut waiting: FuturesUnordered<_> = (0..3).map(|_| caches.ready()).collect();
+        assert!(futures::poll!(waiting.next()).is_pending());
+
+        jobs_writer.apply_watcher_event(&watcher::Event::InitDone);
+        definitions_writer.apply_watcher_event(&watcher::Event::InitDone);
+        stores_writer.apply_watcher_event(&watcher::Event::InitDone);
+
+        for gone_on in 0..3 {
+            let next = tokio::time::timeout(Duration::from_secs(5), waiting.next()).await;
+            assert_eq!(next.ok(), Some(Some(())), "only {gone_on} of 3 went on");
+        }
     }
 }

@@ -83,7 +83,7 @@ fn world() -> World {
     });
     let controller = TaskController {
         pace: Pace::new("task", Duration::from_secs(5), Duration::from_secs(5), context.reconciles.clone()),
-        caches: Caches { jobs: jobs_reader, definitions, stores },
+        caches: Caches::new(jobs_reader, definitions, stores),
         revisions: Revisions::new(client),
         freshness: Freshness::default(),
         ended: Ended::new(&context.metrics),

@@ -27,6 +27,11 @@ const NEVER: &[(&str, &[&str])] = &[
     ("storage", &["kube::", "k8s_openapi"]),
 ];
 
+/// Of the checkout that cargo runs us in: checkouts share a target folder, and with it compiled tests.
+fn src() -> PathBuf {
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("src")
+}
+
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap().flatten() {
         let path = entry.path();
@@ -40,7 +45,7 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
 
 fn sources(room: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room), &mut found);
+    files(&src().join(room), &mut found);
     found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
 }
 
@@ -82,7 +87,7 @@ fn rooms_stay_free_of_what_they_must_not_know() {
 #[test]
 fn no_file_outgrows_its_room() {
     let mut found = Vec::new();
-    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    files(&src(), &mut found);
     assert!(found.len() > 50, "the sources were not found");
     let long: Vec<_> = found
         .into_iter()

@@ -9,13 +9,15 @@ work=$ASYNCTASK_CACHE/e2e-$name
 cluster() { "$here/../cluster/cluster" "$@"; }
 
 finish() {
-  if [[ -f $work/seaweed.pid ]]; then kill "$(cat "$work/seaweed.pid")"; fi
+  # Asked politely it waits for peers that are gone; its data is throw-away.
+  if [[ -f $work/seaweed.pid ]]; then kill -9 "$(cat "$work/seaweed.pid")"; fi
   if [[ -z ${KEEP:-} ]]; then
     cluster down --name "$name" >"$work/down.log" 2>&1 || cat "$work/down.log" >&2
     rm -rf "$work"
   fi
 }
-mkdir -p "$work"
+mkdir -p "$work/tmp"
+export TMPDIR=$work/tmp # what tests leave goes with the cluster
 trap finish EXIT
 cluster up --name "$name"
 eval "$(cluster env --name "$name" --path "$ASYNCTASK_CACHE/path")"

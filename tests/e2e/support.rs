@@ -40,9 +40,10 @@ pub(crate) fn volume() -> PathBuf {
     variable("E2E_VOLUME").into()
 }
 
-/// The repository.
+/// The repository, as cargo says when it runs us: checkouts share a target folder, and with it compiled tests.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| variable("CARGO_MANIFEST_DIR").into())
 }
 
 /// Where pods reach a server on this machine.

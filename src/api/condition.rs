@@ -11,6 +11,8 @@ pub const FINISHED: &str = "Finished";
 pub const SUCCEEDED: &str = "Succeeded";
 /// AsyncTask: the outputs can be fetched.
 pub const OUTPUTS_READY: &str = "OutputsReady";
+/// AsyncTask: somebody asked for the end of the run; False while that cannot be, with what it waits for.
+pub const CANCEL_REQUESTED: &str = "CancelRequested";
 /// kstatus: True until the object has reached what was asked.
 pub const RECONCILING: &str = "Reconciling";
 /// kstatus: True when it cannot go on without help.

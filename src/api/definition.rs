@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What can be run: parameters, inputs, the step with its pod template, and the outputs it gives.
+/// What can be run: parameters, inputs, steps with their pod templates, and the outputs they give.
 ///
 /// Each change of the content becomes an immutable TaskRevision; runs that have started keep theirs.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,11 +20,12 @@ use serde_json::Value;
     namespaced,
     status = "TaskDefinitionStatus",
     derive = "PartialEq",
-    doc = "What can be run: parameters, inputs, the step with its pod template, and the outputs it gives. Each change becomes an immutable TaskRevision; runs that have started keep theirs.",
+    doc = "What can be run: parameters, inputs, steps with their pod templates, and the outputs they give. Each change becomes an immutable TaskRevision; runs that have started keep theirs.",
     printcolumn = r#"{"name":"Title","type":"string","jsonPath":".spec.title"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
     printcolumn = r#"{"name":"Revision","type":"integer","jsonPath":".status.revision.number"}"#,
+    printcolumn = r#"{"name":"Draining","type":"string","jsonPath":".status.draining"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -44,8 +45,8 @@ pub struct TaskDefinitionSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub inputs: Vec<InputSpec>,
-    /// What runs. Exactly one step in this version.
-    #[schemars(length(min = 1, max = 1))]
+    /// What runs, in the order it is shown. A step waits for the one above it unless it says otherwise.
+    #[schemars(length(min = 1, max = 24))]
     pub steps: Vec<StepSpec>,
     /// Files the task gives back. The log of every step is kept as output `log` without being declared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -55,9 +56,89 @@ pub struct TaskDefinitionSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub store: Option<String>,
+    /// Longest time of a whole run from the start of its first step, retries included, for example `6h`; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub deadline: Option<String>,
+    /// Longest time a run waits for its start, for example `24h`; absent: without end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub queue_timeout: Option<String>,
+    /// When a run can be cancelled; absent: always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancellation: Option<CancellationSpec>,
+    /// How many runs may be in progress at a time; absent: as many as the operator's own limits allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencySpec>,
+    /// PriorityClasses a run may choose from; a run can name no other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
+    pub priority_classes: Vec<String>,
+    /// How many revisions that nothing runs on any more are kept, beside the current one; absent: 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 50))]
+    pub revision_history_limit: Option<i32>,
     /// How long things are kept after a run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionSpec>,
+}
+
+/// When a run can be cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CancellationSpec {
+    /// `Always`, `UntilStage` or `Never` while a step runs. A request that comes too late is kept and takes effect
+    /// once the step has ended; before the first step starts a run can always be cancelled.
+    pub allowed: Allowed,
+    /// With `UntilStage`: the stage from which on its step is not interrupted. Entering it waits until the operator's
+    /// side has agreed, so a run is never cancelled inside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 60))]
+    pub stage: Option<String>,
+    /// What a cancelled run leaves behind, for people: shown before they cancel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub effect: Option<String>,
+}
+
+/// When a run can be cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Allowed {
+    /// At any time.
+    Always,
+    /// Until a stage is entered.
+    UntilStage,
+    /// Not while a step runs.
+    Never,
+}
+
+/// How many runs may be in progress at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConcurrencySpec {
+    /// Names of parameters: of the runs with equal values of these, one is in progress at a time. Exact.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 253)))]
+    pub key: Vec<String>,
+    /// What becomes of a run whose key is taken; absent: `Queue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<ConcurrencyPolicy>,
+    /// Most runs of this definition that are in progress at a time; absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_running: Option<i32>,
+}
+
+/// What becomes of a run whose key is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ConcurrencyPolicy {
+    /// It waits until the key is free: by priority, then by age.
+    #[default]
+    Queue,
+    /// It fails with ConcurrencyKeyBusy.
+    Reject,
+    /// The older run is cancelled, then it starts.
+    Replace,
 }
 
 /// A file a run needs.
@@ -99,10 +180,35 @@ pub struct StepSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 96), inner(length(min = 1, max = 60)))]
     pub stages: Vec<String>,
+    /// Steps that have to succeed before it starts; absent: the step above it, or with `when` the step named there;
+    /// empty: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24), inner(length(min = 1, max = 30)))]
+    pub depends_on: Option<Vec<String>>,
+    /// It occurs only when another step has ended so: an alternative, or what cleans up. Else it is skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<WhenSpec>,
+    /// With `when`: its success makes up for the failure it answers to, and the run goes on as if that step had
+    /// succeeded. Absent: false, the failure stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovers: Option<bool>,
+    /// Files it takes from outputs of earlier steps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub inputs: Vec<StepInputSpec>,
     /// Longest time of one attempt, for example `30m`; absent: `1h`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub timeout: Option<String>,
+    /// Longest time from the making of its Job until its program starts: pulling the image, finding a node. For example
+    /// `5m`; absent: `10m`. Time in which the Job is held by a queue does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub start_timeout: Option<String>,
+    /// What follows a failed attempt; absent: the step fails. Failures of the platform (a drained node, a store or a
+    /// gateway that does not answer) are retried in any case and never count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetrySpec>,
     /// The writable folder of the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<WorkspaceSpec>,
@@ -110,6 +216,131 @@ pub struct StepSpec {
     /// must know what to start.
     #[schemars(schema_with = "super::crd::free_object")]
     pub template: Value,
+}
+
+/// A step occurs only when another one has ended so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WhenSpec {
+    /// The other step.
+    #[schemars(length(min = 1, max = 30))]
+    pub step: String,
+    /// How it has ended: one of these. Steps that have `Canceled` here run once when the run is cancelled while the other
+    /// step runs.
+    #[schemars(length(min = 1, max = 3))]
+    pub outcome: Vec<Outcome>,
+    /// Of failures only those with one of these exit codes: `"70"` or `"64-78"`; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 7)))]
+    pub exit_codes: Vec<String>,
+}
+
+/// How a step has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Outcome {
+    /// It gave its result.
+    Complete,
+    /// It failed and is not tried again.
+    Failed,
+    /// It ran when the run was cancelled.
+    Canceled,
+}
+
+/// A file, or a folder, that a step takes from an output of an earlier step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepInputSpec {
+    /// Name; it appears as `$ASYNCTASK_INPUTS/<name>`: a file when the output is one file, else a folder.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The output. Its step must be one that this step waits for, directly or not.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 63))]
+    pub output: String,
+}
+
+/// What follows a failed attempt of a step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetrySpec {
+    /// Attempts after the first that may be spent on failures that count; absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub limit: Option<i32>,
+    /// Time between an attempt's end and the next one's start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<BackoffSpec>,
+    /// The first one that matches decides; none: the failure counts and is retried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub rules: Vec<RetryRule>,
+}
+
+/// Time between an attempt's end and the next one's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackoffSpec {
+    /// After the first failure, for example `10s`, which is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub initial: Option<String>,
+    /// Each further time is so many times as long; absent: 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10))]
+    pub factor: Option<i32>,
+    /// Longest time, for example `5m`, which is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub max: Option<String>,
+}
+
+/// What follows failures of a kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryRule {
+    /// Exit codes of the program, `"70"` or `"64-78"`; empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 7)))]
+    pub exit_codes: Vec<String>,
+    /// Kinds of failure; empty: any. A rule names exit codes, reasons or both; both must match.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub reasons: Vec<FailureKind>,
+    /// What follows.
+    pub action: RetryAction,
+}
+
+/// Kinds of failure a rule can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum FailureKind {
+    /// The pod was drained, evicted, preempted or deleted. Ignored unless a rule says otherwise.
+    Disruption,
+    /// The program used more memory than its limit.
+    #[serde(rename = "OOMKilled")]
+    OomKilled,
+    /// The image could not be pulled within `startTimeout`.
+    ImagePull,
+    /// The program did not start within `startTimeout` for another cause.
+    StartTimeout,
+    /// The attempt took longer than `timeout`.
+    Timeout,
+    /// The pod ended with exit code 0 and without a result.
+    OutputNotCommitted,
+    /// The Job is gone and left neither a result nor a report.
+    Lost,
+    /// The program ended with another exit code than 0.
+    ExitCode,
+}
+
+/// What follows a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RetryAction {
+    /// The step has failed: no further attempt.
+    Fail,
+    /// It counts, and is retried while `limit` allows.
+    Retry,
+    /// It is retried and does not count.
+    Ignore,
 }
 
 /// The writable folder of a step.
@@ -166,6 +397,10 @@ pub struct TaskDefinitionStatus {
     /// The revision new runs are pinned to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<super::task::RevisionRef>,
+    /// Numbers of older revisions that runs still wait or run on, for a column: `2, 3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    pub draining: Option<String>,
     /// `Ready`: new runs are admitted. `ImagesPinned`: every image is named by digest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

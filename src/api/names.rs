@@ -22,6 +22,14 @@ pub const ANNOTATION_REVISION: &str = "asynctask.dev/revision";
 /// Holds an AsyncTask until its keys are gone from the store.
 pub const FINALIZER_OUTPUTS: &str = "asynctask.dev/outputs";
 
+/// Holds a TaskDefinition until no run that is not over is pinned to a revision of it.
+pub const FINALIZER_RUNS: &str = "asynctask.dev/runs";
+
+/// Begins the names of Leases that stand for concurrency keys.
+pub const LEASE_PREFIX: &str = "asynctask-key-";
+/// Label and annotation by which Kueue finds the queue of a Job; copied from the AsyncTask.
+pub const KUEUE_QUEUE: &str = "kueue.x-k8s.io/queue-name";
+
 /// Field manager of the operator.
 pub const MANAGER_OPERATOR: &str = "asynctask-operator";
 /// Field manager of the gateway; for a step's live fields `/<step>` is appended.
@@ -35,4 +43,8 @@ pub mod subresource {
     pub const UPLOADS: &str = "uploads";
     /// `set`: create tasks for another owner.
     pub const OWNER: &str = "owner";
+    /// `get`: read the history of a run, also when the object is gone.
+    pub const HISTORY: &str = "history";
+    /// `create`: cancel a run through the gateway.
+    pub const CANCEL: &str = "cancel";
 }

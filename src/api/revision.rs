@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::definition::TaskDefinitionSpec;
+use super::state::RevisionState;
 
 /// An immutable snapshot of a TaskDefinition. Made by the operator; runs are pinned to it.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,10 +17,12 @@ use super::definition::TaskDefinitionSpec;
     shortname = "trev",
     category = "async",
     namespaced,
+    status = "TaskRevisionStatus",
     derive = "PartialEq",
     doc = "An immutable snapshot of a TaskDefinition. Made by the operator only; every run is pinned to one and ends on it.",
     printcolumn = r#"{"name":"Definition","type":"string","jsonPath":".spec.definition"}"#,
     printcolumn = r#"{"name":"Number","type":"integer","jsonPath":".spec.number"}"#,
+    printcolumn = r#"{"name":"State","type":"string","jsonPath":".status.state"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     selectable = ".spec.definition"
 )]
@@ -37,4 +40,13 @@ pub struct TaskRevisionSpec {
     pub hash: String,
     /// The definition as it was.
     pub content: TaskDefinitionSpec,
+}
+
+/// What becomes of a revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskRevisionStatus {
+    /// `Current`, `Draining` while runs that are not over are pinned to it, then `Retired`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<RevisionState>,
 }

@@ -84,20 +84,63 @@ pub enum StepState {
     Waiting,
     /// Its Job exists.
     Running,
+    /// An attempt failed; the next one starts at `until`.
+    Retrying,
     /// Its result is committed and sealed.
     Complete,
     /// It ended without a result.
     Failed,
+    /// It ran, or was about to be tried again, when the run was cancelled.
+    Canceled,
+    /// It does not occur in this run; `message` says why.
+    Skipped,
 }
 
 impl StepState {
+    /// Every state, in the order people read them.
+    pub const ALL: [Self; 7] =
+        [Self::Waiting, Self::Running, Self::Retrying, Self::Complete, Self::Failed, Self::Canceled, Self::Skipped];
+
     /// The word itself.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Waiting => "Waiting",
             Self::Running => "Running",
+            Self::Retrying => "Retrying",
             Self::Complete => "Complete",
             Self::Failed => "Failed",
+            Self::Canceled => "Canceled",
+            Self::Skipped => "Skipped",
+        }
+    }
+
+    /// Whether it is over: nothing follows in this run.
+    pub const fn is_over(self) -> bool {
+        match self {
+            Self::Waiting | Self::Running | Self::Retrying => false,
+            Self::Complete | Self::Failed | Self::Canceled | Self::Skipped => true,
+        }
+    }
+}
+
+/// State of a TaskRevision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum RevisionState {
+    /// New runs are pinned to it.
+    Current,
+    /// Runs that are not over are pinned to it.
+    Draining,
+    /// Nothing runs on it.
+    Retired,
+}
+
+impl RevisionState {
+    /// The word itself.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Current => "Current",
+            Self::Draining => "Draining",
+            Self::Retired => "Retired",
         }
     }
 }

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::definition::WhenSpec;
 use super::state::{StepState, TaskState};
 
 /// One run of a TaskDefinition. The name is the idempotency key: applying it twice runs it once.
@@ -31,11 +32,12 @@ use super::state::{StepState, TaskState};
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Rev","type":"integer","jsonPath":".status.revision.number","priority":1}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","priority":1}"#,
-    printcolumn = r#"{"name":"Outputs","type":"string","jsonPath":".status.outputs[*].name","priority":1}"#,
+    printcolumn = r#"{"name":"Outputs","type":"string","jsonPath":".status.results","priority":1}"#,
     selectable = ".spec.owner",
     selectable = ".spec.team",
     selectable = ".spec.definition.name",
-    selectable = ".status.state"
+    selectable = ".status.state",
+    selectable = ".status.revision.name"
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -43,7 +45,10 @@ use super::state::{StepState, TaskState};
     {"rule": "has(self.parameters) == has(oldSelf.parameters) && (!has(self.parameters) || self.parameters == oldSelf.parameters)", "message": "spec.parameters is immutable: a run stays what it was asked to be. Create another AsyncTask"},
     {"rule": "has(self.inputs) == has(oldSelf.inputs) && (!has(self.inputs) || self.inputs == oldSelf.inputs)", "message": "spec.inputs is immutable: a run stays what it was asked to be. Create another AsyncTask"},
     {"rule": "has(self.owner) == has(oldSelf.owner) && (!has(self.owner) || self.owner == oldSelf.owner)", "message": "spec.owner is immutable"},
-    {"rule": "has(self.team) == has(oldSelf.team) && (!has(self.team) || self.team == oldSelf.team)", "message": "spec.team is immutable"}
+    {"rule": "has(self.team) == has(oldSelf.team) && (!has(self.team) || self.team == oldSelf.team)", "message": "spec.team is immutable"},
+    {"rule": "has(self.startAfter) == has(oldSelf.startAfter) && (!has(self.startAfter) || self.startAfter == oldSelf.startAfter)", "message": "spec.startAfter is immutable: cancel this run and create another AsyncTask"},
+    {"rule": "has(self.priorityClassName) == has(oldSelf.priorityClassName) && (!has(self.priorityClassName) || self.priorityClassName == oldSelf.priorityClassName)", "message": "spec.priorityClassName is immutable: cancel this run and create another AsyncTask"},
+    {"rule": "!has(oldSelf.cancel) || !oldSelf.cancel || (has(self.cancel) && self.cancel)", "message": "spec.cancel cannot be taken back: create another AsyncTask to run it again"}
 ]))]
 pub struct AsyncTaskSpec {
     /// What to run.
@@ -64,6 +69,33 @@ pub struct AsyncTaskSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub team: Option<String>,
+    /// Not to start before this time; absent: at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_after: Option<Time>,
+    /// True: hold the run. Pods that run are stopped and start anew when it is false again; no retry is spent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+    /// True: end the run. One way: it cannot be taken back. Leave it out of manifests that are kept in Git.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<bool>,
+    /// PriorityClass of the run's pods and its place in the queue: one of the definition's `priorityClasses`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+}
+
+impl AsyncTaskSpec {
+    /// Whether the run is to be held.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.suspend == Some(true)
+    }
+
+    /// Whether the run is to be ended.
+    #[must_use]
+    pub fn is_canceled(&self) -> bool {
+        self.cancel == Some(true)
+    }
 }
 
 /// Which definition, and optionally which of its revisions.
@@ -88,7 +120,7 @@ pub struct InputRef {
     pub upload: String,
 }
 
-/// What is known of a run. Written by the operator; `stage` and `progress` of a step by the gateway.
+/// What is known of a run. Written by the operator; `stage`, `guarded` and `progress` of a step by the gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AsyncTaskStatus {
@@ -112,7 +144,10 @@ pub struct AsyncTaskStatus {
     /// The store its outputs are in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreRef>,
-    /// Step the run is in, with its stage: one word for a column.
+    /// Its place among the runs that wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueStatus>,
+    /// Step the run is in: one word for a column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub step: Option<String>,
@@ -128,7 +163,7 @@ pub struct AsyncTaskStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub steps: Vec<StepStatus>,
-    /// The newest changes of state.
+    /// The newest changes of state; all of them are in the history record in the store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub transitions: Vec<Transition>,
@@ -139,10 +174,27 @@ pub struct AsyncTaskStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub outputs: Vec<OutputStatus>,
-    /// `Accepted`, `Finished`, `Succeeded`, `OutputsReady`, `Reconciling`, `Stalled`.
+    /// Names of the declared outputs that can be fetched, for a column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    pub results: Option<String>,
+    /// `Accepted`, `Finished`, `Succeeded`, `OutputsReady`, `CancelRequested`, `Reconciling`, `Stalled`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A run's place among those that wait.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueStatus {
+    /// How many runs have to start before it, and one: 1 is next. Exact up to 10, then rounded up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<i32>,
+    /// Name of the Lease that stands for its concurrency key: whoever holds it may run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub lease: Option<String>,
 }
 
 /// A TaskRevision.
@@ -185,6 +237,16 @@ pub struct PlannedStep {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 96), inner(length(max = 60)))]
     pub stages: Vec<String>,
+    /// Steps it waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 24), inner(length(max = 30)))]
+    pub depends_on: Vec<String>,
+    /// It occurs only when this is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<WhenSpec>,
+    /// Its success makes up for the failure it answers to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovers: bool,
 }
 
 /// What became of a step. Only `name` is required: operator and gateway each apply their own fields.
@@ -200,10 +262,29 @@ pub struct StepStatus {
     /// Number of the attempt, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<i32>,
+    /// Failed attempts that count against `retry.limit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<i32>,
+    /// When the next attempt starts, while it is Retrying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
+    /// What its pod waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// Why it is skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub message: Option<String>,
+    /// Why its last attempt failed, in short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<StepFailure>,
     /// Stage the program says it is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 60))]
     pub stage: Option<String>,
+    /// True once the stage of `cancellation.stage` was entered: until the step ends the run is not cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guarded: Option<bool>,
     /// How far the program says it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<StepProgress>,
@@ -217,6 +298,37 @@ pub struct StepStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub manifest: Option<String>,
+}
+
+/// What a step's pod waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Waiting {
+    /// Kubernetes' word for it, or ours: ImagePullBackOff, Unschedulable, NoPod…
+    #[schemars(length(max = 63))]
+    pub reason: String,
+    /// The same for people.
+    #[schemars(length(max = 256))]
+    pub message: String,
+}
+
+/// Why a step's last attempt failed, in short; of the failure that ends the run, `status.failure` says all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepFailure {
+    /// What failed: StepFailed, Timeout, OutputNotCommitted…
+    #[schemars(length(max = 63))]
+    pub reason: String,
+    /// The author's own word for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub code: Option<String>,
+    /// Exit code of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The beginning of its message.
+    #[schemars(length(max = 256))]
+    pub message: String,
 }
 
 /// How far a program says it is.
@@ -255,6 +367,10 @@ pub struct Transition {
     /// Why: a CamelCase word.
     #[schemars(length(max = 63))]
     pub reason: String,
+    /// Step that was the cause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 30))]
+    pub step: Option<String>,
 }
 
 /// Why a run failed.
@@ -278,6 +394,9 @@ pub struct Failure {
     /// Exit code of the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// Whether the same run may succeed when it is run again; absent: nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retriable: Option<bool>,
     /// Where to read more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]

@@ -144,7 +144,10 @@ fn step_row(planned: &PlannedStep, step: &StepStatus, view: View) -> Vec<String>
         StepState::Waiting => format!("· {}", state.as_str()),
         StepState::Running => view.paint.cyan(&format!("▶ {}", state.as_str())),
         StepState::Complete => view.paint.green(&format!("✔ {}", state.as_str())),
+        StepState::Retrying => view.paint.cyan(&format!("↻ {}", state.as_str())),
         StepState::Failed => view.paint.red(&format!("✘ {}", state.as_str())),
+        StepState::Canceled => format!("■ {}", state.as_str()),
+        StepState::Skipped => view.paint.dim(&format!("- {}", state.as_str())),
     };
     let mut about = detail(planned, step).map(|d| format!("({d})")).unwrap_or_default();
     if let Some(attempt) = step.attempt.filter(|n| *n > 1) {
@@ -202,8 +205,8 @@ fn stage_word(state: StepState, at: Option<usize>, n: usize, paint: Paint) -> St
         (StepState::Running | StepState::Failed, Some(at)) if n < at => paint.green("✔ done"),
         (StepState::Running, Some(at)) if n == at => paint.cyan("▶ now"),
         (StepState::Failed, Some(at)) if n == at => paint.red("✘ here"),
-        (StepState::Failed, _) => "· not reached".to_owned(),
-        (StepState::Running | StepState::Waiting, _) => "· next".to_owned(),
+        (StepState::Failed | StepState::Canceled | StepState::Skipped, _) => "· not reached".to_owned(),
+        (StepState::Running | StepState::Retrying | StepState::Waiting, _) => "· next".to_owned(),
     }
 }
 

@@ -44,6 +44,10 @@ impl Wanted {
             ..ObjectMeta::default()
         };
         let spec = AsyncTaskSpec {
+            start_after: None,
+            suspend: None,
+            cancel: None,
+            priority_class_name: None,
             definition: DefinitionRef { name: self.definition.clone(), revision: None },
             parameters: (!self.parameters.is_empty()).then(|| Value::Object(self.parameters.clone())),
             inputs: uploads.into_iter().map(|(name, upload)| (name, InputRef { upload })).collect(),

@@ -89,7 +89,14 @@ fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Ti
         revision: cleared.revision.clone(),
         store: cleared.store.clone(),
         plan: steps
-            .map(|step| PlannedStep { name: step.name.clone(), title: step.title.clone(), stages: step.stages.clone() })
+            .map(|step| PlannedStep {
+                name: step.name.clone(),
+                title: step.title.clone(),
+                stages: step.stages.clone(),
+                depends_on: Vec::new(),
+                when: None,
+                recovers: step.recovers,
+            })
             .collect(),
     };
     if admission.job.is_some() {

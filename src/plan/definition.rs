@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{parameters, template};
+use super::cancel::Cancellation;
+use super::flow::When;
+use super::{parameters, retry, template};
 use crate::api::TaskDefinitionSpec;
-use crate::api::definition::{InputSpec, OutputSpec, StepSpec};
+use crate::api::definition::{ConcurrencyPolicy, InputSpec, OutputSpec, StepInputSpec, StepSpec};
 use crate::api::quantity;
 use crate::contract::env::LOG_OUTPUT;
 
@@ -36,8 +38,31 @@ pub struct ValidatedDefinition {
     pub outputs: Vec<OutputSpec>,
     /// Store by name; absent: the default.
     pub store: Option<String>,
+    /// Longest time of a whole run.
+    pub deadline: Option<Duration>,
+    /// Longest time a run waits for its start.
+    pub queue_timeout: Option<Duration>,
+    /// When a run can be cancelled.
+    pub cancellation: Cancellation,
+    /// How many runs may be in progress at a time.
+    pub concurrency: Concurrency,
+    /// PriorityClasses a run may choose from.
+    pub priority_classes: Vec<String>,
+    /// Revisions kept although nothing runs on them.
+    pub revisions_kept: usize,
     /// How long a finished Job and its pods are kept.
     pub pods_kept: Duration,
+}
+
+/// How many runs may be in progress at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Concurrency {
+    /// Parameters whose values make the key; empty: there is none.
+    pub key: Vec<String>,
+    /// What becomes of a run whose key is taken.
+    pub policy: ConcurrencyPolicy,
+    /// Most runs of the definition at a time.
+    pub max_running: Option<u32>,
 }
 
 /// A file a run needs or takes.
@@ -62,8 +87,20 @@ pub struct ValidatedStep {
     pub title: String,
     /// Stages in order.
     pub stages: Vec<String>,
+    /// Indexes of the steps it waits for.
+    pub needs: Vec<usize>,
+    /// It occurs only when this is so.
+    pub when: Option<When>,
+    /// Its success makes up for the failure it answers to.
+    pub recovers: bool,
+    /// Outputs of earlier steps that it takes.
+    pub inputs: Vec<StepInputSpec>,
     /// Longest time of one attempt.
     pub timeout: Duration,
+    /// Longest time until its program starts.
+    pub start_timeout: Duration,
+    /// What follows a failed attempt.
+    pub retry: retry::Policy,
     /// Limit of the work folder, as a Kubernetes quantity.
     pub workspace: Option<String>,
     /// The author's pod template: shape checked, one container `task`, nothing of ours in the way.
@@ -191,6 +228,12 @@ pub fn validate(spec: &TaskDefinitionSpec) -> Result<ValidatedDefinition, Invali
         steps,
         outputs: spec.outputs.clone(),
         store: spec.store.clone(),
+        deadline: None,
+        queue_timeout: None,
+        cancellation: Cancellation::of(spec.cancellation.as_ref(), &spec.steps),
+        concurrency: Concurrency::default(),
+        priority_classes: spec.priority_classes.clone(),
+        revisions_kept: 5,
         pods_kept: pods_kept.unwrap_or(PODS_KEPT),
     })
 }
@@ -227,7 +270,13 @@ fn validate_step(step: &StepSpec, findings: &mut Findings) -> Option<ValidatedSt
         name: step.name.clone(),
         title: step.title.clone().unwrap_or_else(|| step.name.clone()),
         stages: step.stages.clone(),
+        needs: Vec::new(),
+        when: None,
+        recovers: step.recovers == Some(true),
+        inputs: step.inputs.clone(),
         timeout: timeout?,
+        start_timeout: Duration::from_secs(600),
+        retry: retry::Policy::default(),
         workspace,
         template: template?,
     })

@@ -28,6 +28,7 @@ fn blank() -> Failure {
         code: None,
         message: String::new(),
         exit_code: None,
+        retriable: None,
         link: None,
         log_tail: None,
     }

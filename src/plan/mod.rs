@@ -8,13 +8,16 @@
 
 mod admit;
 pub mod agent;
+pub mod cancel;
 pub mod decide;
 pub mod definition;
 mod failure;
+pub mod flow;
 mod inputs;
 pub mod job;
 pub mod names;
 pub mod parameters;
+pub mod retry;
 pub mod revision;
 pub mod seal;
 pub mod snapshot;

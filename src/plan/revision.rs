@@ -64,6 +64,7 @@ pub fn build(definition: &TaskDefinition, number: i64) -> TaskRevision {
             ..ObjectMeta::default()
         },
         spec: TaskRevisionSpec { definition: name, number, hash, content: definition.spec.clone() },
+        status: None,
     }
 }
 

@@ -126,7 +126,14 @@ impl News {
         };
         if from != Some(to) {
             let seq = after.transitions.last().map_or(0, |last| last.seq) + 1;
-            after.transitions.push(Transition { seq, from, to, at: Time(self.now), reason: reason.to_owned() });
+            after.transitions.push(Transition {
+                seq,
+                from,
+                to,
+                at: Time(self.now),
+                reason: reason.to_owned(),
+                step: None,
+            });
             let surplus = after.transitions.len().saturating_sub(TRANSITIONS);
             after.transitions.drain(..surplus);
         }

@@ -80,7 +80,8 @@ impl Reporter {
         let ready = Claim::new(READY, Some(false), "Unreadable", message);
         tracing::warn!(uid = of.uid, namespace = of.namespace, name = of.name, error, "TaskDefinition cannot be read");
         let conditions = vec![ready.on(&[], of.generation, Timestamp::now())];
-        let status = TaskDefinitionStatus { observed_generation: of.generation, revision: None, conditions };
+        let status =
+            TaskDefinitionStatus { observed_generation: of.generation, revision: None, draining: None, conditions };
         self.write(of, &status).await.map(|()| Next::Rest)
     }
 
@@ -125,6 +126,7 @@ fn status(
     let generation = definition.meta().generation;
     let claims = [finding.ready, pinned(&unpinned_images(&definition.spec))];
     TaskDefinitionStatus {
+        draining: None,
         observed_generation: generation,
         revision: finding.revision.or_else(|| before.revision.clone()),
         conditions: claims.iter().map(|claim| claim.on(&before.conditions, generation, now)).collect(),

@@ -210,6 +210,10 @@ fn spec(asked: NewTask, owner: &str) -> AsyncTaskSpec {
         inputs,
         owner: Some(owner.to_owned()),
         team: asked.team,
+        start_after: None,
+        suspend: None,
+        cancel: None,
+        priority_class_name: None,
     }
 }
 

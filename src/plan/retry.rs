@@ -1,0 +1,237 @@
+//! What follows a failed attempt of a step.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::api::definition::{FailureKind, RetryAction};
+
+/// Exit codes: single ones and ranges. Empty: all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Codes(Vec<RangeInclusive<i32>>);
+
+impl Codes {
+    /// Reads `"70"` and `"64-78"`.
+    ///
+    /// # Errors
+    /// The text that is neither, or no code a program can end with.
+    pub fn parse(texts: &[String]) -> Result<Self, String> {
+        let number = |text: &str| text.parse::<i32>().ok().filter(|code| (1..=255).contains(code));
+        let read = |text: &String| {
+            let (first, last) = text.split_once('-').unwrap_or((text, text));
+            match (number(first), number(last)) {
+                (Some(first), Some(last)) if first <= last => Ok(first..=last),
+                _ => Err(format!("{text:?} is no exit code: write \"70\" or \"64-78\", from 1 to 255")),
+            }
+        };
+        texts.iter().map(read).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether any code is named.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a code is one of them; with none named, every code is.
+    #[must_use]
+    pub fn hold(&self, code: Option<i32>) -> bool {
+        self.is_empty() || code.is_some_and(|code| self.0.iter().any(|range| range.contains(&code)))
+    }
+}
+
+/// What an author declared for the failures of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Attempts after the first that may be spent on failures that count.
+    pub limit: u32,
+    /// Time between attempts.
+    pub backoff: Backoff,
+    /// The first that matches decides.
+    pub rules: Vec<Rule>,
+}
+
+/// Time between an attempt's end and the next one's start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// After the first failure.
+    pub initial: Duration,
+    /// Each further one is so many times as long.
+    pub factor: u32,
+    /// The longest.
+    pub max: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { limit: 0, backoff: Backoff::default(), rules: Vec::new() }
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { initial: Duration::from_secs(10), factor: 2, max: Duration::from_secs(300) }
+    }
+}
+
+impl Backoff {
+    /// After so many failed attempts.
+    fn after(&self, failed: u32) -> Duration {
+        let times = self.factor.saturating_pow(failed.saturating_sub(1).min(32));
+        self.initial.saturating_mul(times).min(self.max)
+    }
+}
+
+/// What follows failures of a kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Exit codes; empty: any.
+    pub codes: Codes,
+    /// Kinds; empty: any.
+    pub reasons: Vec<FailureKind>,
+    /// What follows.
+    pub action: RetryAction,
+}
+
+/// What kind of failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One that an author's rules may judge.
+    Of(FailureKind),
+    /// Ours: gateway, store or fence. Never counts, and no rule is asked.
+    Platform,
+    /// Another attempt would end the same way: the command is not in the image, another object has the Job's name.
+    Permanent,
+}
+
+/// A failed attempt, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// Its kind.
+    pub kind: Kind,
+    /// The program's exit code, where there is one.
+    pub exit_code: Option<i32>,
+}
+
+/// What follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another attempt.
+    Again {
+        /// Time until it starts.
+        after: Duration,
+        /// Whether this failure counts against the limit.
+        counts: bool,
+    },
+    /// The step has failed.
+    Over {
+        /// Whether running it again by hand may help; `None`: nobody knows.
+        retriable: Option<bool>,
+    },
+}
+
+/// What follows attempt number `attempt` (from 1), when `counted` failures counted before it.
+#[must_use]
+pub fn next(policy: &Policy, cause: Cause, counted: u32, attempt: u32) -> Next {
+    let after = policy.backoff.after(attempt);
+    let action = match cause.kind {
+        Kind::Platform => RetryAction::Ignore,
+        Kind::Permanent => return Next::Over { retriable: Some(false) },
+        Kind::Of(kind) => ruled(policy, kind, cause.exit_code),
+    };
+    match action {
+        RetryAction::Fail => Next::Over { retriable: Some(false) },
+        RetryAction::Ignore => Next::Again { after, counts: false },
+        RetryAction::Retry if counted < policy.limit => Next::Again { after, counts: true },
+        RetryAction::Retry => Next::Over { retriable: None },
+    }
+}
+
+fn ruled(policy: &Policy, kind: FailureKind, code: Option<i32>) -> RetryAction {
+    let matches = |rule: &&Rule| (rule.reasons.is_empty() || rule.reasons.contains(&kind)) && rule.codes.hold(code);
+    let unsaid = if kind == FailureKind::Disruption { RetryAction::Ignore } else { RetryAction::Retry };
+    policy.rules.iter().find(matches).map_or(unsaid, |rule| rule.action)
+}
+
+/// Whether an evicted pod is replaced within its attempt: no rule says that a disruption is to count or to fail.
+#[must_use]
+pub fn ignores_disruption(policy: &Policy) -> bool {
+    ruled(policy, FailureKind::Disruption, None) == RetryAction::Ignore
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(codes: &[&str], reasons: &[FailureKind], action: RetryAction) -> Rule {
+        let codes: Vec<String> = codes.iter().map(|code| (*code).to_owned()).collect();
+        Rule { codes: Codes::parse(&codes).expect("codes"), reasons: reasons.to_vec(), action }
+    }
+
+    fn exit(code: i32) -> Cause {
+        Cause { kind: Kind::Of(FailureKind::ExitCode), exit_code: Some(code) }
+    }
+
+    fn of(kind: FailureKind) -> Cause {
+        Cause { kind: Kind::Of(kind), exit_code: None }
+    }
+
+    fn again(seconds: u64, counts: bool) -> Next {
+        Next::Again { after: Duration::from_secs(seconds), counts }
+    }
+
+    #[test]
+    fn without_a_policy_an_authors_failure_is_final_and_the_platforms_is_not() {
+        let none = Policy::default();
+        assert_eq!(next(&none, exit(1), 0, 1), Next::Over { retriable: None });
+        assert_eq!(next(&none, of(FailureKind::Disruption), 0, 1), again(10, false));
+        assert_eq!(next(&none, Cause { kind: Kind::Platform, exit_code: Some(240) }, 0, 1), again(10, false));
+        assert_eq!(
+            next(&none, Cause { kind: Kind::Permanent, exit_code: Some(127) }, 0, 1),
+            Next::Over { retriable: Some(false) }
+        );
+    }
+
+    #[test]
+    fn failures_are_retried_up_to_the_limit_with_growing_delays() {
+        let policy = Policy { limit: 2, ..Policy::default() };
+        assert_eq!(next(&policy, exit(1), 0, 1), again(10, true));
+        assert_eq!(next(&policy, exit(1), 1, 2), again(20, true));
+        assert_eq!(next(&policy, exit(1), 2, 3), Next::Over { retriable: None });
+        // What does not count lets the delay grow all the same, and has an end only in the run's deadline.
+        assert_eq!(next(&policy, of(FailureKind::Disruption), 2, 90), again(300, false));
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        use FailureKind::{Disruption, ExitCode, OomKilled};
+        use RetryAction::{Fail, Ignore, Retry};
+        let rules = vec![
+            rule(&["64-78", "2"], &[], Fail),
+            rule(&[], &[OomKilled], Fail),
+            rule(&["70"], &[ExitCode], Ignore),
+            rule(&[], &[Disruption], Retry),
+        ];
+        let policy = Policy { limit: 1, rules, ..Policy::default() };
+        let over = Next::Over { retriable: Some(false) };
+        for code in [2, 64, 70, 78] {
+            assert_eq!(next(&policy, exit(code), 0, 1), over, "{code}");
+        }
+        assert_eq!(next(&policy, exit(79), 0, 1), again(10, true));
+        assert_eq!(next(&policy, of(OomKilled), 0, 1), over);
+        assert_eq!(next(&policy, of(Disruption), 0, 1), again(10, true));
+        assert!(!ignores_disruption(&policy) && ignores_disruption(&Policy::default()));
+        let no_code = Cause { kind: Kind::Of(FailureKind::Lost), exit_code: None };
+        assert_eq!(
+            next(&policy, no_code, 0, 1),
+            again(10, true),
+            "a rule for codes says nothing of an end without one"
+        );
+    }
+
+    #[test]
+    fn what_is_no_exit_code_is_refused() {
+        for text in ["", "0", "256", "x", "78-64", "1-", "-1", "1-2-3"] {
+            assert!(Codes::parse(&[text.to_owned()]).is_err(), "{text:?}");
+        }
+    }
+}

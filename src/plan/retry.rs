@@ -32,6 +32,16 @@ impl Codes {
         self.0.is_empty()
     }
 
+    /// As an author would write them.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        let text = |range: &RangeInclusive<i32>| match (range.start(), range.end()) {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        };
+        self.0.iter().map(text).collect()
+    }
+
     /// Whether a code is one of them; with none named, every code is.
     #[must_use]
     pub fn hold(&self, code: Option<i32>) -> bool {

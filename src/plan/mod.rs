@@ -13,6 +13,7 @@ pub mod decide;
 pub mod definition;
 mod failure;
 pub mod flow;
+mod graph;
 mod inputs;
 pub mod job;
 pub mod names;
@@ -22,6 +23,7 @@ pub mod revision;
 pub mod seal;
 pub mod snapshot;
 pub mod status;
+mod steps;
 pub mod stores;
 mod template;
 

@@ -50,9 +50,11 @@ pub fn turn(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Turn {
     }
     let mut waits = false;
     for need in step.needs.iter().copied().filter(|need| Some(*need) != on) {
-        match satisfied(steps, fates, need) {
-            Some(true) => {}
-            Some(false) => return Turn::Skip(format!("step {} {}", steps[need].name, ended(fates[need].state))),
+        match satisfied(steps, fates, need, on) {
+            Some(Ok(())) => {}
+            Some(Err(blamed)) => {
+                return Turn::Skip(format!("step {} {}", steps[blamed].name, ended(fates[blamed].state)));
+            }
             None => waits = true,
         }
     }
@@ -78,38 +80,41 @@ fn met(steps: &[ValidatedStep], fates: &[Fate], when: &When) -> Option<Result<()
     Some(Err(format!("not needed: step {name} {}{code}", ended(fate.state))))
 }
 
-/// Whether a step that others wait for gave what they wait for; `None` while that is not known.
-fn satisfied(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Option<bool> {
+/// Whether a step that others wait for gave what they wait for, or which step is to blame; `None` while that is not
+/// known. `on` is the step that the waiting one answers to: what became of that one was judged already.
+fn satisfied(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: Option<usize>) -> Option<Result<(), usize>> {
     match fates[index].state {
-        StepState::Complete => Some(true),
+        StepState::Complete => Some(Ok(())),
         StepState::Waiting | StepState::Running | StepState::Retrying => None,
-        StepState::Canceled => Some(false),
-        // An alternative that was not needed is in nobody's way.
-        StepState::Skipped => Some(unneeded(steps, fates, index)),
-        StepState::Failed => recovered(steps, fates, index),
+        StepState::Canceled => Some(Err(index)),
+        StepState::Skipped => stood_aside(steps, fates, index, on),
+        StepState::Failed => {
+            recovered(steps, fates, index).map(|recovered| if recovered { Ok(()) } else { Err(index) })
+        }
     }
 }
 
-fn unneeded(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> bool {
-    steps[index].when.as_ref().is_some_and(|when| matches!(met(steps, fates, when), Some(Err(_))))
-        // What did not occur because nothing before it did is missed all the same.
-        && steps[index].when.as_ref().is_some_and(|when| fates[when.step].state != StepState::Skipped)
+/// A step that was not needed is in nobody's way: the step it would have answered to stands in its place. What did not
+/// occur because nothing before it did is missed.
+fn stood_aside(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: Option<usize>) -> Option<Result<(), usize>> {
+    let Some(when) = &steps[index].when else { return Some(Err(index)) };
+    match met(steps, fates, when) {
+        Some(Err(_)) if Some(when.step) == on => Some(Ok(())),
+        Some(Err(_)) => satisfied(steps, fates, when.step, on),
+        Some(Ok(())) | None => Some(Err(index)),
+    }
 }
 
 /// Whether another step made up for this one's failure; `None` while one still may.
 #[must_use]
 pub fn recovered(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Option<bool> {
-    let answers = |other: &&usize| {
-        let other = &steps[**other];
-        other.recovers && other.when.as_ref().is_some_and(|when| when.step == index)
-    };
-    let all: Vec<usize> = (0..steps.len()).collect();
+    let answers = |step: &ValidatedStep| step.recovers && step.when.as_ref().is_some_and(|when| when.step == index);
     let mut open = false;
-    for other in all.iter().filter(answers) {
-        match fates[*other].state {
+    for other in (0..steps.len()).filter(|other| answers(&steps[*other])) {
+        match fates[other].state {
             StepState::Complete => return Some(true),
             StepState::Waiting | StepState::Running | StepState::Retrying => open = true,
-            StepState::Failed => match recovered(steps, fates, *other) {
+            StepState::Failed => match recovered(steps, fates, other) {
                 Some(true) => return Some(true),
                 Some(false) => {}
                 None => open = true,

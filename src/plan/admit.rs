@@ -107,7 +107,8 @@ fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Ti
     let lease = queue::lease_name(namespace, &task.spec.definition.name, key, &admission.parameters);
     let queue = lease.map(|lease| QueueStatus { position: None, lease: Some(lease) });
     let before = task.status.clone().unwrap_or_default();
-    let status = AsyncTaskStatus { revision: Some(pins.revision.clone()), store: Some(pins.store.clone()), queue, ..before };
+    let status =
+        AsyncTaskStatus { revision: Some(pins.revision.clone()), store: Some(pins.store.clone()), queue, ..before };
     let execution = Execution {
         content: Ok(Arc::clone(cleared.content)),
         jobs: admission.jobs.clone(),

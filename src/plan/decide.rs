@@ -27,6 +27,8 @@ pub struct Plan {
     pub news: News,
     /// When to look again although nothing may have changed.
     pub wake_at: Option<Timestamp>,
+    /// Something is in the way that tells nobody when it is gone.
+    pub blocked: bool,
 }
 
 /// An effect.
@@ -194,7 +196,7 @@ impl Plan {
     }
 
     pub(super) fn act(actions: Vec<Action>, verdict: Verdict) -> Self {
-        Self { actions, news: News { verdict, ..News::default() }, wake_at: None }
+        Self { actions, news: News { verdict, ..News::default() }, ..Self::default() }
     }
 
     pub(super) fn wake(self, at: Timestamp) -> Self {

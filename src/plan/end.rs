@@ -64,7 +64,11 @@ pub(super) fn canceled(life: &Life<'_>) -> Verdict {
         .filter(|step| state(step) == StepState::Failed && step.finish_time.is_none())
         .map(|step| step.name.as_str())
         .collect();
-    let cleanup = if failed.is_empty() { String::new() } else { format!("; step {} failed while it cleaned up", failed.join(", ")) };
+    let cleanup = if failed.is_empty() {
+        String::new()
+    } else {
+        format!("; step {} failed while it cleaned up", failed.join(", "))
+    };
     let message = format!("somebody asked for the end of the run{}{cleanup}", life.content.cancellation.effect());
     Verdict::is(TaskState::Canceled, "CanceledByUser", Some(message))
 }
@@ -82,11 +86,8 @@ pub(super) fn on_the_way(life: &Life<'_>) -> Verdict {
             let failure = step.failure.as_ref().map(|failure| failure.message.as_str()).unwrap_or_default();
             let attempt = step.attempt.unwrap_or(0);
             let until = step.until.as_ref().map(|until| format!(", the next one starts at {}", until.0));
-            let message = format!(
-                "attempt {attempt} of step {} failed{}: {failure}",
-                step.name,
-                until.unwrap_or_default()
-            );
+            let message =
+                format!("attempt {attempt} of step {} failed{}: {failure}", step.name, until.unwrap_or_default());
             Verdict::is(TaskState::InProgress, "Retrying", Some(message))
         }
         _ => Verdict::is(TaskState::InProgress, RUNNING, None),

@@ -39,6 +39,10 @@ pub struct Run {
     pub team: String,
     /// Name of the revision it is pinned to.
     pub revision: String,
+    /// PriorityClass of its pods.
+    pub priority_class: Option<String>,
+    /// Its own labels.
+    pub labels: std::collections::BTreeMap<String, String>,
 }
 
 impl Run {
@@ -52,6 +56,8 @@ impl Run {
             owner: "nobody".to_owned(),
             team: String::new(),
             revision: definition.to_owned(),
+            priority_class: None,
+            labels: std::collections::BTreeMap::new(),
         }
     }
 }

@@ -144,7 +144,8 @@ impl<'a> Life<'a> {
             Some(why) => {
                 self.start_what_can(|step| state(step) == StepState::Retrying);
                 let verdict = Verdict::is(TaskState::InProgress, "SuspendLater", Some(why));
-                return end::verdict(self).map_or_else(|| self.say(verdict), |verdict| self.say(verdict));
+                let verdict = end::verdict(self).unwrap_or(verdict);
+                return self.say(verdict);
             }
         }
         self.go_on()
@@ -172,7 +173,10 @@ impl<'a> Life<'a> {
         }
         let message = format!("pods are ended and cleanup steps run{}", self.content.cancellation.effect());
         let verdict = match self.trouble.take() {
-            Some(trouble) => Verdict::held(TaskState::Canceling, &trouble),
+            Some(trouble) => {
+                self.plan.blocked = true;
+                Verdict::held(TaskState::Canceling, &trouble)
+            }
             None => Verdict::is(TaskState::Canceling, "Canceled", Some(message)),
         };
         self.say(verdict)
@@ -181,7 +185,10 @@ impl<'a> Life<'a> {
     /// In progress: the end, or what there is to say on the way.
     fn go_on(&mut self) -> Plan {
         let verdict = match (end::verdict(self), self.trouble.take()) {
-            (_, Some(trouble)) => Verdict::held(TaskState::InProgress, &trouble),
+            (_, Some(trouble)) => {
+                self.plan.blocked = true;
+                Verdict::held(TaskState::InProgress, &trouble)
+            }
             (Some(verdict), None) => verdict,
             (None, None) if self.waits_for_agent() => Verdict::Unchanged,
             (None, None) => end::on_the_way(self),
@@ -234,7 +241,11 @@ impl<'a> Life<'a> {
         let effect = content.cancellation.effect();
         self.plan.news.cancel = Some(CancelNews::Accepted(effect.clone()));
         self.wake(later(self.now, PODS_AGAIN));
-        self.say(Verdict::is(TaskState::Canceling, "Canceled", Some(format!("somebody asked for the end of the run{effect}"))))
+        self.say(Verdict::is(
+            TaskState::Canceling,
+            "Canceled",
+            Some(format!("somebody asked for the end of the run{effect}")),
+        ))
     }
 
     fn suspend(&mut self) -> Plan {

@@ -313,7 +313,8 @@ mod tests {
         let all = entries(vec![keyed("a", 1, Queue), keyed("b", 2, Queue)]);
         assert_eq!(place(&all, Limits::default(), "a"), Place::Go);
         assert_eq!(place(&all, Limits::default(), "b"), Place::Wait { position: 2, why: Full::Key });
-        let all = entries(vec![Entry { runs: true, ..keyed("a", 1, Queue) }, keyed("b", 2, Queue), keyed("c", 3, Queue)]);
+        let all =
+            entries(vec![Entry { runs: true, ..keyed("a", 1, Queue) }, keyed("b", 2, Queue), keyed("c", 3, Queue)]);
         assert_eq!(place(&all, Limits::default(), "c"), Place::Busy { position: 2, holder: "a".into() });
     }
 

@@ -116,11 +116,8 @@ fn effective(news: &News, applied: &Applied, phase: Phase, state: Option<TaskSta
 }
 
 fn pinned(before: AsyncTaskStatus, pins: &Pins) -> AsyncTaskStatus {
-    let waiting = |name: &String| StepStatus {
-        name: name.clone(),
-        state: Some(StepState::Waiting),
-        ..StepStatus::default()
-    };
+    let waiting =
+        |name: &String| StepStatus { name: name.clone(), state: Some(StepState::Waiting), ..StepStatus::default() };
     AsyncTaskStatus {
         revision: Some(pins.revision.clone()),
         store: Some(pins.store.clone()),
@@ -159,9 +156,12 @@ struct Writer {
 impl Writer {
     fn claim_of(&self, cancel: &CancelNews) -> Claim {
         match cancel {
-            CancelNews::Accepted(effect) => {
-                Claim::new(condition::CANCEL_REQUESTED, Some(true), "Accepted", format!("the run is being cancelled{effect}"))
-            }
+            CancelNews::Accepted(effect) => Claim::new(
+                condition::CANCEL_REQUESTED,
+                Some(true),
+                "Accepted",
+                format!("the run is being cancelled{effect}"),
+            ),
             CancelNews::NotNow(why) => Claim::new(condition::CANCEL_REQUESTED, Some(true), "NotNow", why),
         }
     }
@@ -245,7 +245,8 @@ impl Writer {
             let surplus = after.transitions.len().saturating_sub(TRANSITIONS);
             after.transitions.drain(..surplus);
         }
-        let requested = after.conditions.iter().find(|condition| condition.type_ == condition::CANCEL_REQUESTED).cloned();
+        let requested =
+            after.conditions.iter().find(|condition| condition.type_ == condition::CANCEL_REQUESTED).cloned();
         let claims = claims(&after, to);
         let said = claims.iter().map(|claim| claim.on(&after.conditions, self.generation, self.now));
         after.conditions = said.chain(requested).collect();

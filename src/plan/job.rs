@@ -305,6 +305,8 @@ mod tests {
             owner: "ada@example.org".into(),
             team: "course-v1:edX+DemoX+2026".into(),
             revision: "hello-0123456789".into(),
+            priority_class: None,
+            labels: std::collections::BTreeMap::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::channel::mpsc;
 use k8s_openapi::api::batch::v1::Job;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::{reflector, watcher};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use self::fake::Server;
 use super::error::TaskError;
 use super::freshness::Freshness;
+use super::queue::Queue;
 use super::report::Ended;
 use super::revisions::Revisions;
 use super::watch::Caches;
@@ -29,6 +31,7 @@ use crate::contract::wire::CommittedFile;
 use crate::controllers::context::{AgentSettings, Context, Reconciles};
 use crate::controllers::pace::Next;
 use crate::plan::agent::{GatewayAccess, Injection};
+use crate::plan::queue::Limits;
 use crate::plan::revision;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::stores::Stores;
@@ -62,6 +65,7 @@ fn world() -> World {
     std::fs::create_dir_all(&marked).expect("folder");
     std::fs::write(marked.join("_owner"), br#"{"clusterUid":"c"}"#).expect("the mark of a probed store");
     furnish(&server);
+    let (tasks, _) = reflector::store();
     let (jobs_reader, jobs) = reflector::store();
     let (definitions, _) = reflector::store();
     let (stores, _) = reflector::store();
@@ -73,6 +77,7 @@ fn world() -> World {
     let context = Arc::new(Context {
         stores: Stores::new(client.clone(), "asynctask-system", Some(volume.path().to_owned())),
         namespace: "asynctask-system".into(),
+        limits: Limits::default(),
         reconciles: Reconciles::new(&metrics),
         agent: AgentSettings { image: "agent:1".into(), injection },
         gateway,
@@ -83,8 +88,9 @@ fn world() -> World {
     });
     let controller = TaskController {
         pace: Pace::new("task", Duration::from_secs(5), Duration::from_secs(5), context.reconciles.clone()),
-        caches: Caches::new(jobs_reader, definitions, stores),
-        revisions: Revisions::new(client),
+        caches: Caches::new(tasks.clone(), jobs_reader, definitions, stores),
+        revisions: Revisions::new(client.clone()),
+        queue: Queue::new(client, Limits::default(), tasks, mpsc::unbounded().0),
         freshness: Freshness::default(),
         ended: Ended::new(&context.metrics),
         context,
@@ -108,6 +114,7 @@ fn furnish(server: &Server) {
     definition.status = Some(TaskDefinitionStatus {
         observed_generation: Some(1),
         revision: Some(RevisionRef { name: name.clone(), uid: "r-1".into(), number: 1 }),
+        draining: None,
         conditions: vec![serde_json::from_value(ready.clone()).expect("a condition")],
     });
     let put = |path: String, object: Value| server.put(&path, object);

@@ -1,5 +1,6 @@
 //! Whether a run may start.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -113,6 +114,8 @@ fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Ti
         owner: cleared.owner.to_owned(),
         team: task.spec.team.clone().unwrap_or_default(),
         revision: cleared.revision.name.clone(),
+        priority_class: None,
+        labels: BTreeMap::new(),
     };
     let first = content.steps.first().expect("invariant: the schema of a definition wants a step");
     let job = job::build(first, &run, FIRST, content.pods_kept, agent);

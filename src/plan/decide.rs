@@ -254,8 +254,11 @@ fn key(task: &AsyncTask) -> Option<Action> {
     Some(Action::ReleaseKey(lease))
 }
 
-/// A run that has no store left no trace in one.
+/// A run that has no store left no trace in one; one that is marked was recorded before.
 fn record(task: &AsyncTask) -> Option<Action> {
+    if is_marked(task) {
+        return None;
+    }
     task.status.as_ref()?.store.as_ref().map(|_| Action::Record)
 }
 

@@ -408,10 +408,13 @@ fn unusable_path(path: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::{Value, json};
 
-    use super::{InvalidDefinition, Part, ValidatedDefinition, validate};
+    use super::{Concurrency, InvalidDefinition, Part, ValidatedDefinition, validate};
     use crate::api::TaskDefinitionSpec;
+    use crate::api::definition::ConcurrencyPolicy;
 
     fn definition(change: impl FnOnce(&mut Value)) -> Result<ValidatedDefinition, InvalidDefinition> {
         let mut spec = json!({
@@ -427,6 +430,13 @@ mod tests {
     fn sentences(change: impl FnOnce(&mut Value)) -> Vec<(Part, String)> {
         let error = definition(change).expect_err("a violation");
         error.violations.into_iter().map(|violation| (violation.part, violation.sentence)).collect()
+    }
+
+    fn all_start(found: &[(Part, String)], starts: &[&str]) {
+        assert_eq!(found.len(), starts.len(), "{found:#?}");
+        for ((_, sentence), start) in found.iter().zip(starts) {
+            assert!(sentence.starts_with(start), "{sentence:?} should start with {start:?}");
+        }
     }
 
     #[test]
@@ -478,10 +488,7 @@ mod tests {
             "outputs[c].path: \"\" is empty",
             "retention.pods: ",
         ];
-        assert_eq!(found.len(), starts.len(), "{found:#?}");
-        for ((_, sentence), start) in found.iter().zip(starts) {
-            assert!(sentence.starts_with(start), "{sentence:?} should start with {start:?}");
-        }
+        all_start(&found, &starts);
     }
 
     #[test]
@@ -495,11 +502,70 @@ mod tests {
     }
 
     #[test]
-    fn a_definition_has_exactly_one_step() {
-        let none = sentences(|spec| spec["steps"] = json!([]));
-        assert_eq!(none[0].1, "steps: has 0 entries, this version runs exactly one");
-        let two = |spec: &mut Value| spec["steps"] = json!([spec["steps"][0], spec["steps"][0]]);
-        assert_eq!(sentences(two)[0].1, "steps: has 2 entries, this version runs exactly one");
+    fn a_run_as_a_whole_is_bounded_as_declared() {
+        let read = definition(|spec| {
+            spec["deadline"] = json!("6h");
+            spec["queueTimeout"] = json!("24h");
+            spec["revisionHistoryLimit"] = json!(2);
+            spec["parameters"] = json!({"properties": {"course": {}}, "required": ["course"]});
+            spec["concurrency"] = json!({"key": ["course"], "policy": "Replace", "maxRunning": 20});
+        });
+        let read = read.expect("valid");
+        let hours = |count: u64| Some(Duration::from_secs(3600 * count));
+        assert_eq!((read.deadline, read.queue_timeout, read.revisions_kept), (hours(6), hours(24), 2));
+        let policy = ConcurrencyPolicy::Replace;
+        assert_eq!(read.concurrency, Concurrency { key: vec!["course".into()], policy, max_running: Some(20) });
+        let unsaid = definition(|_| {}).expect("valid");
+        assert_eq!((unsaid.deadline, unsaid.queue_timeout, unsaid.revisions_kept), (None, None, 5));
+        assert_eq!(unsaid.concurrency, Concurrency::default());
+    }
+
+    #[test]
+    fn limits_that_cannot_be_are_refused() {
+        let found = sentences(|spec| {
+            spec["parameters"] = json!({"properties": {"course": {}, "mode": {}}, "required": ["course"]});
+            spec["deadline"] = json!("late");
+            spec["queueTimeout"] = json!("0s");
+            spec["concurrency"] = json!({"key": ["course", "mode", "none", "course"], "maxRunning": 0});
+            spec["priorityClasses"] = json!(["low", "low"]);
+            spec["revisionHistoryLimit"] = json!(0);
+        });
+        let starts = [
+            "deadline: \"late\" is not a duration",
+            "queueTimeout: \"0s\" is not a duration",
+            "concurrency.key: \"course\" occurs twice",
+            "concurrency.key: \"mode\" may be left out, and runs without it would not share a key",
+            "concurrency.key: \"none\" is no parameter: declare it in `parameters.properties`",
+            "concurrency.maxRunning: 0 is too small: write at least 1",
+            "priorityClasses: \"low\" occurs twice",
+            "revisionHistoryLimit: 0 is too small",
+        ];
+        all_start(&found, &starts);
+    }
+
+    #[test]
+    fn the_guarded_stage_is_one_stage_of_one_step() {
+        let two = |cancellation: Value| {
+            move |spec: &mut Value| {
+                spec["steps"] = json!([spec["steps"][0], spec["steps"][0]]);
+                spec["steps"][1]["name"] = json!("other");
+                spec["steps"][0]["stages"] = json!(["Reading", "Updating"]);
+                spec["steps"][1]["stages"] = json!(["Reading"]);
+                spec["cancellation"] = cancellation;
+            }
+        };
+        let until = |stage: &str| json!({"allowed": "UntilStage", "stage": stage});
+        definition(two(until("Updating"))).expect("valid");
+        for (cancellation, start) in [
+            (until("Gone"), "cancellation.stage: unknown stage \"Gone\": name one of Reading, Updating, Reading"),
+            (until("Reading"), "cancellation.stage: \"Reading\" is a stage of several steps"),
+            (json!({"allowed": "UntilStage"}), "cancellation.stage: is missing: name the stage"),
+            (json!({"allowed": "Never", "stage": "Updating"}), "cancellation.stage: says nothing without"),
+        ] {
+            all_start(&sentences(two(cancellation)), &[start]);
+        }
+        let none = sentences(|spec| spec["cancellation"] = until("Gone"));
+        all_start(&none, &["cancellation.stage: unknown stage \"Gone\": no step declares `stages`"]);
     }
 
     #[test]

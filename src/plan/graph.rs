@@ -17,8 +17,11 @@ pub(super) struct Graph {
 
 impl Graph {
     pub(super) fn of(steps: &[StepSpec]) -> Self {
-        let named = |step: &StepSpec| step.when.as_ref().and_then(|when| find(steps, &when.step));
-        let when: Vec<Option<usize>> = steps.iter().map(named).collect();
+        let named = |index: usize| {
+            let when = steps[index].when.as_ref()?;
+            find(steps, &when.step).filter(|other| *other != index)
+        };
+        let when: Vec<Option<usize>> = (0..steps.len()).map(named).collect();
         let needs = (0..steps.len()).map(|index| needs(steps, index, when[index])).collect();
         let recovers = steps.iter().map(|step| step.recovers == Some(true)).collect();
         Self { needs, when, recovers }

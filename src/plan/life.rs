@@ -127,8 +127,9 @@ impl<'a> Life<'a> {
     }
 
     fn in_progress(&mut self) -> Plan {
-        self.judge_attempts();
+        // By what is written down: an attempt that is given up now loses its Job once that is written, too.
         self.delete_strays();
+        self.judge_attempts();
         let asked = self.task.spec.is_canceled() || self.task.spec.is_suspended();
         let forbidden = asked.then(|| self.content.cancellation.forbidden(&self.status.steps)).flatten();
         let over = self.status.steps.iter().all(|step| state(step).is_over());
@@ -152,8 +153,8 @@ impl<'a> Life<'a> {
     }
 
     fn canceling(&mut self) -> Plan {
-        self.judge_attempts();
         self.delete_strays();
+        self.judge_attempts();
         self.plan.news.cancel = Some(CancelNews::Accepted(self.content.cancellation.effect()));
         let cleanups: Vec<bool> = self.content.steps.iter().map(is_cleanup).collect();
         let of_cleanup = |step: &StepStatus, steps: &[StepStatus]| {

@@ -92,17 +92,14 @@ fn validate_step(
     })
 }
 
-/// Notes a name that is the step's own or no step's; true when it is another step's.
-fn is_other(field: &str, name: &str, step: &StepSpec, steps: &[StepSpec], findings: &mut Findings) -> bool {
+/// Notes a name that is the step's own or no step's.
+fn expect_other(field: &str, name: &str, step: &StepSpec, steps: &[StepSpec], findings: &mut Findings) {
     if name == step.name {
         findings.plan(format!("{field}: {name:?} is the step itself: name another one"));
     } else if find(steps, name).is_none() {
         let known: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
         findings.plan(format!("{field}: there is no step {name:?}: name one of {}", known.join(", ")));
-    } else {
-        return true;
     }
-    false
 }
 
 fn depends_on(steps: &[StepSpec], step: &StepSpec, field: &str, findings: &mut Findings) {
@@ -110,7 +107,7 @@ fn depends_on(steps: &[StepSpec], step: &StepSpec, field: &str, findings: &mut F
     let names = step.depends_on.as_deref().unwrap_or_default();
     findings.unique(&field, names.iter().map(String::as_str));
     for name in names {
-        is_other(&field, name, step, steps, findings);
+        expect_other(&field, name, step, steps, findings);
     }
 }
 
@@ -122,7 +119,7 @@ fn read_when(
     findings: &mut Findings,
 ) -> Option<When> {
     let field = format!("steps[{}].when", step.name);
-    let other = is_other(&format!("{field}.step"), &when.step, step, &spec.steps, findings);
+    expect_other(&format!("{field}.step"), &when.step, step, &spec.steps, findings);
     if when.outcome.is_empty() {
         findings.plan(format!("{field}.outcome: is empty: name Complete, Failed or Canceled"));
     }
@@ -132,7 +129,7 @@ fn read_when(
         findings.plan(format!("{field}.exitCodes: only failures have exit codes: {hint}"));
     }
     let codes = findings.take(format!("{field}.exitCodes"), Codes::parse(&when.exit_codes));
-    Some(When { step: named.filter(|_| other)?, outcomes: when.outcome.clone(), codes: codes? })
+    Some(When { step: named?, outcomes: when.outcome.clone(), codes: codes? })
 }
 
 fn recovers(step: &StepSpec, field: &str, findings: &mut Findings) {
@@ -215,4 +212,256 @@ fn read_backoff(backoff: Option<&BackoffSpec>, field: &str, findings: &mut Findi
         return None;
     }
     Some(Backoff { initial, factor: factor?, max })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::definition::{FailureKind, RetryAction};
+    use crate::plan::definition::{ValidatedDefinition, validate};
+
+    /// Steps by their names and what is declared beside name and template.
+    fn definition(steps: &[(&str, Value)], extra: Value) -> Result<ValidatedDefinition, Vec<String>> {
+        let full = |(name, more): &(&str, Value)| {
+            let mut step = json!({"name": name, "template": {"spec": {"containers": [
+                {"name": "task", "image": "a:1", "command": ["/run"]},
+            ]}}});
+            for (key, value) in more.as_object().into_iter().flatten() {
+                step[key] = value.clone();
+            }
+            step
+        };
+        let mut spec = json!({"title": "T", "steps": steps.iter().map(full).collect::<Vec<_>>()});
+        for (key, value) in extra.as_object().into_iter().flatten() {
+            spec[key] = value.clone();
+        }
+        let spec: TaskDefinitionSpec = serde_json::from_value(spec).expect("decodes");
+        validate(&spec).map_err(|error| error.violations.into_iter().map(|found| found.sentence).collect())
+    }
+
+    fn valid(steps: &[(&str, Value)]) -> Vec<ValidatedStep> {
+        definition(steps, Value::Null).expect("valid").steps
+    }
+
+    /// The sentences of a definition whose second step, of three, is declared so.
+    fn refused(second: Value) -> Vec<String> {
+        definition(&[("a", Value::Null), ("b", second), ("c", Value::Null)], Value::Null).expect_err("a violation")
+    }
+
+    fn starts(found: &[String], starts: &[&str]) {
+        let fits =
+            found.len() == starts.len() && found.iter().zip(starts).all(|(found, start)| found.starts_with(start));
+        assert!(fits, "{found:#?}\nshould start with\n{starts:#?}");
+    }
+
+    #[test]
+    fn a_step_waits_for_the_one_above_unless_it_says_otherwise() {
+        let steps = valid(&[
+            ("a", Value::Null),
+            ("b", Value::Null),
+            ("c", json!({"dependsOn": ["a"]})),
+            ("d", json!({"dependsOn": ["c", "b"]})),
+            ("e", json!({"dependsOn": []})),
+            ("undo", json!({"when": {"step": "b", "outcome": ["Failed", "Canceled"], "exitCodes": ["70"]}})),
+            ("redo", json!({"when": {"step": "b", "outcome": ["Failed"]}, "dependsOn": ["undo"], "recovers": true})),
+        ]);
+        let needs: Vec<Vec<usize>> = steps.iter().map(|step| step.needs.clone()).collect();
+        assert_eq!(needs, [vec![], vec![0], vec![0], vec![1, 2], vec![], vec![1], vec![1, 5]]);
+        let codes = Codes::parse(&["70".to_owned()]).expect("codes");
+        let when = When { step: 1, outcomes: vec![Outcome::Failed, Outcome::Canceled], codes };
+        assert_eq!(steps[5].when, Some(when));
+        assert!(!steps[5].recovers && steps[6].recovers);
+    }
+
+    #[test]
+    fn there_are_1_to_24_steps_of_different_names_and_96_stages() {
+        starts(&definition(&[], Value::Null).expect_err("none"), &["steps: has 0 entries: declare at least one"]);
+        let names: Vec<String> = (0..25).map(|index| format!("s{index}")).collect();
+        let many: Vec<(&str, Value)> = names.iter().map(|name| (name.as_str(), Value::Null)).collect();
+        assert_eq!(valid(&many[..24]).len(), 24);
+        starts(&definition(&many, Value::Null).expect_err("25"), &["steps: has 25 entries"]);
+        let twice = [("a", Value::Null), ("a", Value::Null)];
+        starts(
+            &definition(&twice, Value::Null).expect_err("twice"),
+            &["steps: \"a\" occurs twice: give each its own name"],
+        );
+        let stages = |count: usize| json!({"stages": (0..count).map(|index| index.to_string()).collect::<Vec<_>>()});
+        assert_eq!(valid(&[("a", stages(90)), ("b", stages(6))]).len(), 2);
+        let found = definition(&[("a", stages(90)), ("b", stages(7))], Value::Null).expect_err("97");
+        starts(&found, &["steps: have 97 stages in all, at most 96 are taken"]);
+    }
+
+    #[test]
+    fn what_a_step_depends_on_is_another_step() {
+        let found = refused(json!({"dependsOn": ["b", "x", "a", "a"]}));
+        starts(
+            &found,
+            &[
+                "steps[b].dependsOn: \"a\" occurs twice",
+                "steps[b].dependsOn: \"b\" is the step itself: name another one",
+                "steps[b].dependsOn: there is no step \"x\": name one of a, b, c",
+            ],
+        );
+    }
+
+    #[test]
+    fn steps_that_wait_for_each_other_are_named_in_their_circle() {
+        starts(&refused(json!({"dependsOn": ["c"]})), &["steps: b → c → b wait for each other: take a name out"]);
+        // a may fail and be made up for by `slow`, so whoever needs a waits for `slow` too.
+        let found = definition(
+            &[
+                ("a", Value::Null),
+                ("b", Value::Null),
+                ("slow", json!({"when": {"step": "a", "outcome": ["Failed"]}, "dependsOn": ["b"], "recovers": true})),
+            ],
+            Value::Null,
+        );
+        starts(&found.expect_err("deadlock"), &["steps: b → slow → b wait for each other (a step also waits for"]);
+    }
+
+    #[test]
+    fn when_names_how_another_step_has_ended() {
+        let when = |step: &str, outcome: Value, codes: Value| json!({"when": {"step": step, "outcome": outcome, "exitCodes": codes}});
+        for (second, start) in [
+            (
+                when("x", json!(["Failed"]), json!([])),
+                "steps[b].when.step: there is no step \"x\": name one of a, b, c",
+            ),
+            (when("b", json!(["Failed"]), json!([])), "steps[b].when.step: \"b\" is the step itself"),
+            (when("a", json!([]), json!([])), "steps[b].when.outcome: is empty: name Complete, Failed or Canceled"),
+            (when("a", json!(["Failed", "Failed"]), json!([])), "steps[b].when.outcome: \"Failed\" occurs twice"),
+            (when("a", json!(["Canceled"]), json!(["70"])), "steps[b].when.exitCodes: only failures have exit codes"),
+            (when("a", json!(["Failed"]), json!(["70-x"])), "steps[b].when.exitCodes: \"70-x\" is no exit code"),
+        ] {
+            starts(&refused(second), &[start]);
+        }
+        starts(&refused(json!({"recovers": true})), &["steps[b].recovers: there is no failure it could make up for"]);
+        let mut complete = when("a", json!(["Complete"]), json!([]));
+        complete["recovers"] = json!(true);
+        starts(&refused(complete), &["steps[b].recovers: there is no failure"]);
+    }
+
+    #[test]
+    fn an_input_of_a_step_is_an_output_it_waits_for() {
+        let read = |input: Value, depends_on: Value| {
+            let outputs = json!({
+                "inputs": [{"name": "archive"}],
+                "outputs": [{"name": "list", "step": "a", "path": "l"}, {"name": "side", "step": "side", "path": "s"}],
+            });
+            definition(
+                &[
+                    ("a", Value::Null),
+                    ("b", Value::Null),
+                    ("side", json!({"dependsOn": []})),
+                    ("c", json!({"dependsOn": depends_on, "inputs": input})),
+                ],
+                outputs,
+            )
+        };
+        let read_steps = read(json!([{"name": "in", "output": "list"}]), json!(["b"])).expect("valid").steps;
+        assert_eq!((read_steps[3].inputs[0].name.as_str(), read_steps[3].inputs[0].output.as_str()), ("in", "list"));
+        for (input, start) in [
+            (json!([{"name": "in", "output": "none"}]), "steps[c].inputs[in].output: there is no output \"none\""),
+            (
+                json!([{"name": "in", "output": "side"}]),
+                "steps[c].inputs[in].output: \"side\" is written by step side, which c does not wait for",
+            ),
+            (
+                json!([{"name": "archive", "output": "list"}]),
+                "steps[c].inputs[archive]: the definition's `inputs` have one",
+            ),
+            (
+                json!([{"name": "i", "output": "list"}, {"name": "i", "output": "list"}]),
+                "steps[c].inputs: \"i\" occurs twice",
+            ),
+        ] {
+            starts(&read(input, json!(["b"])).expect_err("a violation"), &[start]);
+        }
+    }
+
+    #[test]
+    fn retry_is_read_with_its_documented_values() {
+        assert_eq!(valid(&[("a", Value::Null)])[0].retry, Policy::default());
+        let retry = json!({"limit": 2, "backoff": {"max": "5s"}, "rules": [
+            {"exitCodes": ["64-78"], "action": "Fail"}, {"reasons": ["Disruption"], "action": "Ignore"},
+        ]});
+        let read = valid(&[("a", json!({"retry": retry, "startTimeout": "5m"}))]).remove(0);
+        assert_eq!((read.start_timeout.as_secs(), read.retry.limit), (300, 2));
+        let seconds = Duration::from_secs(5);
+        assert_eq!(read.retry.backoff, Backoff { initial: seconds, factor: 2, max: seconds });
+        let codes = Codes::parse(&["64-78".to_owned()]).expect("codes");
+        assert_eq!(
+            read.retry.rules,
+            [
+                Rule { codes, reasons: vec![], action: RetryAction::Fail },
+                Rule { codes: Codes::default(), reasons: vec![FailureKind::Disruption], action: RetryAction::Ignore },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_retry_that_cannot_be_meant_so_is_refused() {
+        let rules = |rules: Value| json!({"retry": {"rules": rules}});
+        for (second, start) in [
+            (json!({"startTimeout": "soon"}), "steps[b].startTimeout: \"soon\" is not a duration"),
+            (json!({"retry": {"limit": -1}}), "steps[b].retry.limit: -1 is too small"),
+            (json!({"retry": {"backoff": {"factor": 0}}}), "steps[b].retry.backoff.factor: 0 is too small"),
+            (
+                json!({"retry": {"backoff": {"initial": "1h"}}}),
+                "steps[b].retry.backoff: initial is longer than max (300s)",
+            ),
+            (rules(json!([{"action": "Ignore"}])), "steps[b].retry.rules[0]: names neither exitCodes nor reasons"),
+            (
+                rules(json!([{"exitCodes": ["0"], "action": "Fail"}])),
+                "steps[b].retry.rules[0].exitCodes: \"0\" is no exit code",
+            ),
+            (
+                rules(
+                    json!([{"exitCodes": ["1-9"], "action": "Fail"}, {"exitCodes": ["2", "5-6"], "action": "Retry"}]),
+                ),
+                "steps[b].retry.rules[1]: never matches, rules[0] matches it all",
+            ),
+            (
+                rules(
+                    json!([{"reasons": ["Lost"], "action": "Fail"}, {"reasons": ["Lost"], "exitCodes": ["1"], "action": "Retry"}]),
+                ),
+                "steps[b].retry.rules[1]: never matches",
+            ),
+        ] {
+            starts(&refused(second), &[start]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_graph_is_taken_if_and_only_if_it_has_no_circle(edges in proptest::collection::vec((0..8usize, 0..8usize), 0..16)) {
+            let names: Vec<String> = (0..8).map(|index| format!("s{index}")).collect();
+            let of = |step: usize| {
+                let mut on: Vec<&str> = edges.iter().filter(|(from, to)| *from == step && to != from).map(|(_, to)| names[*to].as_str()).collect();
+                on.sort_unstable();
+                on.dedup();
+                json!({"dependsOn": on})
+            };
+            let steps: Vec<(&str, Value)> = (0..8).map(|step| (names[step].as_str(), of(step))).collect();
+            // Reachability by brute force: whoever comes back to itself is in a circle.
+            let mut reach = [[false; 8]; 8];
+            edges.iter().filter(|(from, to)| from != to).for_each(|(from, to)| reach[*from][*to] = true);
+            for (via, from, to) in (0..8).flat_map(|via| (0..8).flat_map(move |from| (0..8).map(move |to| (via, from, to)))) {
+                reach[from][to] |= reach[from][via] && reach[via][to];
+            }
+            let circular = (0..8).any(|step| reach[step][step]);
+            match definition(&steps, Value::Null) {
+                Err(found) => prop_assert!(circular && found.len() == 1 && found[0].contains("wait for each other"), "{found:?}"),
+                Ok(read) => {
+                    prop_assert!(!circular);
+                    for (step, read) in read.steps.iter().enumerate() {
+                        prop_assert!(read.needs.iter().all(|need| reach[step][*need] && !reach[*need][step]));
+                    }
+                }
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::TaskController;
+use super::results::require_owner;
 use crate::api::AsyncTask;
 use crate::plan::snapshot::Trouble;
 use crate::storage::records::{HistoryRecord, RECORD_MAX, VERSION, decode, encode};
@@ -23,6 +24,7 @@ impl TaskController {
         let pinned = task.status.as_ref().and_then(|status| status.store.as_ref());
         let pinned = pinned.expect("invariant: only a run that has a store is recorded");
         let open = self.context.stores.by_ref(pinned).await.map_err(|error| fail(error.reason(), &error))?;
+        require_owner(&open).await.map_err(|error| fail(error.reason(), &error))?;
         // Parameters are in no copy: the object as it is now has them.
         let live = self.live(task).await.map_err(|error| fail("ReadTask", &error))?;
         let spec = live.map_or_else(|| json(&task.spec), |live| json(&live.spec));

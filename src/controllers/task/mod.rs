@@ -129,18 +129,18 @@ impl TaskController {
                 let Some(read) = self.live(&task).await? else { return Ok(Next::Rest) };
                 (task, live) = (read, true);
             }
-            let snapshot = self.observe(Arc::clone(&task), std::mem::take(&mut known)).await?;
+            let snapshot = self.observe(Arc::clone(&task), known.clone()).await?;
             let now = Timestamp::now();
             let plan = plan(&snapshot, now);
             if !live && makes_jobs(&plan) {
                 let Some(read) = self.live(&task).await? else { return Ok(Next::Rest) };
                 (task, live) = (read, true);
-                known.turn = turn_of(&snapshot);
                 continue;
             }
             let step = match self.round(&snapshot, &plan, now).await {
                 Ok((step, learnt)) => {
-                    known = learnt;
+                    known.jobs.extend(learnt.jobs);
+                    known.turn = learnt.turn.or(known.turn);
                     step
                 }
                 // Somebody else wrote a moment before us: look at what it is now.

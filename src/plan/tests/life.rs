@@ -194,7 +194,7 @@ fn without_a_report_the_pod_tells_what_happened() {
         (exited(137, "OOMKilled"), "StepFailed", Some("OutOfMemory"), "raise resources.limits.memory"),
         (exited(137, "Error"), "StepFailed", Some("Signal9"), "signal 9"),
         (exited(3, "Error"), "StepFailed", Some("ExitCode3"), "exit code 3"),
-        (exited(143, "Error"), "StepFailed", Some("Terminated"), "drained, evicted or deleted"),
+        (exited(143, "Error"), "Disruption", Some("Terminated"), "drained, evicted or deleted"),
         (exited(240, "Error"), "StepFailed", Some("GatewayUnreachable"), "could not reach the gateway"),
         (exited(127, "Error"), "StepFailed", Some("CommandNotFound"), "not in the image"),
         (
@@ -216,8 +216,12 @@ fn without_a_report_the_pod_tells_what_happened() {
     ];
     for (pod, reason, code, words) in table {
         let story = task("a").admitted().ended(backoff(), Results { pods: vec![pod], ..Results::default() });
-        story.is(TaskState::Failed, reason).says(words);
-        assert_eq!(story.status().failure.as_ref().expect("why").code.as_deref(), code);
+        let failure = story.status().steps[0].failure.as_ref().expect("why");
+        assert_eq!((failure.reason.as_str(), failure.code.as_deref()), (reason, code), "{failure:?}");
+        assert!(failure.message.contains(words), "{failure:?} should say {words:?}");
+        // What is not the author's doing is tried again.
+        let ours = ["Terminated", "GatewayUnreachable"].contains(&code.unwrap_or_default());
+        assert_eq!(story.status().state == Some(TaskState::InProgress), ours, "{failure:?}");
     }
 }
 
@@ -268,7 +272,9 @@ fn a_job_that_was_deleted_is_judged_when_its_pod_has_ended() {
     story.is(TaskState::InProgress, "Running");
     assert_eq!(story.plan(at(10)).wake_at, Some(at(11)));
     let dead = PodFact { exit: Some(exit(143, "Error")), ..pod("p") };
-    story.ended(JobEnd::Gone, Results { pods: vec![dead], ..Results::default() }).is(TaskState::Failed, "StepFailed");
+    let story = story.ended(JobEnd::Gone, Results { pods: vec![dead], ..Results::default() });
+    story.is(TaskState::InProgress, "Retrying").says("drained, evicted or deleted");
+    assert_eq!(story.status().steps[0].counted, None, "it is not the author's doing");
 }
 
 #[test]

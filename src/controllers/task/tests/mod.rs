@@ -37,7 +37,7 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::stores::Stores;
 use crate::storage::filesystem::FilesystemStore;
 use crate::storage::layout::StepKeys;
-use crate::storage::records::{self, CommitRecord};
+use crate::storage::records::{self, CommitRecord, HistoryRecord};
 use crate::storage::{Digest, Layout, ObjectStore, PutMode};
 
 const UID: &str = "0a1b2c3d-0000-4000-8000-000000000000";
@@ -225,12 +225,21 @@ impl World {
         self.server.change(TASK, |task| task["metadata"]["deletionTimestamp"] = json!(now));
     }
 
-    /// Every object of the store but its mark, as a file.
+    /// The history record of the run.
+    async fn history(&self) -> HistoryRecord {
+        let layout = Layout::new("asynctask").expect("a prefix");
+        let created = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let key = layout.history("studio", created, "a", UID).expect("a key");
+        let bytes = self.store().get_bytes(&key, records::RECORD_MAX).await.expect("recorded");
+        records::decode(&bytes).expect("a record")
+    }
+
+    /// Every object of the store but its mark and the history, as a file.
     fn files(&self) -> Vec<String> {
         fn walk(folder: &Path, found: &mut Vec<String>) {
             for entry in std::fs::read_dir(folder).into_iter().flatten() {
                 let path = entry.expect("an entry").path();
-                if path.ends_with("_owner") {
+                if path.ends_with("_owner") || path.ends_with("_history") {
                     continue;
                 }
                 if path.is_dir() { walk(&path, found) } else { found.push(path.display().to_string()) }

@@ -108,6 +108,7 @@ fn furnish(server: &Server) {
     definition.status = Some(TaskDefinitionStatus {
         observed_generation: Some(1),
         revision: Some(RevisionRef { name: name.clone(), uid: "r-1".into(), number: 1 }),
+        draining: None,
         conditions: vec![serde_json::from_value(ready.clone()).expect("a condition")],
     });
     let put = |path: String, object: Value| server.put(&path, object);

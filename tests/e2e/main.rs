@@ -10,6 +10,8 @@ mod bad_input;
 mod budget;
 mod crash;
 mod journey;
+mod ledger;
+mod life;
 mod signed;
 mod stores;
 mod support;

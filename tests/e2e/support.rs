@@ -357,21 +357,24 @@ pub(crate) fn stored(part: &str) -> Vec<PathBuf> {
 
 /// A definition whose program is a shell script in the hello-report image; `more` is added below `spec`.
 pub(crate) fn script(name: &str, shell: &str, more: &str) -> String {
+    steps(name, more, &[("work", shell, "stages: [First, Second]")])
+}
+
+/// A definition of several steps: name, shell script, and what else the step says (flow style). `more` is added below
+/// `spec`.
+pub(crate) fn steps(name: &str, more: &str, steps: &[(&str, &str, &str)]) -> String {
     let image = variable("HELLO_REPORT_IMAGE");
-    let shell = serde_json::to_string(shell).unwrap();
-    format!(
-        r#"
-apiVersion: asynctask.dev/v1alpha1
-kind: TaskDefinition
-metadata: {{name: {name}}}
-spec:
-  title: {name}
-{more}
-  steps:
-  - name: work
-    stages: [First, Second]
+    let mut document = format!(
+        "apiVersion: asynctask.dev/v1alpha1\nkind: TaskDefinition\nmetadata: {{name: {name}}}\nspec:\n  \
+         title: {name}\n{more}\n  steps:\n"
+    );
+    for (step, shell, said) in steps {
+        let shell = serde_json::to_string(shell).unwrap();
+        let said: String = flow(said).iter().map(|field| format!("    {field}\n")).collect();
+        document.push_str(&format!(
+            r#"  - name: {step}
     timeout: 5m
-    template:
+{said}    template:
       spec:
         terminationGracePeriodSeconds: 10
         securityContext:
@@ -387,7 +390,28 @@ spec:
             allowPrivilegeEscalation: false
             capabilities: {{drop: [ALL]}}
 "#
-    )
+        ));
+    }
+    document
+}
+
+/// The fields of a flow mapping without its braces, each on its own.
+fn flow(text: &str) -> Vec<String> {
+    let (mut fields, mut depth, mut field) = (Vec::new(), 0, String::new());
+    for c in text.chars() {
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth -= 1,
+            ',' if depth == 0 => {
+                fields.push(std::mem::take(&mut field).trim().to_owned());
+                continue;
+            }
+            _ => {}
+        }
+        field.push(c);
+    }
+    fields.extend(Some(field.trim().to_owned()).filter(|field| !field.is_empty()));
+    fields
 }
 
 /// An AsyncTask of a definition, without parameters.

@@ -1,0 +1,47 @@
+//! A ledger: every program of a test writes down what it does, with an HTTP request to this machine.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use crate::support::host_ip;
+
+/// Lines in the order they came.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    lines: Arc<Mutex<Vec<String>>>,
+    address: String,
+}
+
+impl Ledger {
+    /// Listens until the process ends.
+    pub(crate) fn open() -> Self {
+        let listener = TcpListener::bind((host_ip(), 0)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let kept = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut request = String::new();
+                let _ = BufReader::new(&stream).read_line(&mut request);
+                let line = request.split_whitespace().nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
+                kept.lock().unwrap().push(line);
+                let _ = (&stream).write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+            }
+        });
+        Self { lines, address }
+    }
+
+    /// Shell that writes a line; it may hold variables.
+    pub(crate) fn write(&self, line: &str) -> String {
+        let (host, port) = self.address.rsplit_once(':').unwrap();
+        format!(
+            r#"bash -c 'exec 3<>/dev/tcp/{host}/{port} && printf "GET /%s HTTP/1.0\r\n\r\n" "$1" >&3 && cat <&3 >/dev/null' - "{line}""#
+        )
+    }
+
+    /// The lines that begin with this.
+    pub(crate) fn lines(&self, start: &str) -> Vec<String> {
+        self.lines.lock().unwrap().iter().filter(|line| line.starts_with(start)).cloned().collect()
+    }
+}

@@ -103,7 +103,7 @@ async fn no_run_is_cancelled_inside_the_guarded_stage_in_500_races() {
             task["metadata"]["resourceVersion"] = json!((race * 100).to_string());
         });
         world.cluster.patches.lock().expect("no panic").clear();
-        *world.cluster.disorder.lock().expect("no panic") = race * 0x9e37_79b9_7f4a_7c15_u64 % u64::MAX;
+        *world.cluster.disorder.lock().expect("no panic") = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(race);
         let (stage, canceled) = tokio::join!(enter(&world, "Updating"), cancel(&world));
         assert_eq!(canceled.status, StatusCode::OK, "{}", canceled.text());
         let order: Vec<&str> = world.cluster.patches.lock().expect("no panic").iter().map(kind).collect();

@@ -129,6 +129,12 @@ pub struct NewTask {
     /// One of the user's groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub team: Option<String>,
+    /// Not to start before this time (RFC 3339); absent: at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_after: Option<String>,
+    /// One of the definition's `priorityClasses`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
     /// Name of the AsyncTask; absent: made from the definition's name and the header `Idempotency-Key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -141,6 +147,30 @@ pub struct NewTask {
 pub struct NewInput {
     /// Id of a completed upload of the same user.
     pub upload: String,
+}
+
+/// A request to cancel is written down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct CancelRequested {
+    /// The task says so now, for good.
+    pub requested: bool,
+    /// What a cancelled run leaves behind, in the words of its author.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<String>,
+    /// Why it does not take effect now, and when it will; absent: it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_now: Option<String>,
+}
+
+/// What became of the runs that had one name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryList {
+    /// History records, the newest run first: `spec`, `state`, every one of `transitions`, `steps`, `failure`, `outputs`.
+    pub runs: Vec<serde_json::Value>,
 }
 
 /// Some tasks of a namespace.

@@ -69,7 +69,11 @@ fn the_agent_installs_itself_and_the_copy_runs() {
 async fn a_misspelt_stage_is_a_usage_error_with_the_right_names() {
     let ended = World::new(r#""$ASYNCTASK_AGENT" stage Verifing; echo "code $?""#).await.run().await;
     assert_eq!((ended.code, ended.stdout.as_str(), ended.calls("/stage").len()), (0, "code 2\n", 0));
-    assert!(ended.stderr.contains("\"Verifing\"") && ended.stderr.contains("Unpacking, Verifying"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("\"Verifing\"") && ended.stderr.contains("Unpacking, Verifying, Updating"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test]
@@ -137,4 +141,65 @@ async fn orphans_are_reaped_and_stragglers_do_not_outlive_the_program() {
     }
     release.notify_one();
     assert_eq!(running.end().await.code, 0);
+}
+
+const ENTER: &str = r#""$ASYNCTASK_AGENT" stage Updating; echo "code $?""#;
+
+#[tokio::test]
+async fn a_guarded_stage_is_entered_only_once_the_gateway_has_answered() {
+    let world = World::new(&format!("{ENTER}; \"$ASYNCTASK_AGENT\" progress 1")).await;
+    let release = Arc::new(Notify::new());
+    world.fail("/stage", 2, &Fault::Status(503));
+    world.fail("/stage", 1, &Fault::Hold(Arc::clone(&release)));
+    let running = world.start();
+    let third =
+        |state: &mut State| (state.calls.iter().filter(|c| c.what.contains("/stage")).count() == 3).then_some(());
+    running.world.shared.until("the gateway is asked for the third time", third).await;
+    release.notify_one();
+    let ended = running.end().await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "code 0\n"), "{}", ended.stderr);
+    let calls = ended.calls("POST /agent/v1/");
+    let before: Vec<_> = calls.iter().take_while(|call| !call.what.contains("/progress")).collect();
+    assert!(before.iter().filter(|call| call.body["stage"] == "Updating").count() >= 3, "{calls:?}");
+    assert_eq!(ended.termination.stage.as_deref(), Some("Updating"));
+}
+
+#[tokio::test]
+async fn a_guarded_stage_of_a_run_that_is_to_be_cancelled_is_not_entered() {
+    let world = World::new(ENTER).await;
+    world.fail("/stage", 1, &Fault::Canceled);
+    let ended = world.run().await;
+    assert_eq!(ended.stdout, "code 245\n", "{}", ended.stderr);
+    assert!(ended.stderr.contains("\"Updating\" is not entered: ") && ended.stderr.contains("to be cancelled"));
+    assert_eq!((ended.calls("/stage").len(), ended.termination.stage.clone()), (1, None));
+}
+
+#[tokio::test]
+async fn a_refused_guarded_stage_is_an_error_of_its_own() {
+    let world = World::new(ENTER).await;
+    world.fail("/stage", 1, &Fault::Status(409));
+    let ended = world.run().await;
+    assert_eq!(ended.stdout, "code 1\n", "{}", ended.stderr);
+    assert!(ended.stderr.contains("do not go on as if it were"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_guarded_stage_cannot_be_entered_by_a_line_in_the_fifo() {
+    let ended = World::new(r#"echo '{"type":"stage","stage":"Updating"}' > "$ASYNCTASK_PROGRESS""#).await.run().await;
+    assert_eq!((ended.code, ended.calls("/stage").len(), ended.termination.stage.clone()), (0, 0, None));
+    assert!(ended.stderr.contains("is guarded and was not entered"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_folder_of_an_earlier_step_appears_under_the_inputs_name() {
+    let world = World::new(r#"cd "$ASYNCTASK_INPUTS" && find . -type f | sort && cat pages/b/c.txt"#).await;
+    for (name, path) in [("one", "pages/a.txt"), ("two", "pages/b/c.txt")] {
+        world.give_input(&world.plain_store(), name, path.as_bytes());
+        world.work(|work| {
+            let input = work.inputs.last_mut().unwrap();
+            (input.name, input.path) = ("pages".into(), Some(path.into()));
+        });
+    }
+    let ended = world.run().await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "./pages/a.txt\n./pages/b/c.txt\npages/b/c.txt"));
 }

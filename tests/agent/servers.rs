@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use asynctask_operator::contract::wire::{NewFile, PartsReply, PartsRequest, SignedRequest, UploadPlan};
+use asynctask_operator::contract::wire::{CANCELED, NewFile, PartsReply, PartsRequest, SignedRequest, UploadPlan};
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
@@ -115,7 +115,11 @@ async fn fault(shared: &Shared, what: &str) -> Option<Fault> {
 }
 
 fn problem(status: u16, detail: &str) -> Response {
-    let body = serde_json::json!({"title": "Refused", "status": status, "detail": detail}).to_string();
+    titled("Refused", status, detail)
+}
+
+fn titled(title: &str, status: u16, detail: &str) -> Response {
+    let body = serde_json::json!({"title": title, "status": status, "detail": detail}).to_string();
     (StatusCode::from_u16(status).unwrap(), [("content-type", "application/problem+json")], body).into_response()
 }
 
@@ -142,6 +146,7 @@ async fn gate(shared: Shared, request: Request) -> Response {
     match planned {
         Some(Fault::Status(status)) => return problem(status, "as the test wishes"),
         Some(Fault::Redirect) => return redirect(),
+        Some(Fault::Canceled) => return titled(CANCELED, 409, "the run is to be cancelled"),
         _ => {}
     }
     let answer = answer(&shared, &what, &bytes);

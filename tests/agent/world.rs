@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     Status(u16),
     /// Done, but this status is answered: the answer is lost.
     DoneBut(u16),
+    /// The run is to be cancelled, as the gateway answers at a guarded stage.
+    Canceled,
     /// Answered only when the test says so.
     Hold(Arc<Notify>),
     /// Half of the body, then the connection breaks.
@@ -123,7 +125,8 @@ pub(crate) fn work() -> Work {
         parameters: serde_json::json!({"course": "course-v1:edX+DemoX+2026"}),
         inputs: vec![],
         outputs: vec![],
-        stages: vec!["Unpacking".into(), "Verifying".into()],
+        stages: vec!["Unpacking".into(), "Verifying".into(), "Updating".into()],
+        guarded: vec!["Updating".into()],
         store_ca: None,
         limits: Limits::default(),
     }
@@ -199,7 +202,8 @@ impl World {
         let key = format!("uploads/{name}");
         let object = Object { size: bytes.len() as u64, sha256: sha256(bytes), bytes: bytes.to_vec() };
         let source = SignedRequest { method: "GET".into(), url: sign(base, &key), headers: BTreeMap::new() };
-        let input = InputSource { name: name.into(), size: object.size, sha256: object.sha256.clone(), source };
+        let input =
+            InputSource { name: name.into(), path: None, size: object.size, sha256: object.sha256.clone(), source };
         self.shared.lock().objects.insert(key, object);
         self.work(|work| work.inputs.push(input));
     }

@@ -13,7 +13,10 @@ use utoipa_axum::routes;
 
 use super::Shared;
 
+mod cancel;
+mod history;
 mod outputs;
+mod stores;
 mod tasks;
 mod uploads;
 
@@ -23,7 +26,7 @@ mod uploads;
         title = "AsyncTask gateway",
         description = "Tasks, their outputs and uploads. Sign in with a token of the cluster (`Authorization: Bearer …`) \
                        or with a client certificate that the cluster's client CA has signed; rights are RBAC on \
-                       `asynctasks` and its virtual subresources `outputs` and `uploads` (API group asynctask.dev). \
+                       `asynctasks` and its virtual subresources `outputs`, `uploads`, `cancel` and `history` (API group asynctask.dev). \
                        Whatever fails is answered as application/problem+json (RFC 9457).",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
@@ -39,6 +42,8 @@ pub(crate) fn api() -> (axum::Router<Shared>, OpenApi) {
     let (router, mut document) = OpenApiRouter::with_openapi(<Document as utoipa::OpenApi>::openapi())
         .routes(routes!(tasks::list, tasks::create))
         .routes(routes!(tasks::read))
+        .routes(routes!(cancel::cancel))
+        .routes(routes!(history::history))
         .routes(routes!(outputs::list))
         .routes(routes!(outputs::download, outputs::ticket))
         .routes(routes!(uploads::begin))

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ListParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, ObjectMeta};
 use kube::{Api, ResourceExt};
@@ -193,15 +194,16 @@ pub(super) async fn create(
     let name = name(&asked, person, namespace, &headers)?;
     let revision = gateway.catalog.current(namespace, &asked.definition, asked.revision.as_deref()).await?;
     require_valid(&revision.spec.content, &asked)?;
+    let start_after = asked.start_after.as_deref().map(time).transpose()?;
     let task = AsyncTask {
         metadata: ObjectMeta { name: Some(name), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
-        spec: spec(asked, &person.user),
+        spec: spec(asked, start_after, &person.user),
         status: None,
     };
     submit(&gateway, namespace, task).await
 }
 
-fn spec(asked: NewTask, owner: &str) -> AsyncTaskSpec {
+fn spec(asked: NewTask, start_after: Option<Time>, owner: &str) -> AsyncTaskSpec {
     let inputs: BTreeMap<_, _> =
         asked.inputs.into_iter().map(|(name, input)| (name, InputRef { upload: input.upload })).collect();
     AsyncTaskSpec {
@@ -210,11 +212,18 @@ fn spec(asked: NewTask, owner: &str) -> AsyncTaskSpec {
         inputs,
         owner: Some(owner.to_owned()),
         team: asked.team,
-        start_after: None,
+        start_after,
         suspend: None,
         cancel: None,
-        priority_class_name: None,
+        priority_class_name: asked.priority_class_name,
     }
+}
+
+fn time(text: &str) -> Result<Time, Refusal> {
+    let wrong = |_| {
+        Refusal::invalid("InvalidTime", "`startAfter` must be a time as RFC 3339 has it, such as 2027-01-31T22:00:00Z")
+    };
+    text.parse().map(Time).map_err(wrong)
 }
 
 fn require_member(person: &Person, team: Option<&str>) -> Result<(), Refusal> {
@@ -266,6 +275,12 @@ fn require_valid(definition: &TaskDefinitionSpec, asked: &NewTask) -> Result<(),
         violations.push(format!("/inputs/{}: is required: upload the file and give the upload's id", input.name));
         word = "InvalidInputs";
     }
+    if let Some(class) = asked.priority_class_name.as_ref().filter(|class| !definition.priority_classes.contains(class))
+    {
+        let (shown, known): (String, _) = (class.chars().take(63).collect(), &definition.priority_classes);
+        violations.push(format!("/priorityClassName: {shown} is none of those the definition allows: {known:?}"));
+        word = "InvalidInputs";
+    }
     if violations.is_empty() {
         return Ok(());
     }
@@ -289,7 +304,7 @@ async fn submit(gateway: &Gateway, namespace: &str, task: AsyncTask) -> Result<R
             let existing = tasks.get_opt(&name).await;
             let existing = existing.map_err(|source| Refusal::Kube { act: "read an AsyncTask", source })?;
             match existing {
-                Some(existing) if existing.spec == task.spec => answer(StatusCode::OK, namespace, existing),
+                Some(existing) if asked_for(&existing.spec) == task.spec => answer(StatusCode::OK, namespace, existing),
                 Some(_) => Err(Refusal::Conflict {
                     word: "NameTaken",
                     message: "this name or Idempotency-Key was used for another run: choose a new one".into(),
@@ -299,6 +314,11 @@ async fn submit(gateway: &Gateway, namespace: &str, task: AsyncTask) -> Result<R
         }
         Err(source) => Err(refused(source)),
     }
+}
+
+/// A task's spec as it was at first: whether it was cancelled or held since then says nothing about the run asked for.
+fn asked_for(spec: &AsyncTaskSpec) -> AsyncTaskSpec {
+    AsyncTaskSpec { suspend: None, cancel: None, ..spec.clone() }
 }
 
 /// What the API server says about the content is said on, in its words: they are about what the caller sent.

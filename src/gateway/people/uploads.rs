@@ -1,18 +1,15 @@
 //! Uploads: files that will be inputs. The bytes go to the store by signed requests, or through here where the store
 //! cannot take them; an upload belongs to its uploader.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::ListParams;
-use kube::{Api, ResourceExt};
 use uuid::Uuid;
 
+use super::stores::stores;
 use crate::api::names::subresource::UPLOADS;
 use crate::api::{OutputStore, TaskDefinitionSpec};
 use crate::contract::people::{Problem, UploadCompletion, UploadRequest, UploadStarted};
@@ -26,7 +23,6 @@ use crate::gateway::transfer::{self, OPAQUE};
 use crate::gateway::{Gateway, Shared};
 use crate::plan::definition::{ValidatedInput, validate};
 use crate::plan::stores::{choose, is_open};
-use crate::runtime::client::is_status;
 use crate::runtime::stores::OpenStore;
 use crate::storage::digest::{Digest, Expected, InvalidDigest};
 use crate::storage::layout::UploadKeys;
@@ -116,18 +112,6 @@ fn require_fit(input: &ValidatedInput, asked: &UploadRequest) -> Result<(), Refu
     }
     let message = format!("input {} takes {:?}: name one of them in mediaType", input.name, input.media_types);
     Err(Refusal::invalid("MediaTypeNotAccepted", message))
-}
-
-/// The OutputStores of the cluster, and the labels of a namespace, which decide which of them are open to it.
-async fn stores(gateway: &Gateway, namespace: &str) -> Result<(Vec<OutputStore>, BTreeMap<String, String>), Refusal> {
-    let stores = Api::<OutputStore>::all(gateway.client.clone()).list(&ListParams::default()).await;
-    let stores = stores.map_err(|source| Refusal::Kube { act: "list OutputStores", source })?;
-    let labels = match Api::<Namespace>::all(gateway.client.clone()).get_metadata(namespace).await {
-        Ok(namespace) => namespace.labels().clone(),
-        Err(source) if is_status(&source, 404) => return Err(Refusal::NotFound),
-        Err(source) => return Err(Refusal::Kube { act: "read a namespace", source }),
-    };
-    Ok((stores.items, labels))
 }
 
 /// The store a run of this definition would use.

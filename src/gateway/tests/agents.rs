@@ -49,7 +49,8 @@ async fn an_attempt_starts_stores_and_commits_once() {
     let work = work.json();
     assert_eq!(work["verdict"], "Run");
     assert_eq!(work["parameters"], json!({"course": "c"}));
-    assert_eq!(work["stages"], json!(["Unpacking", "Updating"]));
+    assert_eq!(work["stages"], json!(["Unpacking", "Updating", "Indexing"]));
+    assert_eq!(work["guarded"], json!(["Updating", "Indexing"]));
     assert_eq!(work["outputs"], json!([{"name": "report", "path": "report.json"}]));
 
     store(&world, file(b"{}"), b"{}").await;
@@ -136,7 +137,7 @@ async fn an_attempt_whose_run_is_over_is_fenced_and_cannot_commit() {
         (TASK, json!({"status": {"state": "Failed"}})),
         (TASK, json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})),
         (TASK, json!({"metadata": {"uid": "another"}})),
-        (TASK, json!({"status": {"steps": [{"name": "import", "attempt": 2}]}})),
+        (TASK, json!({"status": {"steps": [{"name": "import", "state": "Running", "attempt": 2}]}})),
         (JOB, json!({"metadata": {"uid": "another"}})),
         (JOB, json!({"status": {"conditions": [{"type": "Failed", "status": "True"}]}})),
     ] {

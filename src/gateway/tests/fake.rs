@@ -36,6 +36,8 @@ pub(super) struct Cluster {
     pub(super) patches: Mutex<Vec<Value>>,
     /// So many patches are answered with a conflict.
     pub(super) conflicts: Mutex<u32>,
+    /// Seed of the number of turns that each call waits for others; 0: none.
+    pub(super) disorder: Mutex<u64>,
 }
 
 impl Cluster {
@@ -54,6 +56,15 @@ impl Cluster {
     /// `rule` is `<verb> asynctasks[/<sub>]`.
     pub(super) fn grant(&self, user: &str, rule: &str) {
         self.rights.lock().expect("no panic").insert(format!("{user} {rule}"));
+    }
+
+    fn turns(&self) -> u64 {
+        let mut seed = self.disorder.lock().expect("no panic");
+        // Marsaglia's xorshift: 0 stays 0.
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        *seed % 8
     }
 
     fn reviewed_token(&self, spec: &Value) -> Value {
@@ -93,8 +104,16 @@ impl Cluster {
                     *conflicts -= 1;
                     return failure(409, "Conflict");
                 }
+                let Some(object) = objects.get_mut(path.trim_end_matches("/status")) else {
+                    return failure(404, "NotFound");
+                };
+                let version = &body["metadata"]["resourceVersion"];
+                if !version.is_null() && *version != object["metadata"]["resourceVersion"] {
+                    return failure(409, "Conflict");
+                }
                 self.patches.lock().expect("no panic").push(body.clone());
-                (200, objects.get(path.trim_end_matches("/status")).cloned().unwrap_or_default())
+                change(object, body);
+                (200, object.clone())
             }
             "POST" => {
                 let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default());
@@ -117,6 +136,36 @@ impl Cluster {
     }
 }
 
+/// A patch makes a new version of an object: merged, with lists of named things merged by name.
+fn change(object: &mut Value, patch: &Value) {
+    let mut patch = patch.clone();
+    if let Some(Value::Object(metadata)) = patch.get_mut("metadata") {
+        metadata.remove("resourceVersion");
+    }
+    merge(object, &patch);
+    let version: u64 = object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+    object["metadata"]["resourceVersion"] = json!((version + 1).to_string());
+}
+
+fn merge(into: &mut Value, patch: &Value) {
+    match (into, patch) {
+        (Value::Object(into), Value::Object(patch)) => {
+            for (key, value) in patch {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (Value::Array(into), Value::Array(patch)) => {
+            for named in patch {
+                match into.iter_mut().find(|known| known["name"] == named["name"]) {
+                    Some(known) => merge(known, named),
+                    None => into.push(named.clone()),
+                }
+            }
+        }
+        (into, other) => *into = other.clone(),
+    }
+}
+
 fn failure(code: u16, reason: &str) -> (u16, Value) {
     let status = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": reason});
     (code, status)
@@ -127,6 +176,9 @@ fn client(cluster: &Arc<Cluster>) -> Client {
     let service = tower::service_fn(move |request: Request<kube::client::Body>| {
         let cluster = Arc::clone(&cluster);
         async move {
+            for _ in 0..cluster.turns() {
+                tokio::task::yield_now().await;
+            }
             let (head, body) = request.into_parts();
             let bytes = axum::body::to_bytes(Body::new(body), 1 << 20).await?;
             let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
@@ -232,6 +284,8 @@ fn populate(cluster: &Cluster) {
         "create asynctasks",
         "get asynctasks/outputs",
         "create asynctasks/uploads",
+        "create asynctasks/cancel",
+        "get asynctasks/history",
     ] {
         cluster.grant("alice", rule);
     }
@@ -280,8 +334,19 @@ fn content() -> Value {
         "title": "Import course",
         "parameters": {"type": "object", "required": ["course"], "properties": {"course": {"type": "string"}}},
         "inputs": [{"name": "archive", "mediaTypes": ["application/gzip"], "maxSize": "1Ki"}],
-        "steps": [{"name": "import", "stages": ["Unpacking", "Updating"], "template": {"spec": {"containers": containers}}}],
-        "outputs": [{"name": "report", "step": "import", "title": "Import report", "path": "report.json"}],
+        "steps": [
+            {"name": "fetch", "template": {"spec": {"containers": containers}}},
+            {
+                "name": "import", "stages": ["Unpacking", "Updating", "Indexing"],
+                "inputs": [{"name": "pages", "output": "pages"}], "template": {"spec": {"containers": containers}},
+            },
+        ],
+        "outputs": [
+            {"name": "pages", "step": "fetch", "path": "pages"},
+            {"name": "report", "step": "import", "title": "Import report", "path": "report.json"},
+        ],
+        "cancellation": {"allowed": "UntilStage", "stage": "Updating", "effect": "The course is unchanged."},
+        "priorityClasses": ["batch-low"],
     })
 }
 

@@ -1,7 +1,10 @@
 //! The gateway from its router inwards, before an API server in memory and a store on disk.
 
 mod agents;
+mod cancel;
 mod fake;
+mod history;
+mod inputs;
 mod nobody_in;
 mod people;
 mod wire;

@@ -1,0 +1,60 @@
+//! What became of a run, while its object is there and when it is gone.
+
+use axum::http::StatusCode;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::fake::{TASK, World};
+use crate::storage::PutMode;
+use crate::storage::records::{HistoryRecord, VERSION, encode};
+
+const HISTORY: &str = "/api/v1/namespaces/studio/tasks/run-1/history";
+
+async fn record(world: &World, uid: &str, created: Timestamp) {
+    let record: HistoryRecord = serde_json::from_value(json!({
+        "version": VERSION, "namespace": "studio", "name": "run-1", "uid": uid, "createdAt": created,
+        "spec": {"parameters": {"course": "c"}}, "state": "Complete", "recordedAt": created,
+        "transitions": [{"seq": 1, "to": "InProgress", "at": created, "reason": "Running"}],
+    }))
+    .expect("a record");
+    let open = world.gateway.stores.by_name("volume").await.expect("open");
+    let key = open.layout.history("studio", created, "run-1", uid).expect("valid");
+    open.store.put(&key, encode(&record), PutMode::Overwrite).await.expect("stored");
+}
+
+#[tokio::test]
+async fn the_runs_of_a_name_are_told_newest_first_also_when_the_object_is_gone() {
+    let world = World::new();
+    let now = Timestamp::now();
+    let day = jiff::SignedDuration::from_hours(24);
+    record(&world, "older", now - day * 200).await;
+    record(&world, "newer", now - day).await;
+    record(&world, "too-old", now - day * 500).await;
+    for gone in [false, true] {
+        if gone {
+            world.cluster.remove(TASK);
+        }
+        let answer = world.call("alice", "GET", HISTORY, None).await;
+        let runs = answer.json()["runs"].as_array().expect("a list").clone();
+        let uids: Vec<_> = runs.iter().map(|run| run["uid"].as_str().expect("a UID")).collect();
+        assert_eq!(uids, ["newer", "older"], "gone: {gone}");
+        assert_eq!(runs[0]["spec"]["parameters"], json!({"course": "c"}));
+        assert_eq!(runs[0]["transitions"][0]["reason"], "Running");
+    }
+}
+
+#[tokio::test]
+async fn a_run_without_a_record_has_an_empty_history_and_no_run_none() {
+    let world = World::new();
+    assert_eq!(world.call("alice", "GET", HISTORY, None).await.json(), json!({"runs": []}));
+    world.cluster.remove(TASK);
+    assert_eq!(world.call("alice", "GET", HISTORY, None).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn who_may_read_tasks_may_not_therefore_read_of_those_that_are_gone() {
+    let world = World::new();
+    record(&world, "newer", Timestamp::now()).await;
+    world.cluster.grant("bob", "get asynctasks");
+    assert_eq!(world.call("bob", "GET", HISTORY, None).await.status, StatusCode::NOT_FOUND);
+}

@@ -57,6 +57,19 @@ impl TaskState {
         matches!(self, Self::Complete | Self::PartiallyComplete)
     }
 
+    /// What it means, for people.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Pending => "nothing runs; the reason says what it waits for",
+            Self::InProgress => "a step runs or is about to",
+            Self::Canceling => "its end was asked for; pods end, cleanup steps run",
+            Self::Complete => "every step ended well",
+            Self::PartiallyComplete => "a fan-out ended within its tolerance, but not clean",
+            Self::Failed => "over without its result; the failure says why",
+            Self::Canceled => "over because somebody asked for it; no pod is left",
+        }
+    }
+
     /// The word itself.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -100,6 +113,19 @@ impl StepState {
     /// Every state, in the order people read them.
     pub const ALL: [Self; 7] =
         [Self::Waiting, Self::Running, Self::Retrying, Self::Complete, Self::Failed, Self::Canceled, Self::Skipped];
+
+    /// What it means, for people.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Waiting => "not started",
+            Self::Running => "its Job exists",
+            Self::Retrying => "an attempt failed, the next one starts by itself",
+            Self::Complete => "its result is committed and sealed",
+            Self::Failed => "ended without a result and is not tried again",
+            Self::Canceled => "ran, or was about to be tried again, when the run was cancelled",
+            Self::Skipped => "does not occur in this run; the message says why",
+        }
+    }
 
     /// The word itself.
     pub const fn as_str(self) -> &'static str {

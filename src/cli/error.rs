@@ -11,6 +11,7 @@ use super::parameters::ParameterError;
 use super::target::TargetError;
 use super::terminal::PrintError;
 use super::upload::UploadError;
+use super::verbs::history::HistoryError;
 use super::verbs::logs::LogsError;
 use super::verbs::outputs::OutputsError;
 use super::verbs::run::RunError;
@@ -54,6 +55,9 @@ pub(crate) enum CliError {
     /// Finding a log.
     #[error(transparent)]
     Logs(#[from] LogsError),
+    /// Finding a history.
+    #[error(transparent)]
+    History(#[from] HistoryError),
     /// Writing to stdout.
     #[error(transparent)]
     Print(#[from] PrintError),
@@ -75,6 +79,7 @@ impl CliError {
             | Self::Download(_)
             | Self::Outputs(_)
             | Self::Logs(_)
+            | Self::History(_)
             | Self::Print(_) => Exit::Error,
         }
     }

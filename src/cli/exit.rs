@@ -13,6 +13,8 @@ pub enum Exit {
     Error,
     /// The command line is wrong; nothing was submitted.
     Usage,
+    /// There was nothing to do: the run is over, or was so already.
+    NothingToDo,
     /// The followed run ended Failed.
     Failed,
     /// The followed run ended Canceled.
@@ -27,10 +29,11 @@ pub enum Exit {
 
 impl Exit {
     /// Every code, in numeric order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ok,
         Self::Error,
         Self::Usage,
+        Self::NothingToDo,
         Self::Failed,
         Self::Canceled,
         Self::PartiallyComplete,
@@ -44,6 +47,7 @@ impl Exit {
             Self::Ok => 0,
             Self::Error => 1,
             Self::Usage => 2,
+            Self::NothingToDo => 3,
             Self::Failed => 4,
             Self::Canceled => 5,
             Self::PartiallyComplete => 6,
@@ -58,6 +62,7 @@ impl Exit {
             Self::Ok => "done; of a followed run: Complete",
             Self::Error => "something failed, the message says what",
             Self::Usage => "the command line is wrong (flags, parameters, inputs); nothing was submitted",
+            Self::NothingToDo => "there was nothing to do, nothing was changed",
             Self::Failed => "the followed run ended Failed",
             Self::Canceled => "the followed run ended Canceled",
             Self::PartiallyComplete => "the followed run ended PartiallyComplete",
@@ -102,7 +107,7 @@ mod tests {
     #[test]
     fn codes_are_the_documented_ones() {
         let codes: Vec<u8> = Exit::ALL.into_iter().map(Exit::code).collect();
-        assert_eq!(codes, [0, 1, 2, 4, 5, 6, 124, 130]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 124, 130]);
         assert_eq!(Exit::of(TaskState::Complete), Some(Exit::Ok));
         assert_eq!(Exit::of(TaskState::Failed).map(Exit::code), Some(4));
         assert_eq!(Exit::of(TaskState::Canceled).map(Exit::code), Some(5));

@@ -7,11 +7,15 @@
 //! | [`gateway`], [`credentials`], [`forward`] | the gateway, with the same credentials |
 //! | [`parameters`], [`inputs`], [`submit`] | from the command line to an AsyncTask (pure but for reading files) |
 //! | [`upload`], [`download`], [`target`] | bytes: verified, resumed, never out of their folder |
+//! | [`change`], [`following`] | what is done to a run that exists, and what follows a submission |
+//! | [`facts`], [`cause`] | why a run does not go on: what is read for it, and the sentence (pure) |
 //! | [`follow`], [`render`], [`plan_page`], [`tree`], [`definition_page`] | what people see (the pages are pure) |
 //!
 //! Tasks are created and read through the Kubernetes API, so that RBAC, admission and audit see the person; only bytes
 //! go through the gateway.
 
+mod cause;
+mod change;
 mod cluster;
 mod connect;
 mod credentials;
@@ -19,7 +23,9 @@ mod definition_page;
 mod download;
 mod error;
 mod exit;
+mod facts;
 mod follow;
+mod following;
 mod format;
 mod forward;
 mod gateway;
@@ -70,8 +76,15 @@ enum Verb {
     List(verbs::list::Args),
     Status(verbs::status::Args),
     Watch(verbs::watch::Args),
+    Why(verbs::why::Args),
     Logs(verbs::logs::Args),
     Outputs(verbs::outputs::Args),
+    Cancel(verbs::cancel::Args),
+    Suspend(verbs::suspend::Args),
+    Resume(verbs::resume::Args),
+    Rerun(verbs::rerun::Args),
+    History(verbs::history::Args),
+    States(verbs::states::Args),
     Definitions(verbs::definitions::Args),
     Version(verbs::version::Args),
     Completion(verbs::completion::Args),
@@ -102,8 +115,15 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Verb::List(args) => verbs::list::run(&session().await?, &args).await,
         Verb::Status(args) => verbs::status::run(&session().await?, &args).await,
         Verb::Watch(args) => verbs::watch::run(&session().await?, &args).await,
+        Verb::Why(args) => verbs::why::run(&session().await?, &args).await,
         Verb::Logs(args) => verbs::logs::run(&session().await?, &args).await,
         Verb::Outputs(args) => verbs::outputs::run(&session().await?, args).await,
+        Verb::Cancel(args) => verbs::cancel::run(&session().await?, &args).await,
+        Verb::Suspend(args) => verbs::suspend::run(&session().await?, &args).await,
+        Verb::Resume(args) => verbs::resume::run(&session().await?, &args).await,
+        Verb::Rerun(args) => verbs::rerun::run(&session().await?, args).await,
+        Verb::History(args) => verbs::history::run(&session().await?, &args).await,
+        Verb::States(args) => Ok(verbs::states::run(&args)?),
         Verb::Definitions(args) => verbs::definitions::run(&session().await?, &args).await,
         Verb::Version(args) => verbs::version::run(session, &args).await,
         Verb::Completion(args) => Ok(verbs::completion::run(&args)?),
@@ -127,6 +147,17 @@ mod tests {
     }
 
     #[test]
+    fn the_book_names_every_verb_and_every_exit_code() {
+        let book = crate::cli::golden::project("docs/src/command-line.md");
+        for verb in Cli::command().get_subcommands() {
+            assert!(book.contains(&format!("| `{}", verb.get_name())), "{} is missing", verb.get_name());
+        }
+        for exit in super::Exit::ALL {
+            assert!(book.contains(&format!("| {} | {} |", exit.code(), exit.meaning())), "{exit:?} is missing");
+        }
+    }
+
+    #[test]
     fn flags_of_the_connection_stand_before_or_after_the_verb() {
         for line in ["kubectl-asynctask -n studio list", "kubectl-asynctask list -n studio"] {
             let cli = Cli::try_parse_from(line.split(' ')).expect(line);
@@ -141,6 +172,9 @@ mod tests {
             "kubectl-asynctask run d --watch -o json",
             "kubectl-asynctask run d -p novalue",
             "kubectl-asynctask run d --wait --timeout never",
+            "kubectl-asynctask run d --start-after tomorrow",
+            "kubectl-asynctask rerun t --timeout 5m",
+            "kubectl-asynctask cancel",
             "kubectl-asynctask list --state Nowhere",
             "kubectl-asynctask outputs get t --file 0",
         ] {

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use serde_json::{Map, Value};
 
 use crate::api::AsyncTask;
+use crate::api::names::KUEUE_QUEUE;
 use crate::api::task::{AsyncTaskSpec, DefinitionRef, InputRef};
 
 /// Annotation with the checksum of each input's file. An upload has a new id each time; this tells whether it is the
@@ -26,8 +29,14 @@ pub(crate) struct Wanted {
     pub(crate) parameters: Map<String, Value>,
     /// Group.
     pub(crate) team: Option<String>,
+    /// PriorityClass.
+    pub(crate) priority: Option<String>,
     /// Hex SHA-256 of each input's file.
     pub(crate) inputs: BTreeMap<String, String>,
+    /// Not to start before. When a run starts is no part of what it is: "in an hour" is another time at each repetition.
+    pub(crate) start_after: Option<Timestamp>,
+    /// Whether it begins held. It may have been let go since, so this is no part of what it is either.
+    pub(crate) suspend: bool,
 }
 
 impl Wanted {
@@ -44,10 +53,10 @@ impl Wanted {
             ..ObjectMeta::default()
         };
         let spec = AsyncTaskSpec {
-            start_after: None,
-            suspend: None,
+            start_after: self.start_after.map(Time),
+            suspend: self.suspend.then_some(true),
             cancel: None,
-            priority_class_name: None,
+            priority_class_name: self.priority.clone(),
             definition: DefinitionRef { name: self.definition.clone(), revision: None },
             parameters: (!self.parameters.is_empty()).then(|| Value::Object(self.parameters.clone())),
             inputs: uploads.into_iter().map(|(name, upload)| (name, InputRef { upload })).collect(),
@@ -73,12 +82,41 @@ impl Wanted {
             Some("its parameters")
         } else if spec.team != self.team {
             Some("its team")
+        } else if spec.priority_class_name != self.priority {
+            Some("its priority")
         } else if !same_names || inputs != self.inputs {
             Some("the files of its inputs")
         } else {
             None
         }
     }
+}
+
+/// A new run that asks for what `source` asked for. Its owner is whoever creates it; neither the time of its start nor
+/// what was done to the first one is repeated.
+pub(crate) fn once_more(source: &AsyncTask, name: &str, same_revision: bool) -> AsyncTask {
+    let kept = |all: &BTreeMap<String, String>, key: &str| {
+        all.get(key).map(|value| BTreeMap::from([(key.to_owned(), value.clone())]))
+    };
+    let metadata = ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: source.metadata.namespace.clone(),
+        annotations: kept(source.annotations(), INPUTS_ANNOTATION),
+        labels: kept(source.labels(), KUEUE_QUEUE),
+        ..ObjectMeta::default()
+    };
+    let pinned = source.status.as_ref().and_then(|s| s.revision.as_ref()).map(|revision| revision.name.clone());
+    let asked = source.spec.definition.revision.clone();
+    let revision = pinned.or(asked).filter(|_| same_revision);
+    let spec = AsyncTaskSpec {
+        definition: DefinitionRef { name: source.spec.definition.name.clone(), revision },
+        owner: None,
+        start_after: None,
+        suspend: None,
+        cancel: None,
+        ..source.spec.clone()
+    };
+    AsyncTask { metadata, spec, status: None }
 }
 
 /// `<definition>-<5 letters>`: chosen here and not by the server, so that a create whose answer was lost can be told
@@ -97,7 +135,7 @@ pub(crate) fn generated_name(definition: &str, random: u128) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Wanted, generated_name};
+    use super::{Wanted, generated_name, once_more};
     use serde_json::{Map, json};
     use std::collections::BTreeMap;
 
@@ -106,7 +144,10 @@ mod tests {
             definition: "course-outline".into(),
             parameters: json!({"depth": 2}).as_object().cloned().unwrap_or_else(Map::new),
             team: Some("authors".into()),
+            priority: Some("batch-low".into()),
             inputs: BTreeMap::from([("archive".into(), "aa".into())]),
+            start_after: None,
+            suspend: false,
         }
     }
 
@@ -131,6 +172,7 @@ mod tests {
             (Wanted { definition: "other".into(), ..wanted() }, "its definition"),
             (Wanted { parameters: Map::new(), ..wanted() }, "its parameters"),
             (Wanted { team: None, ..wanted() }, "its team"),
+            (Wanted { priority: None, ..wanted() }, "its priority"),
             (
                 Wanted { inputs: BTreeMap::from([("archive".into(), "bb".into())]), ..wanted() },
                 "the files of its inputs",
@@ -142,6 +184,36 @@ mod tests {
         let mut by_hand = task;
         by_hand.metadata.annotations = None;
         assert_eq!(wanted().difference(&by_hand), Some("the files of its inputs"), "nobody knows which file it was");
+    }
+
+    #[test]
+    fn a_run_that_is_held_or_starts_later_is_the_same_run() {
+        let later = Wanted { start_after: Some(jiff::Timestamp::UNIX_EPOCH), suspend: true, ..wanted() };
+        let task = later.task("n", "ns", uploads("0001"));
+        assert!(task.spec.is_suspended() && task.spec.start_after.is_some());
+        assert_eq!(wanted().difference(&task), None);
+    }
+
+    #[test]
+    fn once_more_asks_for_the_same_and_repeats_nothing_that_was_done() {
+        let mut first = Wanted { suspend: true, ..wanted() }.task("n", "ns", uploads("0001"));
+        (first.spec.owner, first.spec.cancel) = (Some("ada".into()), Some(true));
+        first.metadata.labels = Some(BTreeMap::from([
+            ("kueue.x-k8s.io/queue-name".into(), "night".into()),
+            ("app.kubernetes.io/managed-by".into(), "gitops".into()),
+        ]));
+        let pinned = json!({"revision": {"name": "course-outline-1", "uid": "r", "number": 1}});
+        first.status = serde_json::from_value(pinned).expect("a status");
+        let again = once_more(&first, "m", false);
+        assert_eq!(wanted().difference(&again), None);
+        let spec = &again.spec;
+        assert_eq!((spec.owner.clone(), spec.suspend, spec.cancel), (None, None, None));
+        assert_eq!(
+            again.metadata.labels.expect("labels").into_keys().collect::<Vec<_>>(),
+            ["kueue.x-k8s.io/queue-name"]
+        );
+        let same = once_more(&first, "m", true);
+        assert_eq!(same.spec.definition.revision.as_deref(), Some("course-outline-1"));
     }
 
     #[test]

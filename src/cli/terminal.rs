@@ -41,6 +41,21 @@ pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
+/// Asks on the terminal; only `y` and `yes` mean yes. Where nobody can be asked, the command line was the answer.
+pub(crate) async fn ask(question: &str) -> bool {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return true;
+    }
+    let _ = write!(io::stderr().lock(), "{question} [y/N] ");
+    // Whoever does not answer must still be able to leave by ^C.
+    let read = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let answer = read.await.ok().and_then(Result::ok).unwrap_or_default();
+    matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
 /// The view of stdout now: coloured on a terminal, unless NO_COLOR or TERM=dumb ask otherwise.
 pub(crate) fn view() -> View {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());

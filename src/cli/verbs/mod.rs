@@ -1,11 +1,18 @@
 //! One file per verb: its flags, and what it does.
 
+pub(crate) mod cancel;
 pub(crate) mod completion;
 pub(crate) mod definitions;
+pub(crate) mod history;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod outputs;
+pub(crate) mod rerun;
+pub(crate) mod resume;
 pub(crate) mod run;
+pub(crate) mod states;
 pub(crate) mod status;
+pub(crate) mod suspend;
 pub(crate) mod version;
 pub(crate) mod watch;
+pub(crate) mod why;

@@ -4,31 +4,30 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::api::PostParams;
 use serde_json::{Map, Value};
 
 use crate::api::{AsyncTask, TaskDefinition, quantity};
+use crate::cli::change::MANAGER;
 use crate::cli::cluster::ClusterError;
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
-use crate::cli::follow::{Show, follow};
-use crate::cli::format::{Document, RunFormat, qualified, tidy};
+use crate::cli::following::{Following, finish};
+use crate::cli::format::qualified;
 use crate::cli::inputs::{self, InputArg, InputFile};
 use crate::cli::meter::Meter;
 use crate::cli::parameters;
 use crate::cli::render;
 use crate::cli::submit::{Wanted, generated_name};
-use crate::cli::terminal::{print, say, view};
+use crate::cli::terminal::say;
 use crate::cli::upload::{UploadError, upload};
 use crate::cli::words::size;
 use crate::contract::people::UploadRequest;
 use crate::plan::parameters::violations;
 
-/// Field manager of what this command creates.
-const MANAGER: &str = "kubectl-asynctask";
 /// Largest parameter file; the parameters themselves may have 64 KiB.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -58,18 +57,27 @@ pub(crate) struct Args {
     /// Group the run belongs to: one of yours
     #[arg(long, value_name = "GROUP")]
     team: Option<String>,
-    /// Show the plan and its progress until the run ends
-    #[arg(short, long, group = "following")]
-    watch: bool,
-    /// Wait until the run ends
-    #[arg(long, group = "following")]
-    wait: bool,
-    /// With --watch or --wait: give up after this time, for example 10m; the run goes on
-    #[arg(long, value_name = "TIME", value_parser = quantity::duration, requires = "following")]
-    timeout: Option<Duration>,
-    /// Print the AsyncTask in this format
-    #[arg(short, long, value_name = "FORMAT", conflicts_with = "watch")]
-    output: Option<RunFormat>,
+    /// Not to start before this time (2026-12-01T08:00:00Z), or before so much time has passed (90m)
+    #[arg(long, value_name = "TIME", value_parser = start)]
+    start_after: Option<Timestamp>,
+    /// Hold the run until `resume`
+    #[arg(long)]
+    suspend: bool,
+    /// PriorityClass: one of those the definition names
+    #[arg(long, value_name = "CLASS")]
+    priority: Option<String>,
+    #[command(flatten)]
+    following: Following,
+}
+
+/// A time, or a duration from now on.
+fn start(text: &str) -> Result<Timestamp, String> {
+    if let Ok(at) = text.parse() {
+        return Ok(at);
+    }
+    let bad = || format!("{text:?} is no time: write for example 2026-12-01T08:00:00Z, or 90m from now on");
+    let wait = quantity::duration(text).map_err(|_| bad())?;
+    Timestamp::now().checked_add(wait).map_err(|_| bad())
 }
 
 /// A run that is not submitted.
@@ -100,6 +108,19 @@ pub(crate) enum RunError {
         .0.join("\n  ")
     )]
     Parameters(Vec<String>),
+    /// The definition does not name the PriorityClass.
+    #[error(
+        "PriorityClass {class:?} is not one that TaskDefinition {definition:?} lets its runs choose: {}",
+        if .known.is_empty() { "it names none".to_owned() } else { format!("choose {}", .known.join(" or ")) }
+    )]
+    Priority {
+        /// What was asked for.
+        class: String,
+        /// Definition.
+        definition: String,
+        /// What it names.
+        known: Vec<String>,
+    },
     /// Another run has the name.
     #[error(
         "AsyncTask {name:?} exists and differs in {field}: a run stays what it was asked to be. Choose another --name"
@@ -116,7 +137,7 @@ impl RunError {
     /// The code for the shell.
     pub(crate) const fn exit(&self) -> Exit {
         match self {
-            Self::Read { .. } | Self::Parameters(_) => Exit::Usage,
+            Self::Read { .. } | Self::Parameters(_) | Self::Priority { .. } => Exit::Usage,
             Self::Definition { .. } | Self::Exists { .. } => Exit::Error,
         }
     }
@@ -128,12 +149,20 @@ pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError>
     let parameters = parameters_of(&definition, &args).await?;
     let files = inputs::check(&definition.spec.inputs, &args.input)?;
     let inputs = checksums(&files).await?;
-    let wanted = Wanted { definition: args.definition.clone(), parameters, team: args.team.clone(), inputs };
+    let wanted = Wanted {
+        definition: args.definition.clone(),
+        parameters,
+        team: args.team.clone(),
+        priority: priority(&definition, &args)?,
+        inputs,
+        start_after: args.start_after,
+        suspend: args.suspend,
+    };
     let task = match taken_up(session, &wanted, args.name.as_deref()).await? {
         Some(existing) => existing,
         None => submit(session, &wanted, &files, args.name.as_deref(), &definition).await?,
     };
-    finish(session, &args, task).await
+    finish(session, &args.following, task).await
 }
 
 async fn definition(session: &Session, name: &str) -> Result<TaskDefinition, CliError> {
@@ -153,6 +182,17 @@ async fn parameters_of(definition: &TaskDefinition, args: &Args) -> Result<Map<S
     let all = parameters::assemble(schema, from_file, &args.parameter)?;
     let problems = violations(schema, &Value::Object(all.clone()));
     if problems.is_empty() { Ok(all) } else { Err(RunError::Parameters(problems).into()) }
+}
+
+/// The class, if the definition names it: any other is refused once the run is submitted.
+fn priority(definition: &TaskDefinition, args: &Args) -> Result<Option<String>, RunError> {
+    let known = &definition.spec.priority_classes;
+    match &args.priority {
+        Some(class) if !known.contains(class) => {
+            Err(RunError::Priority { class: class.clone(), definition: args.definition.clone(), known: known.clone() })
+        }
+        class => Ok(class.clone()),
+    }
 }
 
 async fn content(file: &Path) -> Result<String, RunError> {
@@ -260,24 +300,16 @@ async fn send(session: &Session, wanted: &Wanted, files: &[InputFile]) -> Result
     Ok(uploads)
 }
 
-async fn finish(session: &Session, args: &Args, mut task: AsyncTask) -> Result<Exit, CliError> {
-    let name = task.metadata.name.clone().unwrap_or_default();
-    let mut exit = Exit::Ok;
-    if args.output.is_none() {
-        print(&format!("{}\n", qualified(&name)))?;
+#[cfg(test)]
+mod tests {
+    use super::start;
+    use jiff::Timestamp;
+
+    #[test]
+    fn a_start_is_a_time_or_a_wait() {
+        assert_eq!(start("2026-12-01T08:00:00Z"), Ok("2026-12-01T08:00:00Z".parse().expect("a time")));
+        let hour = start("1h").expect("a wait").duration_since(Timestamp::now()).as_secs();
+        assert!((3590..=3600).contains(&hour), "{hour}");
+        assert!(start("tomorrow").expect_err("refused").contains("or 90m from now on"));
     }
-    if args.watch || args.wait {
-        let show = if args.watch { Show::Changes } else { Show::Nothing };
-        let followed = follow(session, &name, show, args.timeout).await?;
-        exit = followed.exit;
-        task = followed.task.unwrap_or(task);
-    }
-    match args.output {
-        Some(RunFormat::Name) => print(&format!("{}\n", qualified(&name)))?,
-        Some(RunFormat::Json) => print(&Document::Json.text(&tidy(task)))?,
-        Some(RunFormat::Yaml) => print(&Document::Yaml.text(&tidy(task)))?,
-        None if args.watch || args.wait => print(&format!("\n{}", render::status(&task, view())))?,
-        None => say(&format!("Follow it with: kubectl asynctask watch -n {} {name}", session.namespace)),
-    }
-    Ok(exit)
 }

@@ -1,0 +1,293 @@
+//! Why a run is where it is: the first cause, in one sentence, and what to do. Pure: everything it speaks of was read
+//! before.
+
+use jiff::Timestamp;
+
+use super::render::{cancel_request, place_in_queue};
+use super::words::{ahead, clean};
+use crate::api::condition::{CANCEL_REQUESTED, STALLED};
+use crate::api::state::StepState;
+use crate::api::task::{AsyncTaskStatus, Failure, StepStatus, Waiting};
+use crate::api::{AsyncTask, TaskState};
+
+/// Something the person may not be allowed to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Known<T> {
+    /// It was not asked for, or there is none.
+    #[default]
+    Nothing,
+    /// It may not be read; the name of the kind.
+    Denied(&'static str),
+    /// What was read.
+    Is(T),
+}
+
+/// What was read beside the run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    /// Why the definition admits no runs.
+    pub(crate) definition: Known<String>,
+    /// The run that holds the concurrency key.
+    pub(crate) holder: Known<String>,
+    /// The Jobs of the run.
+    pub(crate) jobs: Known<Vec<JobFact>>,
+    /// Why the newest Job has no pod, in the Job controller's words.
+    pub(crate) refusal: Known<String>,
+}
+
+/// A Job of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct JobFact {
+    /// Step it is of.
+    pub(crate) step: String,
+    /// Queue that may hold it.
+    pub(crate) queue: Option<String>,
+    /// Whether it is held.
+    pub(crate) suspended: bool,
+    /// Whether it has a pod that has not ended.
+    pub(crate) active: bool,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cause {
+    /// What it is.
+    pub(crate) what: String,
+    /// What to do.
+    pub(crate) next: String,
+}
+
+impl Cause {
+    fn new(what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { what: what.into(), next: next.into() }
+    }
+}
+
+/// The first cause.
+pub(crate) fn cause(task: &AsyncTask, facts: &Facts, now: Timestamp) -> Cause {
+    let name = clean(task.metadata.name.as_deref().unwrap_or_default());
+    if task.metadata.deletion_timestamp.is_some() {
+        return deleting(task);
+    }
+    let known = task.status.as_ref().and_then(|status| Some((status, status.state?)));
+    let Some((status, state)) = known else {
+        return Cause::new(
+            "The operator has not looked at it yet",
+            "Nothing, unless it lasts longer than a minute: then ask whether the operator runs (its Deployment and its \
+             log, in the operator's namespace)",
+        );
+    };
+    match state {
+        TaskState::Pending => pending(task, status, facts, now),
+        TaskState::InProgress => running(task, status, facts, now),
+        TaskState::Canceling => Cause::new(
+            format!("It is being cancelled{}: it is over when its pods and its cleanup steps are", said(status)),
+            "Nothing: pods have the grace period of their template to end",
+        ),
+        TaskState::Complete | TaskState::PartiallyComplete => Cause::new(
+            format!("Nothing is wrong, it is over: {state}{}", said(status)),
+            format!("`kubectl asynctask outputs get {name}` fetches what it gave back"),
+        ),
+        TaskState::Canceled => Cause::new(format!("It was cancelled{}", said(status)), rerun(&name)),
+        TaskState::Failed => failed(&name, status),
+    }
+}
+
+/// Reason and message of the status as the rest of a sentence.
+fn said(status: &AsyncTaskStatus) -> String {
+    let texts = [&status.reason, &status.message].into_iter().flatten().map(|text| clean(text));
+    texts.fold(String::new(), |all, text| format!("{all}: {text}"))
+}
+
+fn rerun(name: &str) -> String {
+    format!("`kubectl asynctask rerun {name}` submits it once more")
+}
+
+fn deleting(task: &AsyncTask) -> Cause {
+    let conditions = task.status.iter().flat_map(|s| &s.conditions);
+    let stalled = conditions.into_iter().find(|c| c.type_ == STALLED && c.status == "True");
+    match stalled.filter(|c| !c.message.is_empty()) {
+        Some(c) => Cause::new(
+            format!("It is being deleted and cannot be yet: {}: {}", clean(&c.reason), clean(&c.message)),
+            "Mend what the message names: the operator tries again by itself",
+        ),
+        None => Cause::new(
+            "It is being deleted: its pods have to end, and its files have to go from the store",
+            "Nothing, unless it lasts: then read the operator's log",
+        ),
+    }
+}
+
+fn pending(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Timestamp) -> Cause {
+    let name = clean(task.metadata.name.as_deref().unwrap_or_default());
+    let definition = clean(&task.spec.definition.name);
+    let message = said(status);
+    match status.reason.as_deref().unwrap_or_default() {
+        "Scheduled" => {
+            let at = task.spec.start_after.as_ref().map(|at| ahead(at.0, now)).unwrap_or_default();
+            Cause::new(
+                format!("It is not to start before {at}"),
+                "Nothing: it starts by itself. To start at once, cancel it and submit another without --start-after",
+            )
+        }
+        "Suspended" => Cause::new("It is suspended", format!("`kubectl asynctask resume {name}` lets it go on")),
+        "ConcurrencyKeyBusy" => key_busy(facts),
+        "Queued" => {
+            let place = status.queue.as_ref().and_then(place_in_queue);
+            let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
+            Cause::new(
+                format!("It waits in the queue{place}{message}"),
+                "Nothing: it starts by itself. `kubectl asynctask list --state InProgress` shows what runs",
+            )
+        }
+        "DefinitionNotReady" => Cause::new(
+            match &facts.definition {
+                Known::Is(why) => format!("TaskDefinition {definition} cannot be run: {}", clean(why)),
+                Known::Denied(_) | Known::Nothing => format!("TaskDefinition {definition} cannot be run{message}"),
+            },
+            format!("Mend it; `kubectl asynctask definitions {definition}` shows it. The run starts by itself then"),
+        ),
+        "StoreNotReady" => Cause::new(
+            format!("Its results could not be stored{message}"),
+            "Ask the administrators: `kubectl get outputstores` shows what is wrong. The run starts by itself then",
+        ),
+        "WaitingForInput" => {
+            Cause::new(format!("One of its inputs has not been uploaded{message}"), "Finish the upload, or submit anew")
+        }
+        _ => Cause::new(format!("It waits{message}"), "Nothing, unless the message names something to mend"),
+    }
+}
+
+fn key_busy(facts: &Facts) -> Cause {
+    let same = "the same concurrency key is in progress";
+    match &facts.holder {
+        Known::Is(holder) => Cause::new(
+            format!("Run {} with {same}", clean(holder)),
+            format!("Wait for it: `kubectl asynctask watch {}`", clean(holder)),
+        ),
+        Known::Denied(kind) => Cause::new(
+            format!("Another run with {same}; you may not read {kind} here, which name it"),
+            "Wait for it: this run starts by itself",
+        ),
+        Known::Nothing => Cause::new(format!("Another run with {same}"), "Wait for it: this run starts by itself"),
+    }
+}
+
+fn running(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Timestamp) -> Cause {
+    // The operator itself is in trouble: whatever the steps say may be old.
+    if status.reason.as_deref().is_some_and(|reason| reason != "Running") && status.message.is_some() {
+        return Cause::new(format!("It cannot go on now{}", said(status)), "Mend what the message names");
+    }
+    let of = |state: StepState| status.steps.iter().filter(move |step| step.state == Some(state));
+    let stuck = of(StepState::Running).find_map(|step| stuck(task, step, facts));
+    if let Some(cause) = stuck {
+        return cause;
+    }
+    if let Some(step) = of(StepState::Retrying).next() {
+        return retrying(step, now);
+    }
+    let refused = status.conditions.iter().any(|c| c.type_ == CANCEL_REQUESTED && c.status == "False");
+    if let Some(request) = cancel_request(task).filter(|_| refused) {
+        return Cause::new(
+            format!("It runs on although it is to be cancelled: {request}"),
+            "Nothing: wait for the step",
+        );
+    }
+    let names: Vec<_> = of(StepState::Running).map(|step| clean(&step.name)).collect();
+    let name = clean(task.metadata.name.as_deref().unwrap_or_default());
+    match names.as_slice() {
+        [] => Cause::new("Nothing is wrong: its next step is about to start", "Nothing"),
+        names => Cause::new(
+            format!("Nothing is wrong: step {} runs", names.join(" and step ")),
+            format!("`kubectl asynctask watch {name}` follows it"),
+        ),
+    }
+}
+
+fn stuck(task: &AsyncTask, step: &StepStatus, facts: &Facts) -> Option<Cause> {
+    let job = match &facts.jobs {
+        Known::Is(jobs) => jobs.iter().find(|job| job.step == step.name),
+        Known::Denied(_) | Known::Nothing => None,
+    };
+    let name = clean(&step.name);
+    if let Some(job) = job.filter(|job| job.suspended) {
+        let queue = job.queue.as_deref().map(|queue| format!(" in queue {}", clean(queue))).unwrap_or_default();
+        return Some(Cause::new(
+            format!("The Job of step {name} is held{queue}: it has not been admitted"),
+            "Wait for it, or ask whoever runs the queue: `kubectl get workloads` shows its place",
+        ));
+    }
+    if let (Known::Is(refusal), true) = (&facts.refusal, job.is_some_and(|job| !job.active)) {
+        return Some(no_pod(&name, refusal));
+    }
+    step.waiting.as_ref().map(|waiting| held_up(task, &name, waiting, facts))
+}
+
+fn no_pod(step: &str, why: &str) -> Cause {
+    Cause::new(
+        format!("The Job of step {step} gets no pod: {}", clean(why)),
+        "If a quota is used up, wait or ask for more: `kubectl describe resourcequota` shows it. Else mend what the \
+         message names",
+    )
+}
+
+fn held_up(task: &AsyncTask, step: &str, waiting: &Waiting, facts: &Facts) -> Cause {
+    let definition = clean(&task.spec.definition.name);
+    let message = clean(&waiting.message);
+    match waiting.reason.as_str() {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => Cause::new(
+            format!("The image of step {step} cannot be pulled: {message}"),
+            format!("Check the image's name and the pull secret in TaskDefinition {definition}, then run it again"),
+        ),
+        "Unschedulable" => Cause::new(
+            format!("No node takes the pod of step {step}: {message}"),
+            "It starts when a node has room for it: ask for nodes, or lower what its template requests",
+        ),
+        "NoPod" => {
+            let mut cause = no_pod(step, &message);
+            if let Known::Denied(kind) = &facts.refusal {
+                cause.what.push_str(&format!(" (you may not read {kind} here, which may say more)"));
+            }
+            cause
+        }
+        reason => Cause::new(
+            format!("The pod of step {step} waits: {}: {message}", clean(reason)),
+            "Mend what the message names; `startTimeout` ends the wait",
+        ),
+    }
+}
+
+fn retrying(step: &StepStatus, now: Timestamp) -> Cause {
+    let (name, attempt) = (clean(&step.name), step.attempt.unwrap_or(1));
+    let why = step.failure.as_ref().map(|f| format!(": {}: {}", clean(&f.reason), clean(&f.message)));
+    let until = step.until.as_ref().map(|until| format!(" at {}", ahead(until.0, now))).unwrap_or_default();
+    Cause::new(
+        format!("Attempt {attempt} of step {name} failed{}", why.unwrap_or_default()),
+        format!("Nothing: attempt {} starts by itself{until}", attempt + 1),
+    )
+}
+
+fn failed(name: &str, status: &AsyncTaskStatus) -> Cause {
+    let Some(failure) = &status.failure else {
+        return Cause::new(
+            format!("It failed{}", said(status)),
+            format!("`kubectl asynctask logs {name}` may say more"),
+        );
+    };
+    let Failure { step, reason, code, message, exit_code, retriable, link, .. } = failure;
+    let step = step.as_ref().map(|step| format!(" in step {}", clean(step))).unwrap_or_default();
+    let code = code.as_ref().map(|code| format!(" · {}", clean(code))).unwrap_or_default();
+    let exit = exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
+    let more = link.as_ref().map(|link| format!(". More: {}", clean(link))).unwrap_or_default();
+    let next = match retriable {
+        Some(true) => format!("It may succeed when it is run again: {}", rerun(name)),
+        Some(false) => "Running it again would end the same way: mend first what the message names".to_owned(),
+        None => format!("`kubectl asynctask logs {name}` shows what it wrote; {}", rerun(name)),
+    };
+    let what = format!("It failed{step}: {}{code}{exit}: {}{more}", clean(reason), clean(message));
+    Cause::new(what, next)
+}
+
+#[cfg(test)]
+#[path = "cause_tests.rs"]
+mod tests;

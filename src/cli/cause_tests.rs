@@ -1,0 +1,147 @@
+use serde_json::{Value, json};
+
+use super::{Facts, JobFact, Known, cause};
+use crate::api::AsyncTask;
+
+fn run(spec: Value, status: Value) -> AsyncTask {
+    let mut spec = spec;
+    spec["definition"] = json!({"name": "course-import"});
+    serde_json::from_value(json!({
+        "apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask",
+        "metadata": {"name": "import-7"}, "spec": spec, "status": status,
+    }))
+    .expect("an AsyncTask")
+}
+
+fn why(task: &AsyncTask, facts: &Facts) -> (String, String) {
+    let cause = cause(task, facts, "2026-11-24T08:00:00Z".parse().expect("a time"));
+    (cause.what, cause.next)
+}
+
+fn pending(reason: &str, message: &str) -> Value {
+    json!({"state": "Pending", "reason": reason, "message": message})
+}
+
+fn step(step: Value) -> Value {
+    json!({"state": "InProgress", "reason": "Running", "steps": [step]})
+}
+
+fn waiting(reason: &str, message: &str) -> Value {
+    step(json!({"name": "import", "state": "Running", "waiting": {"reason": reason, "message": message}}))
+}
+
+fn job(job: JobFact) -> Facts {
+    Facts { jobs: Known::Is(vec![JobFact { step: "import".into(), ..job }]), ..Facts::default() }
+}
+
+#[test]
+fn each_cause_has_its_sentence_and_its_remedy() {
+    let queued = json!({
+        "state": "Pending", "reason": "Queued", "message": "5 of 5 runs are in progress", "queue": {"position": 3},
+    });
+    let retrying = json!({
+        "name": "import", "state": "Retrying", "attempt": 2, "until": "2026-11-24T08:00:20Z",
+        "failure": {"reason": "OOMKilled", "message": "more than 1Gi"},
+    });
+    let failed = json!({
+        "state": "Failed", "reason": "StepFailed",
+        "failure": {"step": "import", "reason": "StepFailed", "exitCode": 65, "message": "no gzip", "retriable": false},
+    });
+    for (spec, status, what, next) in [
+        (json!({}), json!({}), "The operator has not looked at it yet", "longer than a minute"),
+        (
+            json!({"startAfter": "2026-11-24T09:00:00Z"}),
+            pending("Scheduled", "x"),
+            "not to start before 09:00:00Z (in 60m)",
+            "starts by itself",
+        ),
+        (json!({}), pending("Suspended", "x"), "It is suspended", "kubectl asynctask resume import-7"),
+        (json!({}), queued, "(position 3: 2 runs start before it): Queued: 5 of 5 runs", "starts by itself"),
+        (json!({}), pending("StoreNotReady", "no answer"), "stored: StoreNotReady: no answer", "get outputstores"),
+        (json!({}), pending("WaitingForInput", "archive"), "not been uploaded: WaitingForInput: archive", "Finish"),
+        (json!({}), pending("DefinitionNotReady", "gone"), "course-import cannot be run", "definitions course-import"),
+        (json!({}), waiting("ImagePullBackOff", "not found"), "image of step import cannot be pulled", "pull secret"),
+        (
+            json!({}),
+            waiting("Unschedulable", "0/3 nodes"),
+            "No node takes the pod of step import: 0/3",
+            "ask for nodes",
+        ),
+        (json!({}), waiting("NoPod", "quota"), "The Job of step import gets no pod: quota", "resourcequota"),
+        (json!({}), waiting("CreateContainerError", "m"), "waits: CreateContainerError: m", "startTimeout"),
+        (
+            json!({}),
+            step(retrying),
+            "Attempt 2 of step import failed: OOMKilled",
+            "attempt 3 starts by itself at 08:00:20Z",
+        ),
+        (json!({}), step(json!({"name": "import", "state": "Running"})), "Nothing is wrong: step import runs", "watch"),
+        (
+            json!({}),
+            json!({"state": "InProgress", "reason": "StoreNotReady", "message": "no answer"}),
+            "cannot go on now: StoreNotReady: no answer",
+            "Mend",
+        ),
+        (json!({"cancel": true}), json!({"state": "Canceling"}), "It is being cancelled", "grace period"),
+        (json!({}), json!({"state": "Complete"}), "Nothing is wrong, it is over: Complete", "outputs get import-7"),
+        (json!({}), json!({"state": "Canceled"}), "It was cancelled", "rerun import-7"),
+        (json!({}), failed, "failed in step import: StepFailed (exit code 65): no gzip", "would end the same way"),
+    ] {
+        let (said, remedy) = why(&run(spec, status.clone()), &Facts::default());
+        assert!(said.contains(what), "{status}: {said}");
+        assert!(remedy.contains(next), "{status}: {remedy}");
+    }
+}
+
+#[test]
+fn whoever_holds_the_key_is_named_when_that_may_be_read() {
+    let task = run(json!({}), pending("ConcurrencyKeyBusy", "x"));
+    let holder = |holder| why(&task, &Facts { holder, ..Facts::default() });
+    assert!(holder(Known::Is("import-6".into())).1.contains("watch import-6"));
+    assert!(holder(Known::Denied("Leases")).0.contains("you may not read Leases here"));
+    assert!(holder(Known::Nothing).0.starts_with("Another run"));
+}
+
+#[test]
+fn the_definitions_own_word_counts_more_than_the_runs() {
+    let task = run(json!({}), pending("DefinitionNotReady", "old"));
+    let facts = Facts { definition: Known::Is("serviceaccount \"x\" not found".into()), ..Facts::default() };
+    assert_eq!(why(&task, &facts).0, "TaskDefinition course-import cannot be run: serviceaccount \"x\" not found");
+}
+
+#[test]
+fn a_job_that_is_held_or_gets_no_pod_is_told_before_its_pod_could_be() {
+    let task = run(json!({}), waiting("NoPod", "the Job has made no pod"));
+    let held = job(JobFact { suspended: true, queue: Some("night".into()), ..JobFact::default() });
+    assert!(why(&task, &held).0.contains("is held in queue night"));
+    let refused = Facts { refusal: Known::Is("exceeded quota: pods=10".into()), ..job(JobFact::default()) };
+    assert_eq!(why(&task, &refused).0, "The Job of step import gets no pod: exceeded quota: pods=10");
+    let denied = Facts { refusal: Known::Denied("Events"), ..job(JobFact::default()) };
+    assert!(why(&task, &denied).0.ends_with("(you may not read Events here, which may say more)"));
+    let got_one = Facts { refusal: Known::Is("old".into()), ..job(JobFact { active: true, ..JobFact::default() }) };
+    assert!(!why(&task, &got_one).0.contains("old"), "an old refusal is none");
+}
+
+#[test]
+fn a_refused_cancellation_is_why_it_still_runs() {
+    let mut status = step(json!({"name": "import", "state": "Running"}));
+    status["conditions"] = json!([{
+        "type": "CancelRequested", "status": "False", "reason": "NotNow", "message": "step import is in stage Updating",
+        "lastTransitionTime": "2026-11-24T08:00:00Z",
+    }]);
+    let (what, _) = why(&run(json!({"cancel": true}), status), &Facts::default());
+    assert!(what.ends_with("refused for now: step import is in stage Updating"), "{what}");
+}
+
+#[test]
+fn a_deletion_that_cannot_be_says_what_it_waits_for() {
+    let mut task = run(json!({}), json!({"state": "Complete"}));
+    task.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-24T07:00:00Z")).expect("a time");
+    assert!(why(&task, &Facts::default()).0.starts_with("It is being deleted: its pods"));
+    let stalled = json!({"state": "Complete", "conditions": [{
+        "type": "Stalled", "status": "True", "reason": "StoreNotReady", "message": "no answer",
+        "lastTransitionTime": "2026-11-24T08:00:00Z",
+    }]});
+    task.status = serde_json::from_value(stalled).expect("a status");
+    assert!(why(&task, &Facts::default()).0.ends_with("cannot be yet: StoreNotReady: no answer"));
+}

@@ -1,0 +1,57 @@
+//! `rerun`: the same once more, as a new run.
+
+use kube::api::PostParams;
+
+use crate::cli::change::{MANAGER, read};
+use crate::cli::cluster::ClusterError;
+use crate::cli::connect::Session;
+use crate::cli::error::CliError;
+use crate::cli::exit::Exit;
+use crate::cli::following::{Following, finish};
+use crate::cli::submit::{generated_name, once_more};
+use crate::cli::terminal::say;
+use crate::cli::words::clean;
+
+/// Submit a new run with the definition, parameters, inputs, team and priority of one that exists
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("A finished run is never reopened: this makes another one, which belongs to you.
+
+{}", Exit::help()))]
+pub(crate) struct Args {
+    /// Name of the run to take it all from
+    source: String,
+    /// Name of the new run
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Run the very revision the first run is pinned to, not the current one
+    #[arg(long)]
+    same_revision: bool,
+    #[command(flatten)]
+    following: Following,
+}
+
+/// Submits, and follows when asked to.
+pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError> {
+    let source = read(session, &args.source).await?;
+    let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+    let task = loop {
+        let random = uuid::Uuid::new_v4().as_u128();
+        let chosen = args.name.clone().unwrap_or_else(|| generated_name(&source.spec.definition.name, random));
+        let wanted = once_more(&source, &chosen, args.same_revision);
+        let error = match session.tasks().create(&parameters, &wanted).await {
+            Ok(task) => break task,
+            Err(error) => ClusterError::new(format!("create AsyncTask {chosen:?}"), error),
+        };
+        // A name that was made up may be taken by chance; one that was asked for is the person's to change.
+        if args.name.is_some() || error.status().is_none_or(|s| s.code != 409) {
+            return Err(error.into());
+        }
+    };
+    if let (Some(first), Some(now)) = (&source.spec.owner, &task.spec.owner)
+        && first != now
+    {
+        let inputs = if source.spec.inputs.is_empty() { "" } else { "; uploads of another owner are refused" };
+        say(&format!("The new run belongs to {}, the first one to {}{inputs}", clean(now), clean(first)));
+    }
+    finish(session, &args.following, task).await
+}

@@ -11,6 +11,7 @@ pub mod agent;
 pub mod cancel;
 pub mod decide;
 pub mod definition;
+pub mod drain;
 mod failure;
 pub mod flow;
 mod graph;

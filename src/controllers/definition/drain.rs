@@ -2,13 +2,13 @@
 //! count is stored, so no run costs a write here.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
 use crate::api::names::MANAGER_OPERATOR;
 use crate::api::state::RevisionState;
-use crate::api::{AsyncTask, TaskDefinition, TaskRevision};
+use crate::api::{AsyncTask, TaskRevision};
 use crate::plan::drain::{self, Drain, RevisionFact};
 use crate::runtime::client::{explain, is_status};
 
@@ -60,18 +60,18 @@ impl DrainError {
 
 /// The revisions of one definition and the runs on them.
 pub(super) struct Drains<'a> {
-    definition: &'a TaskDefinition,
+    definition: &'a ObjectMeta,
     name: String,
     revisions: Api<TaskRevision>,
     tasks: Api<AsyncTask>,
 }
 
 impl<'a> Drains<'a> {
-    pub(super) fn of(client: &Client, definition: &'a TaskDefinition) -> Self {
-        let namespace = definition.namespace().unwrap_or_default();
+    pub(super) fn of(client: &Client, definition: &'a ObjectMeta) -> Self {
+        let namespace = definition.namespace.clone().unwrap_or_default();
         Self {
             definition,
-            name: definition.name_any(),
+            name: definition.name.clone().unwrap_or_default(),
             revisions: Api::namespaced(client.clone(), &namespace),
             tasks: Api::namespaced(client.clone(), &namespace),
         }
@@ -103,7 +103,7 @@ impl<'a> Drains<'a> {
         let ours = |revision: &TaskRevision| {
             let owners = revision.owner_references();
             revision.metadata.deletion_timestamp.is_none()
-                && owners.iter().any(|owner| Some(&owner.uid) == self.definition.metadata.uid.as_ref())
+                && owners.iter().any(|owner| Some(&owner.uid) == self.definition.uid.as_ref())
         };
         let fact = async |revision: TaskRevision| {
             let name = revision.name_any();
@@ -129,7 +129,7 @@ impl<'a> Drains<'a> {
         let params = PatchParams::apply(MANAGER_OPERATOR).force();
         match self.revisions.patch_status(name, &params, &Patch::Apply(&patch)).await {
             Ok(_) => {
-                tracing::info!(uid = self.definition.uid(), revision = name, state = state.as_str(), "revision");
+                tracing::info!(uid = self.definition.uid, revision = name, state = state.as_str(), "revision");
                 Ok(())
             }
             Err(gone) if is_status(&gone, 404) => Ok(()),
@@ -145,7 +145,7 @@ impl<'a> Drains<'a> {
         let this = Preconditions { uid: Some(revision.uid.clone()), resource_version: None };
         match self.revisions.delete(&revision.name, &DeleteParams::default().preconditions(this)).await {
             Ok(_) => {
-                let (uid, revision) = (self.definition.uid(), revision.name.as_str());
+                let (uid, revision) = (self.definition.uid, revision.name.as_str());
                 tracing::info!(uid, revision, "retired revision removed");
                 Ok(())
             }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
+use kube::api::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
@@ -114,8 +115,8 @@ async fn reconcile(
     let action = match &guarded.0 {
         Ok(definition) => state.pace.run(&uid, generation, state.look(definition)).await,
         Err(invalid) => {
-            let report = state.reporter.unreadable(&invalid.metadata, &invalid.error);
-            state.pace.run(&uid, generation, report).await
+            let work = state.look_at_unreadable(&invalid.metadata, &invalid.error);
+            state.pace.run(&uid, generation, work).await
         }
     };
     Ok(action)
@@ -124,14 +125,19 @@ async fn reconcile(
 impl DefinitionController {
     async fn look(&self, definition: &TaskDefinition) -> Result<Next, DefinitionControllerError> {
         if definition.meta().deletion_timestamp.is_some() {
-            return self.end(definition).await;
+            let Some(why) = self.end(definition.meta()).await? else { return Ok(Next::Rest) };
+            let draining = definition.status.as_ref().and_then(|status| status.draining.clone());
+            self.reporter.report(definition, Finding::refused("Deleting", why), draining).await?;
+            return Ok(Next::LookAgain(DELETE_AGAIN));
         }
         // Until then no Job can be built; the change wakes all definitions.
         let Some(agent) = self.context.agent() else { return Ok(Next::Rest) };
         let (finding, kept, next) = self.examine(definition, &agent).await?;
         let last = definition.status.as_ref().and_then(|status| status.revision.as_ref());
         let draining = match finding.revision.as_ref().or(last) {
-            Some(current) => Drains::of(&self.context.client, definition).tend(&current.name, kept).await?.draining,
+            Some(current) => {
+                Drains::of(&self.context.client, definition.meta()).tend(&current.name, kept).await?.draining
+            }
             None => None,
         };
         let next = if draining.is_some() && next == Next::Rest { Next::LookAgain(DRAIN_AGAIN) } else { next };
@@ -139,26 +145,32 @@ impl DefinitionController {
         Ok(next)
     }
 
-    /// Runs that no revision is pinned for find out by themselves that their definition is gone.
-    async fn end(&self, definition: &TaskDefinition) -> Result<Next, DefinitionControllerError> {
-        self.proven().remove(&definition.uid().unwrap_or_default());
+    /// What cannot be read can still be deleted.
+    async fn look_at_unreadable(&self, of: &ObjectMeta, error: &str) -> Result<Next, DefinitionControllerError> {
+        if of.deletion_timestamp.is_none() {
+            return Ok(self.reporter.unreadable(of, error).await?);
+        }
+        Ok(self.end(of).await?.map_or(Next::Rest, |_| Next::LookAgain(DELETE_AGAIN)))
+    }
+
+    /// Lets a deleted definition go, or says what it waits for. Runs that are pinned to no revision are not among it:
+    /// they find out by themselves that their definition is gone.
+    async fn end(&self, definition: &ObjectMeta) -> Result<Option<String>, DefinitionControllerError> {
+        self.proven().remove(definition.uid.as_deref().unwrap_or_default());
         if !hold::is_held(definition) {
-            return Ok(Next::Rest);
+            return Ok(None);
         }
         let runs = Drains::of(&self.context.client, definition).runs().await?;
         if runs == 0 {
             hold::release(&self.context.client, definition).await?;
-            return Ok(Next::Rest);
+            return Ok(None);
         }
         let most = usize::try_from(MOST_COUNTED).unwrap_or(usize::MAX);
         let at_least = if runs < most { "" } else { "at least " };
-        let message = format!(
-            "it is being deleted and waits for {at_least}{runs} runs that are pinned to its revisions; no new run is \
-             admitted. Wait for them, or cancel them"
-        );
-        let draining = definition.status.as_ref().and_then(|status| status.draining.clone());
-        self.reporter.report(definition, Finding::refused("Deleting", message), draining).await?;
-        Ok(Next::LookAgain(DELETE_AGAIN))
+        Ok(Some(format!(
+            "it is being deleted and waits for the end of runs that are pinned to its revisions, {at_least}{runs}; no \
+             new run is admitted. Wait for them, or cancel them"
+        )))
     }
 
     fn proven(&self) -> MutexGuard<'_, HashMap<String, Proof>> {
@@ -186,7 +198,7 @@ impl DefinitionController {
             return refused(Part::Template.reason(), refusal, Next::TryAgain);
         }
         // Before the first run can be pinned to it.
-        hold::hold(&self.context.client, definition).await?;
+        hold::hold(&self.context.client, definition.meta()).await?;
         let revision = freeze::freeze(&self.context.client, definition).await?;
         Ok((Finding::frozen(revision), valid.revisions_kept, Next::Rest))
     }

@@ -75,6 +75,7 @@ fn world() -> World {
         namespace: "asynctask-system".into(),
         reconciles: Reconciles::new(&metrics),
         agent: AgentSettings { image: "agent:1".into(), injection },
+        require_digest: false,
         gateway,
         events: Recorder::new(client.clone(), reporter),
         client: client.clone(),

@@ -34,6 +34,9 @@ struct Args {
     /// How the agent gets into task pods
     #[arg(long, env = "ASYNCTASK_AGENT_INJECTION", value_enum, default_value_t = Choice::Auto)]
     agent_injection: Choice,
+    /// Refuse definitions whose images are named by a tag instead of a digest
+    #[arg(long, env = "ASYNCTASK_REQUIRE_DIGEST")]
+    require_digest: bool,
     /// Name of the gateway's Service
     #[arg(long, env = "ASYNCTASK_GATEWAY_SERVICE", default_value = "asynctask-gateway")]
     gateway_service: String,
@@ -86,6 +89,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         lease: args.lease,
         agent_image: args.agent_image,
         agent_injection: args.agent_injection,
+        require_digest: args.require_digest,
         gateway_service: args.gateway_service,
         filesystem_root: args.filesystem_root,
         trial_store: args.trial_store,

@@ -32,6 +32,8 @@ pub struct Context {
     pub reconciles: Reconciles,
     /// The agent's image and how it gets into pods.
     pub agent: AgentSettings,
+    /// Refuse definitions whose images are named by a tag.
+    pub require_digest: bool,
     /// Where agents find the gateway; `None` until the certificate exists.
     pub gateway: watch::Receiver<Option<GatewayAccess>>,
     /// Events in the operator's name.

@@ -53,6 +53,8 @@ pub struct Settings {
     pub agent_image: String,
     /// How the agent gets into pods.
     pub agent_injection: Choice,
+    /// Refuse definitions whose images are named by a tag.
+    pub require_digest: bool,
     /// Name of the gateway's Service.
     pub gateway_service: String,
     /// Where the volume for filesystem stores is mounted.
@@ -85,6 +87,7 @@ pub async fn start(
         lease,
         agent_image,
         agent_injection,
+        require_digest,
         gateway_service,
         filesystem_root,
         trial_store,
@@ -123,6 +126,7 @@ pub async fn start(
         metrics: metrics.clone(),
         reconciles: Reconciles::new(metrics),
         agent: AgentSettings { image: agent_image, injection },
+        require_digest,
         gateway,
         events: Recorder::new(client.clone(), reporter),
         client,

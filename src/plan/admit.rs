@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::decide::{Action, Pins, Plan, Verdict, later};
+use super::decide::{Action, PODS_AGAIN, Pins, Plan, Verdict, later};
 use super::definition::{ValidatedDefinition, ValidatedStep};
 use super::failure::refusal;
 use super::snapshot::{Admission, DefinitionFact, Execution, Trouble, is_held};
@@ -20,6 +20,9 @@ const DEFINITION_PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn plan(task: &AsyncTask, admission: &Admission, now: Timestamp) -> Plan {
     if task.spec.is_canceled() && admission.jobs.is_empty() {
+        if admission.pods.iter().any(|pod| pod.alive) {
+            return Plan::rest().wake(later(now, PODS_AGAIN));
+        }
         let message = "somebody asked for the end of the run before it was admitted: nothing ran".to_owned();
         return Plan::say(Verdict::is(TaskState::Canceled, "CanceledByUser", Some(message)));
     }
@@ -113,7 +116,7 @@ fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Ti
         content: Ok(Arc::clone(cleared.content)),
         jobs: admission.jobs.clone(),
         results: BTreeMap::new(),
-        pods: Vec::new(),
+        pods: admission.pods.clone(),
         turn: admission.turn.clone(),
         agent: admission.agent.clone(),
     };

@@ -107,7 +107,7 @@ fn cause(failure: &Failure, pod: Option<&PodFact>) -> Cause {
         _ if code == OUT_OF_MEMORY_CODE => Kind::Of(FailureKind::OomKilled),
         _ if code == "CommandNotFound" => Kind::Permanent,
         _ => match agents {
-            Some(exit::GATEWAY | exit::UPLOAD | exit::FENCED) => Kind::Platform,
+            Some(exit::GATEWAY | exit::UPLOAD | exit::FENCED | exit::CANCELED) => Kind::Platform,
             Some(exit::TERMINATED) => Kind::Of(FailureKind::Disruption),
             Some(_) => Kind::Of(FailureKind::ExitCode),
             None if pod.is_some_and(|pod| !pod.started) => Kind::Of(FailureKind::StartTimeout),

@@ -12,7 +12,11 @@ mod attempt;
 pub mod cancel;
 pub mod decide;
 pub mod definition;
+<<<<<<< HEAD
 mod end;
+=======
+pub mod drain;
+>>>>>>> h-def
 mod failure;
 pub mod flow;
 mod graph;

@@ -136,6 +136,8 @@ pub struct Admission {
     pub uploads: BTreeMap<String, UploadFact>,
     /// Its Jobs, if somebody made any already: us, before we could say so.
     pub jobs: Vec<JobFact>,
+    /// Its pods, when it is to be cancelled.
+    pub pods: Vec<PodFact>,
     /// Its place in the queue, once it was asked for.
     pub turn: Option<Turn>,
     /// What a pod must be told of the agent; `None` until the operator knows.

@@ -1,21 +1,28 @@
-//! TaskDefinitions: validated, proven by dry-runs, and frozen as a TaskRevision that runs are pinned to.
+//! TaskDefinitions: validated, proven by dry-runs, and frozen as a TaskRevision that runs are pinned to. Older revisions
+//! drain; a definition that is deleted stays until the runs on its revisions have ended.
 
+mod drain;
 mod dry_run;
 mod freeze;
+mod hold;
 mod report;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
+use kube::api::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
 use tokio::sync::watch;
 
+use self::drain::{DrainError, Drains, MOST_COUNTED};
 use self::dry_run::DryRunError;
 use self::freeze::FreezeError;
+use self::hold::HoldError;
 use self::report::{Finding, ReportError, Reporter};
 use super::context::Context;
 use super::pace::{Next, Pace, Reason};
@@ -24,11 +31,16 @@ use crate::api::TaskDefinition;
 use crate::plan::agent::Agent;
 use crate::plan::definition::{Part, ValidatedDefinition, validate};
 use crate::plan::job::{self, Run};
+use crate::plan::revision::unpinned_images;
 
 /// Longest delay between two tries.
 const MAX_DELAY: Duration = Duration::from_secs(60);
 /// A reconcile that takes longer has failed.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Between two looks while a revision drains: the end of a run wakes nobody here.
+const DRAIN_AGAIN: Duration = Duration::from_secs(15);
+/// Between two looks at a definition that waits for its end.
+const DELETE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Why nothing final could be said about a definition.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +50,10 @@ enum DefinitionControllerError {
     #[error(transparent)]
     Freeze(#[from] FreezeError),
     #[error(transparent)]
+    Drain(#[from] DrainError),
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+    #[error(transparent)]
     Report(#[from] ReportError),
 }
 
@@ -46,6 +62,8 @@ impl Reason for DefinitionControllerError {
         match self {
             Self::DryRun(_) => "DryRun",
             Self::Freeze(error) => error.reason(),
+            Self::Drain(error) => error.reason(),
+            Self::Hold(_) => "WriteFinalizers",
             Self::Report(_) => "WriteStatus",
         }
     }
@@ -55,13 +73,23 @@ struct DefinitionController {
     context: Arc<Context>,
     pace: Pace,
     reporter: Reporter,
+    /// By UID what the API server has taken: it is not asked again each time a drain is looked after.
+    proven: Mutex<HashMap<String, Proof>>,
+}
+
+/// A generation of a definition, with the agent that is added to its pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Proof {
+    generation: Option<i64>,
+    agent: Agent,
 }
 
 /// Runs until the process ends.
 pub(super) async fn run(context: Arc<Context>) {
     let pace = Pace::new("definition", DEADLINE, MAX_DELAY, context.reconciles.clone());
     let reporter = Reporter { client: context.client.clone(), events: context.events.clone() };
-    let state = Arc::new(DefinitionController { context: Arc::clone(&context), pace, reporter });
+    let proven = Mutex::default();
+    let state = Arc::new(DefinitionController { context: Arc::clone(&context), pace, reporter, proven });
     // What the agent adds to a pod may be what the API server refuses, so all are proven again when it changes.
     let agent_changed = stream::select(changes(context.agent.injection.clone()), changes(context.gateway.clone()));
     watches::controller(Api::<DeserializeGuard<TaskDefinition>>::all(context.client.clone()))
@@ -87,8 +115,8 @@ async fn reconcile(
     let action = match &guarded.0 {
         Ok(definition) => state.pace.run(&uid, generation, state.look(definition)).await,
         Err(invalid) => {
-            let report = state.reporter.unreadable(&invalid.metadata, &invalid.error);
-            state.pace.run(&uid, generation, report).await
+            let work = state.look_at_unreadable(&invalid.metadata, &invalid.error);
+            state.pace.run(&uid, generation, work).await
         }
     };
     Ok(action)
@@ -97,29 +125,101 @@ async fn reconcile(
 impl DefinitionController {
     async fn look(&self, definition: &TaskDefinition) -> Result<Next, DefinitionControllerError> {
         if definition.meta().deletion_timestamp.is_some() {
-            return Ok(Next::Rest);
+            let Some(why) = self.end(definition.meta()).await? else { return Ok(Next::Rest) };
+            let draining = definition.status.as_ref().and_then(|status| status.draining.clone());
+            self.reporter.report(definition, Finding::refused("Deleting", why), draining).await?;
+            return Ok(Next::LookAgain(DELETE_AGAIN));
         }
         // Until then no Job can be built; the change wakes all definitions.
         let Some(agent) = self.context.agent() else { return Ok(Next::Rest) };
-        let (finding, next) = self.examine(definition, &agent).await?;
-        self.reporter.report(definition, finding).await?;
+        let (finding, kept, next) = self.examine(definition, &agent).await?;
+        let last = definition.status.as_ref().and_then(|status| status.revision.as_ref());
+        let draining = match finding.revision.as_ref().or(last) {
+            Some(current) => {
+                Drains::of(&self.context.client, definition.meta()).tend(&current.name, kept).await?.draining
+            }
+            None => None,
+        };
+        let next = if draining.is_some() && next == Next::Rest { Next::LookAgain(DRAIN_AGAIN) } else { next };
+        self.reporter.report(definition, finding, draining).await?;
         Ok(next)
     }
 
+    /// What cannot be read can still be deleted.
+    async fn look_at_unreadable(&self, of: &ObjectMeta, error: &str) -> Result<Next, DefinitionControllerError> {
+        if of.deletion_timestamp.is_none() {
+            return Ok(self.reporter.unreadable(of, error).await?);
+        }
+        Ok(self.end(of).await?.map_or(Next::Rest, |_| Next::LookAgain(DELETE_AGAIN)))
+    }
+
+    /// Lets a deleted definition go, or says what it waits for. Runs that are pinned to no revision are not among it:
+    /// they find out by themselves that their definition is gone.
+    async fn end(&self, definition: &ObjectMeta) -> Result<Option<String>, DefinitionControllerError> {
+        self.proven().remove(definition.uid.as_deref().unwrap_or_default());
+        if !hold::is_held(definition) {
+            return Ok(None);
+        }
+        let runs = Drains::of(&self.context.client, definition).runs().await?;
+        if runs == 0 {
+            hold::release(&self.context.client, definition).await?;
+            return Ok(None);
+        }
+        let most = usize::try_from(MOST_COUNTED).unwrap_or(usize::MAX);
+        let at_least = if runs < most { "" } else { "at least " };
+        Ok(Some(format!(
+            "it is being deleted and waits for the end of runs that are pinned to its revisions, {at_least}{runs}; no \
+             new run is admitted. Wait for them, or cancel them"
+        )))
+    }
+
+    fn proven(&self) -> MutexGuard<'_, HashMap<String, Proof>> {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be said, how many retired revisions are kept, and when to look again.
     async fn examine(
         &self,
         definition: &TaskDefinition,
         agent: &Agent,
-    ) -> Result<(Finding, Next), DefinitionControllerError> {
+    ) -> Result<(Finding, usize, Next), DefinitionControllerError> {
+        // Of a definition that is refused nothing is thrown away: its author may want to go back.
+        let refused = |reason, message, next| Ok((Finding::refused(reason, message), usize::MAX, next));
         let valid = match validate(&definition.spec) {
             Ok(valid) => valid,
-            Err(invalid) => return Ok((Finding::refused(invalid.reason(), invalid.to_string()), Next::Rest)),
+            Err(invalid) => return refused(invalid.reason(), invalid.to_string(), Next::Rest),
         };
-        if let Some(refusal) = self.refusal(definition, &valid, agent).await? {
-            // What is missing in the namespace (an account, a label) may come a moment later, and nothing tells us.
-            return Ok((Finding::refused(Part::Template.reason(), refusal), Next::TryAgain));
+        let by_tag = unpinned_images(&definition.spec);
+        if self.context.require_digest && !by_tag.is_empty() {
+            return refused(Part::Template.reason(), tags_refused(&by_tag), Next::Rest);
         }
-        Ok((Finding::frozen(freeze::freeze(&self.context.client, definition).await?), Next::Rest))
+        if let Some(refusal) = self.prove(definition, &valid, agent).await? {
+            // What is missing in the namespace (an account, a label) may come a moment later, and nothing tells us.
+            return refused(Part::Template.reason(), refusal, Next::TryAgain);
+        }
+        // Before the first run can be pinned to it.
+        hold::hold(&self.context.client, definition.meta()).await?;
+        let revision = freeze::freeze(&self.context.client, definition).await?;
+        Ok((Finding::frozen(revision), valid.revisions_kept, Next::Rest))
+    }
+
+    /// What the API server has against the steps; asked once for each generation and agent.
+    async fn prove(
+        &self,
+        definition: &TaskDefinition,
+        valid: &ValidatedDefinition,
+        agent: &Agent,
+    ) -> Result<Option<String>, DefinitionControllerError> {
+        let uid = definition.uid().unwrap_or_default();
+        let proof = Proof { generation: definition.meta().generation, agent: agent.clone() };
+        if self.proven().get(&uid) == Some(&proof) {
+            return Ok(None);
+        }
+        let refusal = self.refusal(definition, valid, agent).await?;
+        if refusal.is_none() {
+            self.proven().insert(uid, proof);
+        }
+        Ok(refusal)
     }
 
     /// What the API server has against the steps, if anything.
@@ -147,4 +247,11 @@ impl DefinitionController {
         }
         Ok(None)
     }
+}
+
+fn tags_refused(images: &[String]) -> String {
+    format!(
+        "steps: this cluster takes images by digest only, and these are named by a tag: {}. Name them image@sha256:…",
+        images.join(", ")
+    )
 }

@@ -21,7 +21,8 @@ use crate::runtime::client::explain;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
     ready: Claim,
-    revision: Option<RevisionRef>,
+    /// The revision that new runs are pinned to.
+    pub(super) revision: Option<RevisionRef>,
 }
 
 impl Finding {
@@ -59,11 +60,16 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// Says what was found, if that is news.
-    pub(super) async fn report(&self, definition: &TaskDefinition, finding: Finding) -> Result<(), ReportError> {
+    /// Says what was found and which revisions drain, if that is news.
+    pub(super) async fn report(
+        &self,
+        definition: &TaskDefinition,
+        finding: Finding,
+        draining: Option<String>,
+    ) -> Result<(), ReportError> {
         let before = definition.status.clone().unwrap_or_default();
         let ready = finding.ready.clone();
-        let status = status(definition, finding, &before, Timestamp::now());
+        let status = TaskDefinitionStatus { draining, ..status(definition, finding, &before, Timestamp::now()) };
         if status == before {
             return Ok(());
         }

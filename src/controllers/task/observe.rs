@@ -69,8 +69,10 @@ impl TaskController {
             DefinitionFact::Missing(_) | DefinitionFact::NotReady(_) => (Err(NoStore::NoDefault), BTreeMap::new()),
         };
         let parameters = task.spec.parameters.clone().unwrap_or_else(|| json!({}));
+        let pods = if task.spec.is_canceled() { self.pods(task).await? } else { Vec::new() };
+        let pods = pods.iter().map(results::pod_fact).collect();
         let (turn, agent) = (known.turn, self.context.agent());
-        Ok(Admission { definition, store, parameters, uploads, jobs, turn, agent })
+        Ok(Admission { definition, store, parameters, uploads, jobs, pods, turn, agent })
     }
 
     fn cached_jobs_of(&self, task: &AsyncTask) -> Vec<JobFact> {

@@ -3,6 +3,7 @@
 mod chance;
 mod life;
 mod steps;
+mod walks;
 
 use crate::api::condition;
 use crate::api::names::{ANNOTATION_FINISHED, FINALIZER_OUTPUTS};
@@ -68,6 +69,7 @@ fn task(name: &str) -> Story {
             parameters: json!({}),
             uploads: BTreeMap::new(),
             jobs: Vec::new(),
+            pods: Vec::new(),
             turn: None,
             agent: Some(Agent {
                 image: "agent:1".into(),
@@ -172,6 +174,7 @@ impl Story {
         match phase(&self.task) {
             Phase::New => Seen::New(Box::new(Admission {
                 jobs: self.world.jobs.clone(),
+                pods: if self.task.spec.is_canceled() { self.world.pods.clone() } else { Vec::new() },
                 turn: self.world.turn.clone(),
                 ..self.admission.clone()
             })),

@@ -10,7 +10,7 @@ use crate::plan::decide::CancelNews;
 /// read ─► left ──► join        repair: if left failed, recovers · clean: if right failed or was cancelled
 ///     └─► right ─┘
 /// ```
-fn diamond(more: &Value) -> Story {
+pub(super) fn diamond(more: &Value) -> Story {
     let step = |name: &str, rest: Value| {
         let mut step = json!({"name": name, "template": template()});
         step.as_object_mut().expect("an object").extend(rest.as_object().expect("an object").clone());

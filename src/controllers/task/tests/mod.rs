@@ -80,6 +80,7 @@ fn world() -> World {
         limits: Limits::default(),
         reconciles: Reconciles::new(&metrics),
         agent: AgentSettings { image: "agent:1".into(), injection },
+        require_digest: false,
         gateway,
         events: Recorder::new(client.clone(), reporter),
         client: client.clone(),

@@ -11,8 +11,10 @@ pub const FINISHED: &str = "Finished";
 pub const SUCCEEDED: &str = "Succeeded";
 /// AsyncTask: the outputs can be fetched.
 pub const OUTPUTS_READY: &str = "OutputsReady";
-/// AsyncTask: somebody asked for the end of the run; False while that cannot be, with what it waits for.
+/// AsyncTask: somebody asked for the end of the run; with reason [`NOT_NOW`] while that cannot be, and what it waits for.
 pub const CANCEL_REQUESTED: &str = "CancelRequested";
+/// Reason of [`CANCEL_REQUESTED`] while the run goes on all the same.
+pub const NOT_NOW: &str = "NotNow";
 /// kstatus: True until the object has reached what was asked.
 pub const RECONCILING: &str = "Reconciling";
 /// kstatus: True when it cannot go on without help.

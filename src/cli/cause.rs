@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::render::{cancel_request, place_in_queue};
 use super::words::{ahead, clean};
-use crate::api::condition::{CANCEL_REQUESTED, STALLED};
+use crate::api::condition::{CANCEL_REQUESTED, NOT_NOW, STALLED};
 use crate::api::state::StepState;
 use crate::api::task::{AsyncTaskStatus, Failure, StepStatus, Waiting};
 use crate::api::{AsyncTask, TaskState};
@@ -131,7 +131,7 @@ fn pending(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Times
             )
         }
         "Suspended" => Cause::new("It is suspended", format!("`kubectl asynctask resume {name}` lets it go on")),
-        "ConcurrencyKeyBusy" => key_busy(facts),
+        "ConcurrencyKeyBusy" => key_busy(&message, facts),
         "Queued" => {
             let place = status.queue.as_ref().and_then(place_in_queue);
             let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
@@ -158,22 +158,24 @@ fn pending(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Times
     }
 }
 
-fn key_busy(facts: &Facts) -> Cause {
-    let same = "the same concurrency key is in progress";
+fn key_busy(message: &str, facts: &Facts) -> Cause {
     match &facts.holder {
         Known::Is(holder) => Cause::new(
-            format!("Run {} with {same}", clean(holder)),
+            format!("Run {} with the same concurrency key is in progress", clean(holder)),
             format!("Wait for it: `kubectl asynctask watch {}`", clean(holder)),
         ),
-        Known::Denied(kind) => Cause::new(
-            format!("Another run with {same}; you may not read {kind} here, which name it"),
-            "Wait for it: this run starts by itself",
+        Known::Denied(_) | Known::Nothing => Cause::new(
+            format!("Another run of its concurrency key is first{message}"),
+            "Wait for it: this one starts by itself",
         ),
-        Known::Nothing => Cause::new(format!("Another run with {same}"), "Wait for it: this run starts by itself"),
     }
 }
 
 fn running(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Timestamp) -> Cause {
+    if status.reason.as_deref() == Some("SuspendLater") {
+        let until = status.message.as_deref().map(clean).unwrap_or_default();
+        return Cause::new(format!("It runs on although it is to be suspended: {until}"), "Nothing: wait for the step");
+    }
     // The operator itself is in trouble: whatever the steps say may be old.
     if status.reason.as_deref().is_some_and(|reason| reason != "Running") && status.message.is_some() {
         return Cause::new(format!("It cannot go on now{}", said(status)), "Mend what the message names");
@@ -186,7 +188,7 @@ fn running(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Times
     if let Some(step) = of(StepState::Retrying).next() {
         return retrying(step, now);
     }
-    let refused = status.conditions.iter().any(|c| c.type_ == CANCEL_REQUESTED && c.status == "False");
+    let refused = status.conditions.iter().any(|c| c.type_ == CANCEL_REQUESTED && c.reason == NOT_NOW);
     if let Some(request) = cancel_request(task).filter(|_| refused) {
         return Cause::new(
             format!("It runs on although it is to be cancelled: {request}"),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::plan_page::{at_work, plan};
 use super::words::{Paint, ahead, clean, clean_lines, elapsed, indent, moment, size, table};
-use crate::api::condition::{CANCEL_REQUESTED, READY};
+use crate::api::condition::{CANCEL_REQUESTED, NOT_NOW, READY};
 use crate::api::task::{AsyncTask, AsyncTaskStatus, Failure, QueueStatus, Transition};
 use crate::api::{TaskDefinition, TaskState};
 
@@ -118,7 +118,7 @@ pub(crate) fn cancel_request(task: &AsyncTask) -> Option<String> {
     let conditions = task.status.iter().flat_map(|s| &s.conditions);
     let told = conditions.into_iter().find(|c| c.type_ == CANCEL_REQUESTED);
     Some(match told {
-        Some(c) if c.status == "False" => format!("refused for now: {}", clean(&c.message)),
+        Some(c) if c.reason == NOT_NOW => format!("refused for now: {}", clean(&c.message)),
         Some(c) if !c.message.is_empty() => format!("requested: {}", clean(&c.message)),
         Some(_) => "requested".to_owned(),
         None => "requested; the operator has not looked at it yet".to_owned(),

@@ -162,7 +162,7 @@ impl Writer {
                 "Accepted",
                 format!("the run is being cancelled{effect}"),
             ),
-            CancelNews::NotNow(why) => Claim::new(condition::CANCEL_REQUESTED, Some(true), "NotNow", why),
+            CancelNews::NotNow(why) => Claim::new(condition::CANCEL_REQUESTED, Some(true), condition::NOT_NOW, why),
         }
     }
 

@@ -12,11 +12,8 @@ mod attempt;
 pub mod cancel;
 pub mod decide;
 pub mod definition;
-<<<<<<< HEAD
-mod end;
-=======
 pub mod drain;
->>>>>>> h-def
+mod end;
 mod failure;
 pub mod flow;
 mod graph;

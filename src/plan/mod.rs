@@ -8,17 +8,21 @@
 
 mod admit;
 pub mod agent;
+mod attempt;
 pub mod cancel;
 pub mod decide;
 pub mod definition;
 pub mod drain;
+mod end;
 mod failure;
 pub mod flow;
 mod graph;
 mod inputs;
 pub mod job;
+mod life;
 pub mod names;
 pub mod parameters;
+pub mod queue;
 pub mod retry;
 pub mod revision;
 pub mod seal;
@@ -27,6 +31,7 @@ pub mod status;
 mod steps;
 pub mod stores;
 mod template;
+mod wait;
 
 #[cfg(test)]
 mod tests;

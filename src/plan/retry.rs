@@ -32,6 +32,16 @@ impl Codes {
         self.0.is_empty()
     }
 
+    /// As an author would write them.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        let text = |range: &RangeInclusive<i32>| match (range.start(), range.end()) {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        };
+        self.0.iter().map(text).collect()
+    }
+
     /// Whether every code of the other list is in this one.
     fn cover(&self, other: &Self) -> bool {
         self.is_empty() || (!other.is_empty() && other.0.iter().cloned().flatten().all(|code| self.hold(Some(code))))

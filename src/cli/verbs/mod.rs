@@ -2,6 +2,7 @@
 
 pub(crate) mod completion;
 pub(crate) mod definitions;
+pub(crate) mod lint;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod outputs;

@@ -8,9 +8,25 @@ use super::render::readiness;
 use super::words::{Paint, clean, clean_lines, indent, table};
 use crate::api::TaskDefinition;
 use crate::api::definition::{InputSpec, StepSpec, TaskDefinitionSpec};
+use crate::api::state::RevisionState;
+
+/// A revision and the runs that are on it.
+#[derive(Debug)]
+pub(crate) struct RevisionLine {
+    /// Number within the definition.
+    pub(crate) number: i64,
+    /// Name.
+    pub(crate) name: String,
+    /// State; absent until the operator has looked.
+    pub(crate) state: Option<RevisionState>,
+    /// Runs that are pinned to it and not over.
+    pub(crate) runs: usize,
+    /// There are more than were counted.
+    pub(crate) more: bool,
+}
 
 /// The whole page.
-pub(crate) fn page(definition: &TaskDefinition, paint: Paint) -> String {
+pub(crate) fn page(definition: &TaskDefinition, revisions: &[RevisionLine], paint: Paint) -> String {
     let name = clean(definition.metadata.name.as_deref().unwrap_or_default());
     let spec = &definition.spec;
     let revision = definition.status.as_ref().and_then(|s| s.revision.as_ref());
@@ -29,8 +45,19 @@ pub(crate) fn page(definition: &TaskDefinition, paint: Paint) -> String {
         page.push_str(&step_lines(step));
     }
     section(&mut page, paint, "Outputs", outputs(spec), "the log only");
+    section(&mut page, paint, "Revisions", revisions.iter().map(revision_row).collect(), "none yet");
     let _ = write!(page, "\n{}\n  {}\n", paint.bold("Run it"), example(&name, spec));
     page
+}
+
+fn revision_row(line: &RevisionLine) -> Vec<String> {
+    let runs = match (line.runs, line.more) {
+        (1, false) => "1 run".to_owned(),
+        (runs, false) => format!("{runs} runs"),
+        (runs, true) => format!("more than {runs} runs"),
+    };
+    let state = line.state.map_or("-", RevisionState::as_str);
+    vec![line.number.to_string(), clean(&line.name), state.to_owned(), runs]
 }
 
 fn section(page: &mut String, paint: Paint, title: &str, rows: Vec<Vec<String>>, none: &str) {
@@ -131,12 +158,19 @@ fn example(name: &str, spec: &TaskDefinitionSpec) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::page;
+    use super::{RevisionLine, page};
+    use crate::api::state::RevisionState;
     use crate::cli::words::Paint;
 
     #[test]
     fn the_page_says_all_a_person_needs_to_run_it() {
         let definition = serde_yaml_ng::from_str(include_str!("golden/definition.yaml")).expect("a definition");
-        crate::cli::golden::check("definition.txt", &page(&definition, Paint { on: false }));
+        let line = |number, state, runs, more| RevisionLine { number, name: format!("r-{number}"), state, runs, more };
+        let revisions = [
+            line(3, Some(RevisionState::Current), 500, true),
+            line(2, Some(RevisionState::Draining), 1, false),
+            line(1, Some(RevisionState::Retired), 0, false),
+        ];
+        crate::cli::golden::check("definition.txt", &page(&definition, &revisions, Paint { on: false }));
     }
 }

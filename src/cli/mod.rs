@@ -86,6 +86,7 @@ enum Verb {
     History(verbs::history::Args),
     States(verbs::states::Args),
     Definitions(verbs::definitions::Args),
+    Lint(verbs::lint::Args),
     Version(verbs::version::Args),
     Completion(verbs::completion::Args),
 }
@@ -125,6 +126,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Verb::History(args) => verbs::history::run(&session().await?, &args).await,
         Verb::States(args) => Ok(verbs::states::run(&args)?),
         Verb::Definitions(args) => verbs::definitions::run(&session().await?, &args).await,
+        Verb::Lint(args) => Ok(verbs::lint::run(&args)?),
         Verb::Version(args) => verbs::version::run(session, &args).await,
         Verb::Completion(args) => Ok(verbs::completion::run(&args)?),
     }

@@ -43,11 +43,17 @@ pub fn violations(schema: Option<&Value>, parameters: &Value) -> Vec<String> {
     let Some(schema) = schema else {
         return undeclared(parameters);
     };
-    match compile(schema) {
-        Ok(validator) => validator.iter_errors(parameters).map(|error| sentence(&error)).collect(),
-        // The definition would not be Ready; said here too, because the caller may hold one that was never checked.
-        Err(error) => vec![format!("/: the definition's own schema cannot be used: {error}")],
-    }
+    // The definition would not be Ready; said here too, because the caller may hold one that was never checked.
+    let unusable = |error| vec![format!("/: the definition's own schema cannot be used: {error}")];
+    against(schema, parameters).unwrap_or_else(unusable)
+}
+
+/// Every way in which a value of any size violates a schema.
+///
+/// # Errors
+/// The schema cannot be used.
+pub fn against(schema: &Value, value: &Value) -> Result<Vec<String>, SchemaError> {
+    Ok(compile(schema)?.iter_errors(value).map(|error| sentence(&error)).collect())
 }
 
 /// Checks a schema before anybody relies on it.

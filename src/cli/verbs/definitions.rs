@@ -4,15 +4,19 @@ use jiff::Timestamp;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 
-use crate::api::TaskDefinition;
+use crate::api::{TaskDefinition, TaskRevision};
 use crate::cli::cluster::ClusterError;
 use crate::cli::connect::Session;
-use crate::cli::definition_page;
+use crate::cli::definition_page::{self, RevisionLine};
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::render::readiness;
 use crate::cli::terminal::{print, say, view};
 use crate::cli::words::{clean, elapsed, table};
+use crate::plan::drain;
+
+/// Most runs that are counted on a revision.
+const MOST_COUNTED: u32 = 500;
 
 /// List what can be run; with a name: its parameters, inputs, steps and outputs
 #[derive(Debug, clap::Args)]
@@ -30,7 +34,8 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<Exit, CliError
     if let Some(name) = &args.name {
         let act = format!("read TaskDefinition {name:?}");
         let definition = session.definitions().get(name).await.map_err(ClusterError::on(act))?;
-        print(&definition_page::page(&definition, view().paint))?;
+        let revisions = revisions(session, name).await?;
+        print(&definition_page::page(&definition, &revisions, view().paint))?;
         return Ok(Exit::Ok);
     }
     let resource = ApiResource::erase::<TaskDefinition>(&());
@@ -49,8 +54,27 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<Exit, CliError
     Ok(Exit::Ok)
 }
 
+/// The newest first, each with the runs that are on it now: counted when asked, because nobody keeps the number.
+async fn revisions(session: &Session, definition: &str) -> Result<Vec<RevisionLine>, CliError> {
+    let revisions: Api<TaskRevision> = Api::namespaced(session.client.clone(), &session.namespace);
+    let of_this = ListParams::default().fields(&format!("spec.definition={definition}"));
+    let act = format!("list the TaskRevisions of {definition:?}");
+    let mut lines = Vec::new();
+    for revision in revisions.list(&of_this).await.map_err(ClusterError::on(act))? {
+        let name = revision.metadata.name.unwrap_or_default();
+        let act = format!("count the runs on TaskRevision {name:?}");
+        let runs = ListParams::default().fields(&drain::runs_on(&name)).limit(MOST_COUNTED);
+        let runs = session.tasks().list_metadata(&runs).await.map_err(ClusterError::on(act))?;
+        let more = runs.metadata.continue_.is_some_and(|token| !token.is_empty());
+        let state = revision.status.and_then(|status| status.state);
+        lines.push(RevisionLine { number: revision.spec.number, name, state, runs: runs.items.len(), more });
+    }
+    lines.sort_by_key(|line| std::cmp::Reverse(line.number));
+    Ok(lines)
+}
+
 fn page(definitions: Vec<DynamicObject>, namespaces: bool, now: Timestamp) -> String {
-    let mut head = ["NAME", "TITLE", "STATE", "REVISION", "AGE"].map(str::to_owned).to_vec();
+    let mut head = ["NAME", "TITLE", "STATE", "REVISION", "DRAINING", "AGE"].map(str::to_owned).to_vec();
     if namespaces {
         head.insert(0, "NAMESPACE".to_owned());
     }
@@ -72,12 +96,14 @@ fn page(definitions: Vec<DynamicObject>, namespaces: bool, now: Timestamp) -> St
 
 fn row(definition: &TaskDefinition, now: Timestamp) -> Vec<String> {
     let revision = definition.status.as_ref().and_then(|s| s.revision.as_ref());
+    let draining = definition.status.as_ref().and_then(|s| s.draining.as_deref());
     let created = definition.metadata.creation_timestamp.as_ref();
     vec![
         definition.metadata.name.clone().unwrap_or_default(),
         clean(&definition.spec.title),
         readiness(definition),
         revision.map_or_else(|| "-".to_owned(), |r| r.number.to_string()),
+        draining.map_or_else(|| "-".to_owned(), clean),
         created.map_or_else(|| "-".to_owned(), |t| elapsed(t.0, now)),
     ]
 }

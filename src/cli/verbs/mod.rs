@@ -4,6 +4,7 @@ pub(crate) mod cancel;
 pub(crate) mod completion;
 pub(crate) mod definitions;
 pub(crate) mod history;
+pub(crate) mod lint;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod outputs;

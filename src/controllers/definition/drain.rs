@@ -145,7 +145,7 @@ impl<'a> Drains<'a> {
         let this = Preconditions { uid: Some(revision.uid.clone()), resource_version: None };
         match self.revisions.delete(&revision.name, &DeleteParams::default().preconditions(this)).await {
             Ok(_) => {
-                let (uid, revision) = (self.definition.uid, revision.name.as_str());
+                let (uid, revision) = (self.definition.uid.as_deref(), revision.name.as_str());
                 tracing::info!(uid, revision, "retired revision removed");
                 Ok(())
             }

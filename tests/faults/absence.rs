@@ -1,0 +1,1 @@
+//! R05, R23: the operator is away, or its objects come back.

@@ -1,0 +1,1 @@
+//! R06: two operators, and the first one is only asleep.

@@ -106,8 +106,7 @@ fn two_runs_without_a_fault_come_to_the_same() {
     let site = site();
     let scenario = Scenario::read("one-step", site);
     let (one, other) = (reference(&scenario, site), unharmed(&scenario, site));
-    let outcome = Outcome { place: "nowhere".to_owned(), struck: true, against: other.end.judge(&one.end) };
-    report("–", "none", &[outcome]);
+    report("–", "none", &[Outcome::at("nowhere", other.end.judge(&one.end))]);
 }
 
 #[test]

@@ -12,15 +12,18 @@ use crate::support::{Namespace, audit};
 /// Names of the oracles, in the order of [`End::judge`].
 pub(crate) const NAMES: [&str; 5] = ["O1 ledger", "O2 objects", "O3 audit", "O4 bucket", "O5 secrets"];
 
+/// Names of pods tell nothing.
+const PODS_DELETED: &str = "delete pods";
+
 /// What came of a run, without what differs from run to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct End {
     /// O1: how often each attempt began.
-    ledger: BTreeMap<String, usize>,
+    pub(crate) ledger: BTreeMap<String, usize>,
     /// O2: the objects that are there.
     objects: BTreeMap<String, Value>,
     /// O3: how often something was created or deleted.
-    changes: BTreeMap<String, usize>,
+    pub(crate) changes: BTreeMap<String, usize>,
     /// O4: the keys in the bucket.
     keys: Vec<String>,
     /// O4: keys that no manifest names, and names without a key.
@@ -41,6 +44,12 @@ impl End {
             strays,
             leaks: leaks(ns, site),
         }
+    }
+
+    /// The same after somebody has deleted the pods.
+    pub(crate) fn with_pods_deleted(mut self) -> Self {
+        self.changes.insert(PODS_DELETED.to_owned(), 1);
+        self
     }
 
     /// One answer an oracle: nothing, or what is wrong.
@@ -109,8 +118,7 @@ fn masked(text: &str, namespace: &str) -> String {
     groups.into_iter().filter(|part| !is_group(part)).collect::<Vec<_>>().join("-")
 }
 
-/// What the API server let be created and deleted: how often, of which kind. Pods are told apart from what was asked
-/// for by whom: the garbage collector's deletions count too.
+/// What the API server let be created and deleted, by whomever: how often, of which kind.
 fn changes(namespace: &str) -> BTreeMap<String, usize> {
     let mut changes = BTreeMap::new();
     for line in audit(namespace) {
@@ -125,7 +133,7 @@ fn changes(namespace: &str) -> BTreeMap<String, usize> {
         // Deleting is asked for more than once by its nature: what counts is what was deleted.
         if ours && done && verb == "delete" {
             let name = masked(object["name"].as_str().unwrap_or_default(), namespace);
-            changes.insert(format!("{verb} {resource} {}", if resource == "pods" { "" } else { &name }), 1);
+            changes.insert(if resource == "pods" { PODS_DELETED.to_owned() } else { format!("delete {resource} {name}") }, 1);
         }
     }
     changes

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use asynctask_operator::storage::s3::{S3Options, S3Store};
 use serde_json::{Value, json};
@@ -138,15 +137,12 @@ fn declare(endpoint: &str, options: &S3Options, secret: &str) {
          "spec": {"prefix": PREFIX, "s3": {"endpoint": endpoint, "bucket": options.bucket, "pathStyle": true,
                   "credentialsSecret": {"name": STORE}}}},
     ]});
+    // A kept cluster still has that of the run before, at an address that is gone.
+    kubectl(&["delete", "outputstore", STORE, "--ignore-not-found"]).ok();
     kubectl_in(&["apply"], &documents.to_string()).ok();
     until("the store behind the proxy is Ready", || {
         let status = get(&["outputstore", STORE])["status"].clone();
         let ready = status["conditions"].as_array()?.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
         ready.then_some(())
     });
-}
-
-/// A word for names of this moment.
-pub(crate) fn moment() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()
 }

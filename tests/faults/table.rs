@@ -15,6 +15,13 @@ pub(crate) struct Outcome {
     pub(crate) against: [Option<String>; 5],
 }
 
+impl Outcome {
+    /// A fault that was placed by the test itself.
+    pub(crate) fn at(place: &str, against: [Option<String>; 5]) -> Self {
+        Self { place: place.to_owned(), struck: true, against }
+    }
+}
+
 /// Writes the line of a fault, and fails if an oracle has something against it.
 #[track_caller]
 pub(crate) fn report(id: &str, fault: &str, outcomes: &[Outcome]) {

@@ -48,7 +48,7 @@ pub(crate) enum CallError {
     #[error("{act}: {said}")]
     Local { act: &'static str, said: String },
     #[error("{act}: the gateway refused with status {status}: {said}")]
-    Refused { act: &'static str, status: u16, said: String },
+    Refused { act: &'static str, status: u16, word: Option<String>, said: String },
     #[error("{act}: the gateway's answer is not understood ({said}); are agent and gateway of neighbouring versions?")]
     Answer { act: &'static str, said: String },
 }
@@ -57,8 +57,16 @@ pub(crate) enum CallError {
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
+    /// Title of the gateway's answer: a word programs can tell apart.
+    pub(crate) word: Option<String>,
     /// For people; without a URL.
     pub(crate) said: String,
+}
+
+impl Fault {
+    pub(crate) fn new(kind: Kind, said: impl Into<String>) -> Self {
+        Self { kind, word: None, said: said.into() }
+    }
 }
 
 /// The gateway, with the pod's own token.
@@ -135,7 +143,7 @@ impl Gateway {
 
     fn authorised(&self, method: Method, path: &str) -> Result<RequestBuilder, Fault> {
         let token = std::fs::read_to_string(&self.token)
-            .map_err(|error| Fault { kind: Kind::Local, said: format!("cannot read the pod's token: {error}") })?;
+            .map_err(|error| Fault::new(Kind::Local, format!("cannot read the pod's token: {error}")))?;
         Ok(self.http.request(method, format!("{}{path}", self.base)).bearer_auth(token.trim()))
     }
 
@@ -157,7 +165,9 @@ impl Gateway {
             };
             if self.wait_after(act, Peer::Gateway, &fault, &mut tries).await == Decision::Stop {
                 return Err(match fault.kind {
-                    Kind::Status { code, .. } => CallError::Refused { act, status: code, said: fault.said },
+                    Kind::Status { code, .. } => {
+                        CallError::Refused { act, status: code, word: fault.word, said: fault.said }
+                    }
                     Kind::Local | Kind::Unreachable => CallError::Local { act, said: fault.said },
                 });
             }
@@ -202,7 +212,7 @@ impl Transport {
 
     /// Makes a signed request ready. A path goes to the gateway with the token, a URL to its host without.
     pub(crate) fn request(&self, signed: &SignedRequest) -> Result<(Peer, RequestBuilder), Fault> {
-        let wrong = |what: &str| Fault { kind: Kind::Local, said: format!("the signed request has {what}") };
+        let wrong = |what: &str| Fault::new(Kind::Local, format!("the signed request has {what}"));
         let method = Method::from_bytes(signed.method.as_bytes()).map_err(|_| wrong("no HTTP method"))?;
         let (peer, request) = if signed.url.starts_with('/') {
             (Peer::Gateway, self.gateway.authorised(method, &signed.url)?)
@@ -233,14 +243,14 @@ pub(crate) async fn send(peer: Peer, request: RequestBuilder) -> Result<Response
     let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let kind = Kind::Status { code, retry_after: retry_after.map(Duration::from_secs) };
     let body = beginning(answer).await;
-    let said = match peer {
-        Peer::Gateway => detail(&body).unwrap_or_else(|| "no reason given".to_owned()),
+    let (word, said) = match peer {
+        Peer::Gateway => (title(&body), detail(&body).unwrap_or_else(|| "no reason given".to_owned())),
         Peer::Store => match store_code(&body) {
-            Some(word) => format!("the store answered {code} ({word})"),
-            None => format!("the store answered {code}"),
+            Some(word) => (None, format!("the store answered {code} ({word})")),
+            None => (None, format!("the store answered {code}")),
         },
     };
-    Err(Fault { kind, said })
+    Err(Fault { kind, word, said })
 }
 
 /// An error of the HTTP library with its causes, without the URL it carries.
@@ -261,7 +271,7 @@ pub(crate) fn unreachable(error: &reqwest::Error) -> Fault {
         said.push_str("the connection failed");
     }
     // A URL that does not parse is the peer's mistake, and trying again would not mend it.
-    Fault { kind: if error.is_builder() { Kind::Local } else { Kind::Unreachable }, said }
+    Fault::new(if error.is_builder() { Kind::Local } else { Kind::Unreachable }, said)
 }
 
 impl Waiting {
@@ -325,6 +335,12 @@ async fn beginning(mut answer: Response) -> Vec<u8> {
         }
     }
     body
+}
+
+/// The word of a problem+json body.
+fn title(body: &[u8]) -> Option<String> {
+    let problem: serde_json::Value = serde_json::from_slice(body).ok()?;
+    problem.get("title")?.as_str().map(str::to_owned)
 }
 
 /// The sentence of a problem+json body.

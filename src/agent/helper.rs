@@ -1,14 +1,17 @@
-//! The helper commands an author's program calls: each writes one line to the FIFO of the agent that runs the task.
+//! The helper commands an author's program calls: each writes one line to the FIFO of the agent that
+//! runs the task; for a guarded stage it asks at the door and waits.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::layout::declared_stages;
+use super::door::Answer;
+use super::layout::{self, Stages};
 use super::progress::{is_code, is_link, undeclared};
 use crate::contract::env;
 use crate::contract::wire::{AuthorFailure, Progress, ProgressLine, StageRequest};
@@ -44,6 +47,30 @@ pub enum HelperError {
     /// Without its message the line is longer than a pipe takes in one piece.
     #[error("the line would be longer than {ATOMIC} bytes even without its message: shorten the other values")]
     TooLong,
+    /// The list of stages is not there, or not the agent's.
+    #[error("cannot read the declared stages in {path}: {source}; leave the files of the agent as they are")]
+    Stages {
+        /// The list.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A guarded stage, and the run is to be cancelled or held.
+    #[error("stage {stage:?} is not entered: {why}")]
+    Canceled {
+        /// The stage.
+        stage: String,
+        /// The gateway's sentence.
+        why: String,
+    },
+    /// A guarded stage, and no yes to it.
+    #[error("stage {stage:?} is not entered: {why}; do not go on as if it were")]
+    Refused {
+        /// The stage.
+        stage: String,
+        /// The gateway's or the agent's sentence.
+        why: String,
+    },
     /// The definition does not declare the stage.
     #[error("{0}")]
     Undeclared(String),
@@ -59,27 +86,57 @@ pub enum HelperError {
 }
 
 impl HelperError {
-    /// Exit code of the helper: 2 when the call itself is wrong, 1 when it could not be delivered.
+    /// Exit code of the helper: 2 when the call itself is wrong, [`env::exit::CANCELED`] when a guarded stage must not be
+    /// entered any more, 1 when the call could not be delivered.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::TooLong | Self::Undeclared(_) | Self::Code(_) | Self::Link(_) | Self::Negative(_) => 2,
-            Self::Outside | Self::NobodyListens(_) | Self::Open { .. } | Self::Write { .. } => 1,
+            Self::Canceled { .. } => env::exit::CANCELED,
+            Self::Outside
+            | Self::NobodyListens(_)
+            | Self::Open { .. }
+            | Self::Write { .. }
+            | Self::Stages { .. }
+            | Self::Refused { .. } => 1,
         }
     }
 }
 
-/// Enters a declared stage.
+/// Enters a declared stage; for a guarded one waits until the gateway has agreed.
 pub fn stage(stage: String) -> Result<(), HelperError> {
     let fifo = fifo()?;
-    // A missing or foreign list is no reason to hold an author up: the agent looks again.
-    let declared = std::fs::read(declared_stages(&fifo)).ok();
-    if let Some(stages) = declared.and_then(|list| serde_json::from_slice::<Vec<String>>(&list).ok())
-        && !stages.contains(&stage)
-    {
-        return Err(HelperError::Undeclared(undeclared(&stage, &stages)));
+    // Without the list nobody knows whether the stage has to be asked for: going on would be a guess.
+    let list = layout::stages(&fifo);
+    let stages = std::fs::read(&list).and_then(|text| Ok(serde_json::from_slice::<Stages>(&text)?));
+    let stages = stages.map_err(|source| HelperError::Stages { path: list, source })?;
+    if !stages.declared.contains(&stage) {
+        return Err(HelperError::Undeclared(undeclared(&stage, &stages.declared)));
     }
-    write(&fifo, &ProgressLine::Stage(StageRequest { stage }))
+    let request = StageRequest { stage };
+    if !stages.guarded.contains(&request.stage) {
+        return write(&fifo, &ProgressLine::Stage(request));
+    }
+    match ask(&layout::door(&fifo), &request) {
+        Ok(Answer::Entered) => Ok(()),
+        Ok(Answer::Canceled(why)) => Err(HelperError::Canceled { stage: request.stage, why }),
+        Ok(Answer::Refused(why)) => Err(HelperError::Refused { stage: request.stage, why }),
+        Err(source) => Err(HelperError::Refused { stage: request.stage, why: source.to_string() }),
+    }
+}
+
+/// Puts one question to the agent that runs the task, and waits for the answer as long as it takes.
+fn ask(door: &Path, request: &StageRequest) -> io::Result<Answer> {
+    let mut stream = UnixStream::connect(door)?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if answer.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the agent ended before it had an answer"));
+    }
+    Ok(serde_json::from_str(&answer)?)
 }
 
 /// Says how far the program is.

@@ -24,8 +24,8 @@ const BUFFER: usize = 256 << 10;
 /// An input is not there as promised.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
-    #[error("the input name {0:?} is no file name")]
-    Name(String),
+    #[error("the place {0:?} of an input is not inside the folder of inputs")]
+    Place(String),
     #[error(
         "the input {name:?} cannot be written to the work folder: {source}; is the step's `workspace.size` enough?"
     )]
@@ -45,14 +45,14 @@ impl InputError {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Altered { .. } => "InputInvalid",
-            Self::Name(_) | Self::Write { .. } | Self::Refused { .. } | Self::Renew(_) | Self::CalledOff(_) => {
+            Self::Place(_) | Self::Write { .. } | Self::Refused { .. } | Self::Renew(_) | Self::CalledOff(_) => {
                 "InputUnavailable"
             }
         }
     }
 }
 
-/// Fetches each input to `folder/<name>`.
+/// Fetches each input to its place below `folder`.
 pub(crate) async fn fetch(
     gateway: &Gateway,
     transport: &Transport,
@@ -60,9 +60,6 @@ pub(crate) async fn fetch(
     work: &Work,
 ) -> Result<(), InputError> {
     for input in &work.inputs {
-        if input.name.is_empty() || input.name.contains(['/', '\0']) || input.name.starts_with('.') {
-            return Err(InputError::Name(input.name.clone()));
-        }
         fetch_one(gateway, transport, folder, input.clone()).await?;
     }
     Ok(())
@@ -75,7 +72,11 @@ async fn fetch_one(
     mut input: InputSource,
 ) -> Result<(), InputError> {
     let mut tries = Tries::default();
-    let mut download = Download::begin(&folder.join(&input.name)).await.map_err(|e| unwritable(&input, e))?;
+    let place = folder.join(place(&input)?);
+    if let Some(parent) = place.parent() {
+        tokio::fs::create_dir_all(parent).await.map_err(|e| unwritable(&input, e))?;
+    }
+    let mut download = Download::begin(&place).await.map_err(|e| unwritable(&input, e))?;
     let mut wrong = 0;
     loop {
         let before = download.length;
@@ -115,12 +116,23 @@ async fn fetch_one(
     }
 }
 
+/// Where the input goes, relative to the folder of inputs and never out of it.
+fn place(input: &InputSource) -> Result<&Path, InputError> {
+    let text = input.path.as_ref().unwrap_or(&input.name);
+    let inside = |part: &str| !part.is_empty() && !matches!(part, "." | "..");
+    if !text.contains('\0') && text.split('/').all(inside) {
+        Ok(Path::new(text))
+    } else {
+        Err(InputError::Place(text.clone()))
+    }
+}
+
 async fn renew(gateway: &Gateway, input: &InputSource) -> Result<InputSource, InputError> {
     match gateway.get("renew the address of an input", path::ASSIGNMENT).await? {
         Assignment::Run(work) => work
             .inputs
             .into_iter()
-            .find(|fresh| fresh.name == input.name && fresh.sha256 == input.sha256)
+            .find(|fresh| (&fresh.name, &fresh.path, &fresh.sha256) == (&input.name, &input.path, &input.sha256))
             .ok_or_else(|| InputError::CalledOff("the assignment has changed".to_owned())),
         Assignment::AlreadyCommitted => Err(InputError::CalledOff("the step has a committed result".to_owned())),
         Assignment::Stop { message } => Err(InputError::CalledOff(message)),
@@ -170,7 +182,7 @@ impl Download {
         if self.length > 0 {
             request = request.header(RANGE, format!("bytes={}-", self.length));
         }
-        let quiet = || Fault { kind: Kind::Unreachable, said: "no byte came for a minute".to_owned() };
+        let quiet = || Fault::new(Kind::Unreachable, "no byte came for a minute");
         let mut answer = match timeout(SILENCE, send(peer, request)).await {
             Ok(answer) => answer.map_err(|fault| Broken::Peer(peer, fault))?,
             Err(_) => return Err(Broken::Peer(peer, quiet())),
@@ -221,4 +233,25 @@ fn continues(answer: &reqwest::Response, from: u64) -> bool {
             .get(CONTENT_RANGE)
             .and_then(|range| range.to_str().ok())
             .is_some_and(|range| range.starts_with(&format!("bytes {from}-")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::wire::SignedRequest;
+
+    fn input(name: &str, path: Option<&str>) -> InputSource {
+        let source = SignedRequest { method: "GET".into(), url: "/x".into(), headers: [].into() };
+        InputSource { name: name.into(), path: path.map(str::to_owned), size: 0, sha256: String::new(), source }
+    }
+
+    #[test]
+    fn an_input_goes_to_its_name_or_below_it_and_never_out_of_the_folder() {
+        assert_eq!(place(&input("archive", None)).unwrap(), Path::new("archive"));
+        assert_eq!(place(&input("pages", Some("pages/a/b.txt"))).unwrap(), Path::new("pages/a/b.txt"));
+        for bad in ["", "/etc/passwd", "..", "a/../../b", "a//b", "a/", "./a", "a\0b"] {
+            assert!(matches!(place(&input("a", Some(bad))), Err(InputError::Place(_))), "{bad:?}");
+            assert!(bad == "a" || place(&input(bad, None)).is_err(), "{bad:?}");
+        }
+    }
 }

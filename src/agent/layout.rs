@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use serde::{Deserialize, Serialize};
 
 use crate::contract::env;
 
@@ -75,14 +76,14 @@ impl Layout {
     ///
     /// What the program writes to is open to every user of the container: images that drop root before they start
     /// the real program would otherwise find a folder they cannot use.
-    pub(crate) fn prepare(&self, parameters: &serde_json::Value, stages: &[String]) -> Result<(), LayoutError> {
+    pub(crate) fn prepare(&self, parameters: &serde_json::Value, stages: &Stages) -> Result<(), LayoutError> {
         folder(&self.inputs(), 0o755)?;
         folder(&self.outputs(), 0o777)?;
         folder(&self.tmp(), 0o1777)?;
         folder(&self.scratch(), 0o700)?;
         fifo(&self.fifo())?;
         write(&self.parameters(), parameters.to_string().as_bytes())?;
-        write(&declared_stages(&self.fifo()), serde_json::json!(stages).to_string().as_bytes())
+        write(&self::stages(&self.fifo()), serde_json::json!(stages).to_string().as_bytes())
     }
 
     /// What the program's environment has beside its own and the identity the Job gives it.
@@ -102,9 +103,24 @@ impl Layout {
     }
 }
 
-/// The list of declared stages, beside the FIFO, so that the helper refuses a misspelt one where the author sees it.
-pub(crate) fn declared_stages(fifo: &Path) -> PathBuf {
+/// What a step declares about its stages.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Stages {
+    /// All of them, in order.
+    pub(crate) declared: Vec<String>,
+    /// Those that are entered only with the gateway's consent.
+    pub(crate) guarded: Vec<String>,
+}
+
+/// The file with [`Stages`], beside the FIFO: the helper refuses a misspelt stage where the author sees it, and knows
+/// which ones it has to ask for.
+pub(crate) fn stages(fifo: &Path) -> PathBuf {
     fifo.with_file_name("stages.json")
+}
+
+/// The socket of [`super::door`], beside the FIFO.
+pub(crate) fn door(fifo: &Path) -> PathBuf {
+    fifo.with_file_name("door")
 }
 
 fn folder(path: &Path, mode: u32) -> Result<(), LayoutError> {
@@ -138,7 +154,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path());
         for _ in 0..2 {
-            layout.prepare(&serde_json::json!({"course": "x"}), &["Unpacking".into()]).unwrap();
+            layout.prepare(&serde_json::json!({"course": "x"}), &Stages::default()).unwrap();
         }
         let work = root.path().join("asynctask/work");
         assert_eq!(fs::read_to_string(work.join("parameters.json")).unwrap(), r#"{"course":"x"}"#);
@@ -151,7 +167,8 @@ mod tests {
     fn a_folder_that_cannot_be_made_names_itself_and_the_mount() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("asynctask"), b"a file in the way").unwrap();
-        let said = Layout::below(root.path()).prepare(&serde_json::json!({}), &[]).unwrap_err().to_string();
+        let said =
+            Layout::below(root.path()).prepare(&serde_json::json!({}), &Stages::default()).unwrap_err().to_string();
         assert!(said.contains("asynctask/work/inputs") && said.contains("mounted as a writable volume"), "{said}");
     }
 }

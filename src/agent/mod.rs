@@ -15,6 +15,7 @@
 
 mod child;
 mod client;
+mod door;
 pub mod helper;
 mod inputs;
 pub mod install;

@@ -12,8 +12,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client::{Fault, Gateway};
+use super::door::Door;
+use super::layout::{self, Stages};
 use super::notice;
 use super::retry::{Decision, Peer, Tries};
+use crate::contract::env;
 use crate::contract::wire::{AuthorFailure, Progress, ProgressLine, StageRequest, path};
 
 /// Updates are at least this far apart; a change of stage does not wait for it.
@@ -49,10 +52,12 @@ pub(crate) struct Listener {
     end: watch::Sender<bool>,
     reader: JoinHandle<()>,
     sender: JoinHandle<()>,
+    door: JoinHandle<()>,
 }
 
+/// What the program has said, for all who hear it and the one who tells it on.
 #[derive(Default)]
-struct Board {
+pub(crate) struct Board {
     said: Mutex<Said>,
     changed: Notify,
 }
@@ -62,23 +67,32 @@ impl Board {
         // A panic ends the process, so nobody has seen half a change.
         self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+
+    /// The program is in this stage now.
+    pub(crate) fn enter(&self, stage: String) {
+        self.said().stage = Some(stage);
+        self.changed.notify_one();
+    }
 }
 
 impl Listener {
     /// Opens the FIFO for reading **and writing**: so a writer never waits for a reader, and the end of one writer is
     /// never the end of the stream.
-    pub(crate) fn begin(fifo: &Path, stages: Vec<String>, gateway: Arc<Gateway>) -> io::Result<Self> {
+    pub(crate) fn begin(fifo: &Path, stages: Stages, gateway: Arc<Gateway>) -> io::Result<Self> {
+        let door = Door::open(&layout::door(fifo))?;
         let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(fifo)?;
         let board = Arc::new(Board::default());
         let (end, ended) = watch::channel(false);
+        let door = tokio::spawn(door.keep(stages.guarded.clone(), Arc::clone(&gateway), Arc::clone(&board)));
         let reader = tokio::spawn(read(fifo, Arc::clone(&board), stages, ended.clone()));
         let sender = tokio::spawn(send(gateway, Arc::clone(&board), ended));
-        Ok(Self { board, end, reader, sender })
+        Ok(Self { board, end, reader, sender, door })
     }
 
     /// Call it when the program has ended: takes what is left in the FIFO, sends what is new, and says what the
     /// program said.
     pub(crate) async fn end(self) -> Said {
+        self.door.abort();
         let _ = self.end.send(true);
         let _ = self.reader.await;
         self.board.changed.notify_one();
@@ -90,7 +104,7 @@ impl Listener {
     }
 }
 
-async fn read(fifo: pipe::Receiver, board: Arc<Board>, stages: Vec<String>, mut ended: watch::Receiver<bool>) {
+async fn read(fifo: pipe::Receiver, board: Arc<Board>, stages: Stages, mut ended: watch::Receiver<bool>) {
     let mut lines = Lines::default();
     let mut hearing = Hearing { stages, complaints: 0 };
     let mut buffer = vec![0; 8 << 10];
@@ -151,7 +165,7 @@ impl Lines {
 
 /// Understands lines, and complains about those it does not, but not for ever.
 struct Hearing {
-    stages: Vec<String>,
+    stages: Stages,
     complaints: u32,
 }
 
@@ -179,11 +193,19 @@ impl Hearing {
 
 impl Said {
     /// Takes one line in; says what is wrong with it.
-    fn take(&mut self, line: ProgressLine, stages: &[String]) -> Result<(), String> {
+    fn take(&mut self, line: ProgressLine, stages: &Stages) -> Result<(), String> {
         match line {
             ProgressLine::Stage(StageRequest { stage }) => {
-                if !stages.contains(&stage) {
-                    return Err(undeclared(&stage, stages));
+                if !stages.declared.contains(&stage) {
+                    return Err(undeclared(&stage, &stages.declared));
+                }
+                if stages.guarded.contains(&stage) {
+                    return Err(format!(
+                        "the stage {stage:?} is guarded and was not entered: a line in ${} cannot be answered; enter it \
+                         with `${} stage {stage}` and go on only when that succeeds",
+                        env::PROGRESS,
+                        env::AGENT
+                    ));
                 }
                 self.stage = Some(stage);
             }
@@ -334,7 +356,9 @@ mod tests {
     fn hear(text: &str) -> (Said, u32) {
         let board = Board::default();
         let mut lines = Lines::default();
-        let mut hearing = Hearing { stages: vec!["Unpacking".into(), "Verifying".into()], complaints: 0 };
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let stages = Stages { declared: names(&["Unpacking", "Verifying", "Updating"]), guarded: names(&["Updating"]) };
+        let mut hearing = Hearing { stages, complaints: 0 };
         for piece in text.as_bytes().chunks(7) {
             hearing.hear(&mut lines, piece, &board);
         }
@@ -362,10 +386,11 @@ mod tests {
         let (said, complaints) = hear(concat!(
             "nonsense\n",
             "{\"type\":\"stage\",\"stage\":\"Verifing\"}\n",
+            "{\"type\":\"stage\",\"stage\":\"Updating\"}\n",
             "{\"type\":\"progress\",\"done\":-1}\n",
             "{\"type\":\"dance\"}\n",
         ));
-        assert_eq!((said.stage, said.progress, complaints), (None, Progress::default(), 4));
+        assert_eq!((said.stage, said.progress, complaints), (None, Progress::default(), 5));
     }
 
     #[test]

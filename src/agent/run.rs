@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::child::{self, Exit, Reaper};
 use super::client::{CallError, Gateway, Transport};
 use super::inputs::{self, InputError};
-use super::layout::Layout;
+use super::layout::{Layout, Stages};
 use super::log::Log;
 use super::notice;
 use super::outputs;
@@ -92,7 +92,7 @@ impl Attempt<'_> {
             Assignment::AlreadyCommitted => return Ok(Ending::AlreadyCommitted),
             Assignment::Stop { message } => return Ok(Ending::Fenced { message }),
         };
-        self.layout.prepare(&work.parameters, &work.stages)?;
+        self.layout.prepare(&work.parameters, &stages(&work))?;
         let transport = Arc::new(Transport::new(Arc::clone(&self.gateway), work.store_ca.as_deref())?);
         let folder = self.layout.inputs();
         match self.unless_told(inputs::fetch(&self.gateway, &transport, &folder, &work)).await? {
@@ -141,7 +141,7 @@ impl Attempt<'_> {
             move |error: std::io::Error| Failure::new("SetUpFailed", exit::CONTRACT, format_args!("{what}: {error}"))
         };
         let log = Log::new(&self.layout.scratch(), work.limits.log_bytes).map_err(failed("cannot keep a log"))?;
-        let listener = Listener::begin(&self.layout.fifo(), work.stages.clone(), Arc::clone(&self.gateway))
+        let listener = Listener::begin(&self.layout.fifo(), stages(work), Arc::clone(&self.gateway))
             .map_err(failed("cannot read progress"))?;
         let agent = std::env::current_exe().map_err(failed("cannot tell the agent's own path"))?;
         let program = child::start(self.command, self.layout.environment(&agent))?;
@@ -224,6 +224,10 @@ impl Attempt<'_> {
             notice(error);
         }
     }
+}
+
+fn stages(work: &Work) -> Stages {
+    Stages { declared: work.stages.clone(), guarded: work.guarded.clone() }
 }
 
 /// Leaves the termination message and a line in the pod's log.

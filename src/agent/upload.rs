@@ -190,7 +190,7 @@ impl Uploader {
     /// One PUT; answers with the ETag.
     async fn put(&self, signed: &SignedRequest, from: &Path, span: Span) -> Result<String, (Peer, Fault)> {
         let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
-        let local = |said: String| (Peer::Store, Fault { kind: Kind::Local, said });
+        let local = |said: String| (Peer::Store, Fault::new(Kind::Local, said));
         let (peer, request) = self.transport.request(signed).map_err(|fault| (Peer::Gateway, fault))?;
         let mut file = tokio::fs::File::open(from).await.map_err(|error| local(error.to_string()))?;
         file.seek(SeekFrom::Start(span.offset)).await.map_err(|error| local(error.to_string()))?;

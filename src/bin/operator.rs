@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use asynctask_operator::controllers::injection::Choice;
 use asynctask_operator::controllers::{self, Settings};
+use asynctask_operator::plan::queue::Limits;
 use asynctask_operator::runtime::client::{Connector, install_crypto_provider};
 use asynctask_operator::runtime::health::{self, Readiness};
 use asynctask_operator::runtime::metrics::Metrics;
@@ -42,6 +43,12 @@ struct Args {
     /// Default OutputStore to make on that volume when there is none of this name
     #[arg(long, env = "ASYNCTASK_TRIAL_STORE", value_name = "NAME", requires = "filesystem_root")]
     trial_store: Option<String>,
+    /// Most runs in progress at a time, in all namespaces; without it there is no limit
+    #[arg(long, env = "ASYNCTASK_MAX_RUNNING", value_name = "N")]
+    max_running: Option<usize>,
+    /// Most runs in progress at a time in each namespace; without it there is no limit
+    #[arg(long, env = "ASYNCTASK_MAX_RUNNING_PER_NAMESPACE", value_name = "N")]
+    max_running_per_namespace: Option<usize>,
     /// Address of /healthz, /readyz and /metrics
     #[arg(long, env = "ASYNCTASK_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
@@ -82,6 +89,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         gateway_service: args.gateway_service,
         filesystem_root: args.filesystem_root,
         trial_store: args.trial_store,
+        limits: Limits { overall: args.max_running, per_namespace: args.max_running_per_namespace },
     };
     controllers::start(settings, &connector, &mut supervisor, &readiness, &metrics).await?;
     supervisor.run(PATIENCE).await?;

@@ -7,7 +7,7 @@
 //! | [`gateway`], [`credentials`], [`forward`] | the gateway, with the same credentials |
 //! | [`parameters`], [`inputs`], [`submit`] | from the command line to an AsyncTask (pure but for reading files) |
 //! | [`upload`], [`download`], [`target`] | bytes: verified, resumed, never out of their folder |
-//! | [`follow`], [`render`], [`definition_page`] | what people see (the pages are pure) |
+//! | [`follow`], [`render`], [`plan_page`], [`tree`], [`definition_page`] | what people see (the pages are pure) |
 //!
 //! Tasks are created and read through the Kubernetes API, so that RBAC, admission and audit see the person; only bytes
 //! go through the gateway.
@@ -28,6 +28,7 @@ mod golden;
 mod inputs;
 mod meter;
 mod parameters;
+mod plan_page;
 mod render;
 mod retry;
 mod submit;
@@ -35,6 +36,7 @@ mod target;
 mod terminal;
 #[cfg(all(test, feature = "runtime"))]
 mod transfer_tests;
+mod tree;
 mod upload;
 mod verbs;
 mod words;

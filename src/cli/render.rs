@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use super::words::{Paint, clean, clean_lines, elapsed, indent, moment, size, table};
-use crate::api::state::StepState;
-use crate::api::task::{AsyncTask, AsyncTaskStatus, Failure, PlannedStep, StepProgress, StepStatus};
+use super::plan_page::{at_work, plan};
+use super::words::{Paint, ahead, clean, clean_lines, elapsed, indent, moment, size, table};
+use crate::api::condition::{CANCEL_REQUESTED, READY};
+use crate::api::task::{AsyncTask, AsyncTaskStatus, Failure, QueueStatus, Transition};
 use crate::api::{TaskDefinition, TaskState};
 
 /// What a page depends on beside the object.
@@ -24,7 +25,7 @@ pub(crate) fn status(task: &AsyncTask, view: View) -> String {
     let known = task.status.as_ref().unwrap_or(&empty);
     let mut page = head(task, known, view);
     page.push('\n');
-    page.push_str(&plan(task, view));
+    page.push_str(&plan(task.status.as_ref(), view));
     if let Some(failure) = &known.failure {
         let _ = write!(page, "\n{}", failure_block(failure, view));
     }
@@ -42,10 +43,10 @@ pub(crate) fn status(task: &AsyncTask, view: View) -> String {
 /// What `watch` draws again and again: name, state and plan.
 pub(crate) fn live(task: &AsyncTask, view: View) -> String {
     let name = clean(task.metadata.name.as_deref().unwrap_or_default());
-    format!("{}  {}\n{}", view.paint.bold(&name), state(task.status.as_ref(), view), plan(task, view))
+    format!("{}  {}\n{}", view.paint.bold(&name), state(task.status.as_ref(), view), plan(task.status.as_ref(), view))
 }
 
-/// One line for a log: state, then the step that matters.
+/// One line for a log: state, then the steps that matter.
 pub(crate) fn line(task: &AsyncTask) -> String {
     let Some(known) = &task.status else { return TaskState::Pending.to_string() };
     let state = known.state.unwrap_or(TaskState::Pending);
@@ -55,13 +56,8 @@ pub(crate) fn line(task: &AsyncTask) -> String {
         let _ = write!(line, "  {}{code}: {}", clean(&failure.reason), clean(&failure.message));
         return line;
     }
-    let running = known.steps.iter().find(|s| s.state == Some(StepState::Running));
-    let planned = running.and_then(|s| known.plan.iter().find(|p| p.name == s.name));
-    if let (Some(step), Some(planned)) = (running.filter(|_| !state.is_terminal()), planned) {
-        let _ = write!(line, "  {}", clean(&planned.title));
-        if let Some(detail) = detail(planned, step) {
-            let _ = write!(line, "  ({detail})");
-        }
+    if let Some(steps) = at_work(known).filter(|_| !state.is_terminal()) {
+        let _ = write!(line, "  {steps}");
     } else if let Some(reason) = reason(known, state) {
         let _ = write!(line, "  {reason}");
     }
@@ -77,6 +73,7 @@ fn head(task: &AsyncTask, known: &AsyncTaskStatus, view: View) -> String {
         ("State", state(task.status.as_ref(), view)),
         ("Definition", format!("{}{revision}", clean(&spec.definition.name))),
     ];
+    rows.extend(waits(task, known, view));
     rows.extend(spec.owner.as_ref().map(|owner| ("Owner", clean(owner))));
     rows.extend(spec.team.as_ref().map(|team| ("Team", clean(team))));
     rows.extend(known.store.as_ref().map(|store| ("Store", store.name.clone())));
@@ -86,6 +83,46 @@ fn head(task: &AsyncTask, known: &AsyncTaskStatus, view: View) -> String {
     }
     let rows: Vec<_> = rows.into_iter().map(|(key, value)| vec![view.paint.bold(key), value]).collect();
     table(&rows)
+}
+
+/// What a run that has not ended waits for, as far as it is asked or told to.
+fn waits(task: &AsyncTask, known: &AsyncTaskStatus, view: View) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if known.state.is_some_and(TaskState::is_terminal) {
+        return rows;
+    }
+    let queue = known.queue.as_ref().and_then(place_in_queue);
+    rows.extend(queue.map(|place| ("Queue", place)));
+    let start = task.spec.start_after.as_ref().filter(|at| at.0 > view.now);
+    rows.extend(start.map(|at| ("Starts", format!("not before {}", ahead(at.0, view.now)))));
+    rows.extend(task.spec.priority_class_name.as_ref().map(|class| ("Priority", clean(class))));
+    rows.extend(cancel_request(task).map(|request| ("Cancel", request)));
+    rows
+}
+
+/// `position 3: 2 runs start before it`
+pub(crate) fn place_in_queue(queue: &QueueStatus) -> Option<String> {
+    Some(match queue.position? {
+        ..=1 => "position 1: it is next".to_owned(),
+        2 => "position 2: 1 run starts before it".to_owned(),
+        position @ ..=10 => format!("position {position}: {} runs start before it", position - 1),
+        position => format!("about position {position}"),
+    })
+}
+
+/// What became of the wish to end the run, while it has not ended.
+pub(crate) fn cancel_request(task: &AsyncTask) -> Option<String> {
+    if !task.spec.is_canceled() {
+        return None;
+    }
+    let conditions = task.status.iter().flat_map(|s| &s.conditions);
+    let told = conditions.into_iter().find(|c| c.type_ == CANCEL_REQUESTED);
+    Some(match told {
+        Some(c) if c.status == "False" => format!("refused for now: {}", clean(&c.message)),
+        Some(c) if !c.message.is_empty() => format!("requested: {}", clean(&c.message)),
+        Some(_) => "requested".to_owned(),
+        None => "requested; the operator has not looked at it yet".to_owned(),
+    })
 }
 
 /// The state with its mark, and why it is so.
@@ -114,99 +151,6 @@ fn reason(known: &AsyncTaskStatus, state: TaskState) -> Option<String> {
     match (reason, message) {
         (Some(reason), Some(message)) => Some(format!("{reason}: {message}")),
         (one, other) => one.or(other),
-    }
-}
-
-/// The steps that occur, with what became of each.
-pub(crate) fn plan(task: &AsyncTask, view: View) -> String {
-    let mut text = format!("{}\n", view.paint.bold("Plan"));
-    let Some(known) = task.status.as_ref().filter(|s| !s.plan.is_empty()) else {
-        text.push_str("  not known until the run is admitted\n");
-        return text;
-    };
-    let waiting = StepStatus::default();
-    let rows: Vec<_> =
-        known.plan.iter().map(|planned| step_row(planned, step(known, planned, &waiting), view)).collect();
-    for (planned, row) in known.plan.iter().zip(table(&rows).lines()) {
-        let _ = writeln!(text, "  {row}");
-        text.push_str(&stages(planned, step(known, planned, &waiting), view));
-    }
-    text
-}
-
-fn step<'a>(known: &'a AsyncTaskStatus, planned: &PlannedStep, waiting: &'a StepStatus) -> &'a StepStatus {
-    known.steps.iter().find(|s| s.name == planned.name).unwrap_or(waiting)
-}
-
-fn step_row(planned: &PlannedStep, step: &StepStatus, view: View) -> Vec<String> {
-    let state = step.state.unwrap_or(StepState::Waiting);
-    let word = match state {
-        StepState::Waiting => format!("· {}", state.as_str()),
-        StepState::Running => view.paint.cyan(&format!("▶ {}", state.as_str())),
-        StepState::Complete => view.paint.green(&format!("✔ {}", state.as_str())),
-        StepState::Retrying => view.paint.cyan(&format!("↻ {}", state.as_str())),
-        StepState::Failed => view.paint.red(&format!("✘ {}", state.as_str())),
-        StepState::Canceled => format!("■ {}", state.as_str()),
-        StepState::Skipped => view.paint.dim(&format!("- {}", state.as_str())),
-    };
-    let mut about = detail(planned, step).map(|d| format!("({d})")).unwrap_or_default();
-    if let Some(attempt) = step.attempt.filter(|n| *n > 1) {
-        let _ = write!(about, " attempt {attempt}");
-    }
-    let until = step.finish_time.as_ref().map_or(view.now, |t| t.0);
-    let took = step.start_time.as_ref().map(|t| elapsed(t.0, until)).unwrap_or_default();
-    vec![word, clean(&planned.title), about.trim().to_owned(), took]
-}
-
-/// `stage 2 of 3: Walking, 40/58 blocks`
-fn detail(planned: &PlannedStep, step: &StepStatus) -> Option<String> {
-    // Of a step that is done only the sum is of interest.
-    let current = step.stage.as_deref().filter(|_| step.state != Some(StepState::Complete));
-    let stage = current.map(|stage| match planned.stages.iter().position(|s| s == stage) {
-        Some(at) => format!("stage {} of {}: {}", at + 1, planned.stages.len(), clean(stage)),
-        None => format!("stage {}", clean(stage)),
-    });
-    let units = step.progress.as_ref().and_then(units);
-    match (stage, units) {
-        (Some(stage), Some(units)) => Some(format!("{stage}, {units}")),
-        (one, other) => one.or(other),
-    }
-}
-
-fn units(progress: &StepProgress) -> Option<String> {
-    let unit = progress.unit.as_deref();
-    let number = |n: i64| if unit == Some("bytes") { size(n.unsigned_abs()) } else { n.to_string() };
-    let unit = unit.filter(|u| *u != "bytes").map(|u| format!(" {}", clean(u))).unwrap_or_default();
-    match (progress.done, progress.total) {
-        (Some(done), Some(total)) => Some(format!("{}/{}{unit}", number(done), number(total))),
-        (Some(done), None) => Some(format!("{}{unit}", number(done))),
-        (None, _) => None,
-    }
-}
-
-/// One line per declared stage, and the program's own sentence below them.
-fn stages(planned: &PlannedStep, step: &StepStatus, view: View) -> String {
-    let state = step.state.unwrap_or(StepState::Waiting);
-    let at = step.stage.as_deref().and_then(|stage| planned.stages.iter().position(|s| s == stage));
-    let row = |(n, name): (usize, &String)| vec![stage_word(state, at, n, view.paint), clean(name)];
-    let rows: Vec<_> = planned.stages.iter().enumerate().map(row).collect();
-    let mut text = indent(&table(&rows), "      ");
-    let sentence = step.progress.as_ref().and_then(|p| p.message.as_deref());
-    if let Some(sentence) = sentence.filter(|_| state != StepState::Complete) {
-        let _ = writeln!(text, "      {}", view.paint.dim(&clean(sentence)));
-    }
-    text
-}
-
-/// What became of stage `n` of a step that is in stage `at`.
-fn stage_word(state: StepState, at: Option<usize>, n: usize, paint: Paint) -> String {
-    match (state, at) {
-        (StepState::Complete, _) => paint.green("✔ done"),
-        (StepState::Running | StepState::Failed, Some(at)) if n < at => paint.green("✔ done"),
-        (StepState::Running, Some(at)) if n == at => paint.cyan("▶ now"),
-        (StepState::Failed, Some(at)) if n == at => paint.red("✘ here"),
-        (StepState::Failed | StepState::Canceled | StepState::Skipped, _) => "· not reached".to_owned(),
-        (StepState::Running | StepState::Retrying | StepState::Waiting, _) => "· next".to_owned(),
     }
 }
 
@@ -243,9 +187,14 @@ fn outputs(known: &AsyncTaskStatus) -> String {
 }
 
 fn transitions(known: &AsyncTaskStatus) -> String {
-    let row = |t: &crate::api::task::Transition| vec![moment(t.at.0), t.to.to_string(), clean(&t.reason)];
-    let rows: Vec<_> = known.transitions.iter().map(row).collect();
+    let rows: Vec<_> = known.transitions.iter().map(transition).collect();
     indent(&table(&rows), "  ")
+}
+
+/// A row about one change of state.
+pub(crate) fn transition(change: &Transition) -> Vec<String> {
+    let step = change.step.as_ref().map(|step| format!("step {}", clean(step))).unwrap_or_default();
+    vec![moment(change.at.0), change.to.to_string(), clean(&change.reason), step]
 }
 
 /// A row of `list`; `extra` holds what `-o wide` adds.
@@ -262,19 +211,24 @@ pub(crate) fn list_row(task: &AsyncTask, now: Timestamp) -> (Vec<String>, Vec<St
         or_dash(task.spec.owner.as_deref()),
         created.map_or_else(|| "-".to_owned(), |t| elapsed(t.0, now)),
     ];
-    let outputs: Vec<_> = known.iter().flat_map(|s| &s.outputs).map(|o| o.name.as_str()).collect();
     let extra = vec![
         or_dash(task.spec.team.as_deref()),
         known.and_then(|s| s.revision.as_ref()).map_or_else(|| "-".to_owned(), |r| r.number.to_string()),
         or_dash(known.and_then(|s| s.reason.as_deref())),
-        or_dash(Some(&outputs.join(","))),
+        or_dash(known.and_then(results).as_deref()),
     ];
     (row, extra)
 }
 
+/// Names of what can be fetched. The operator's own column is cut; a status without it lists the outputs.
+fn results(known: &AsyncTaskStatus) -> Option<String> {
+    let names = || known.outputs.iter().map(|o| o.name.as_str()).collect::<Vec<_>>().join(",");
+    known.results.clone().or_else(|| Some(names()))
+}
+
 /// Whether a definition admits runs, in a few words.
 pub(crate) fn readiness(definition: &TaskDefinition) -> String {
-    let ready = definition.status.iter().flat_map(|s| &s.conditions).find(|c| c.type_ == crate::api::condition::READY);
+    let ready = definition.status.iter().flat_map(|s| &s.conditions).find(|c| c.type_ == READY);
     match ready {
         Some(c) if c.status == "True" => "Ready".to_owned(),
         Some(c) => format!("not ready: {}", clean(&c.reason)),

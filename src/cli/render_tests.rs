@@ -29,6 +29,14 @@ golden!(pending);
 golden!(running);
 golden!(complete);
 golden!(failed);
+// A diamond with one alternative and one cleanup.
+golden!(tree_before);
+golden!(tree_during);
+golden!(tree_complete);
+golden!(tree_failed);
+golden!(tree_canceled);
+golden!(tree_refused);
+golden!(tree_stuck);
 
 #[test]
 fn a_task_nobody_looked_at_yet_is_pending_in_words() {

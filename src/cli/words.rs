@@ -76,6 +76,13 @@ pub(crate) fn elapsed(since: Timestamp, now: Timestamp) -> String {
     }
 }
 
+/// A moment that is to come, and how long it is until then: `12:03:04Z (in 20s)`.
+pub(crate) fn ahead(at: Timestamp, now: Timestamp) -> String {
+    let far = at.duration_since(now).as_secs() >= 86_400;
+    let clock = at.strftime(if far { "%Y-%m-%d %H:%M:%SZ" } else { "%H:%M:%SZ" });
+    if at > now { format!("{clock} (in {})", elapsed(now, at)) } else { format!("{clock} (due)") }
+}
+
 /// A moment, in UTC, to the second.
 pub(crate) fn moment(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
@@ -114,7 +121,7 @@ pub(crate) fn indent(text: &str, by: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Paint, clean, clean_lines, elapsed, table};
+    use super::{Paint, ahead, clean, clean_lines, elapsed, table};
     use jiff::Timestamp;
 
     #[test]
@@ -144,6 +151,15 @@ mod tests {
             let now = Timestamp::from_second(seconds).expect("in range");
             assert_eq!(elapsed(start, now), text, "{seconds}");
         }
+    }
+
+    #[test]
+    fn what_is_to_come_is_told_by_the_clock_and_by_the_wait() {
+        let at = |text: &str| text.parse::<Timestamp>().expect("a time");
+        let now = at("2026-11-24T12:02:44Z");
+        assert_eq!(ahead(at("2026-11-24T12:03:04Z"), now), "12:03:04Z (in 20s)");
+        assert_eq!(ahead(at("2026-12-01T08:00:00Z"), now), "2026-12-01 08:00:00Z (in 6d)");
+        assert_eq!(ahead(now, now), "12:02:44Z (due)");
     }
 
     #[test]

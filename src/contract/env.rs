@@ -61,6 +61,9 @@ pub mod exit {
     pub const CONTRACT: u8 = 243;
     /// The gateway said that this attempt must not start: the run is over, or another attempt took its place.
     pub const FENCED: u8 = 244;
+    /// Of the helper `stage`: the run is to be cancelled or held, and the guarded stage was not entered. The program
+    /// ends without beginning what belongs to it.
+    pub const CANCELED: u8 = 245;
     /// SIGTERM arrived and the program did not call `done`: a bare exit 0 is not success then.
     pub const TERMINATED: u8 = 143;
     /// The command could not be started (no such file, not executable), as shells say it.

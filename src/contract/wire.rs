@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub mod path {
     /// `GET` → [`super::Assignment`].
     pub const ASSIGNMENT: &str = "/agent/v1/assignment";
-    /// `GET …/{name}/content` → the bytes of an input (proxied stores only).
+    /// `GET …/{name}/content[?file=n]` → the bytes of an input (proxied stores only): of the upload, or of file `n` of
+    /// the output that the step takes.
     pub const INPUTS: &str = "/agent/v1/inputs";
     /// `POST` [`super::NewFile`] → [`super::UploadPlan`].
     pub const FILES: &str = "/agent/v1/files";
@@ -27,6 +28,10 @@ pub mod path {
     /// `POST` [`super::FailureReport`] → 204.
     pub const FAILURE: &str = "/agent/v1/failure";
 }
+
+/// Title of the problem (status 409) that answers [`path::STAGE`] when a guarded stage must not be entered, because the
+/// run is to be cancelled or held.
+pub const CANCELED: &str = "Canceled";
 
 /// The answer to the agent's first call: the fence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +64,9 @@ pub struct Work {
     /// Stages the definition declares; another name is refused.
     #[serde(default)]
     pub stages: Vec<String>,
+    /// Of the stages those behind the barrier: the program enters one only when [`path::STAGE`] has said yes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guarded: Vec<String>,
     /// PEM certificates that sign the store's certificate, beside the public roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_ca: Option<String>,
@@ -86,8 +94,11 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InputSource {
-    /// Name of the input in the definition, and of the file below `$ASYNCTASK_INPUTS`.
+    /// Name of the input in the definition.
     pub name: String,
+    /// Where the file goes, relative to `$ASYNCTASK_INPUTS`; absent: to `name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Bytes.
     pub size: u64,
     /// Hex SHA-256 of the whole file; checked while it is written.

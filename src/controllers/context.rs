@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::plan::agent::{Agent, GatewayAccess, Injection};
+use crate::plan::queue::Limits;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::stores::Stores;
 
@@ -21,6 +22,8 @@ pub struct Context {
     pub client: Client,
     /// The operator's own namespace: its Secrets, its lease, its gateway.
     pub namespace: String,
+    /// Most runs in progress at a time.
+    pub limits: Limits,
     /// Opened OutputStores.
     pub stores: Stores,
     /// The process's registry.

@@ -32,6 +32,7 @@ use self::certificate::Keeper;
 use self::context::{AgentSettings, Context, Reconciles};
 use self::injection::{Choice, Injector};
 use crate::api::names::MANAGER_OPERATOR;
+use crate::plan::queue::Limits;
 use crate::runtime::client::{ConnectError, Connector};
 use crate::runtime::health::Readiness;
 use crate::runtime::lease::{self, LeaseSpec};
@@ -58,6 +59,8 @@ pub struct Settings {
     pub filesystem_root: Option<PathBuf>,
     /// Name of the default filesystem store to make when it is absent.
     pub trial_store: Option<String>,
+    /// Most runs in progress at a time.
+    pub limits: Limits,
 }
 
 /// Waits for the CRDs and for the lease, then starts every controller as a part of the process. Returns early when
@@ -85,6 +88,7 @@ pub async fn start(
         gateway_service,
         filesystem_root,
         trial_store,
+        limits,
     } = settings;
     let lease = LeaseSpec { name: lease, namespace: namespace.clone(), identity: pod_name.clone() };
     let acquired = supervisor.first(lease::acquire(connector.lease_client()?, &lease, readiness)).await;
@@ -115,6 +119,7 @@ pub async fn start(
     let context = Arc::new(Context {
         stores: Stores::new(client.clone(), namespace.clone(), filesystem_root),
         namespace,
+        limits,
         metrics: metrics.clone(),
         reconciles: Reconciles::new(metrics),
         agent: AgentSettings { image: agent_image, injection },

@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use crate::contract::people::Problem;
+use crate::contract::wire::CANCELED;
 use crate::runtime::client::explain;
 use crate::runtime::stores::OpenStoreError;
 use crate::storage::records::RecordError;
@@ -53,6 +54,9 @@ pub(crate) enum Refusal {
     /// This attempt is over or was superseded; asking again cannot help.
     #[error("{0}")]
     Superseded(String),
+    /// The run is to end, or to be held, before this may be begun. The agent reads the word.
+    #[error("{0}")]
+    Canceled(String),
     /// In a moment it will be possible.
     #[error("{0}")]
     NotYet(String),
@@ -123,6 +127,7 @@ impl Refusal {
             Self::Conflict { word, .. } => told(StatusCode::CONFLICT, word, said),
             Self::Invalid { word, .. } => told(StatusCode::UNPROCESSABLE_ENTITY, word, said),
             Self::Superseded(_) => told(StatusCode::CONFLICT, "Superseded", said),
+            Self::Canceled(_) => told(StatusCode::CONFLICT, CANCELED, said),
             Self::NotYet(_) => told(StatusCode::SERVICE_UNAVAILABLE, "NotYet", said),
             Self::BodyTooLarge { .. } => told(StatusCode::PAYLOAD_TOO_LARGE, "BodyTooLarge", said),
             Self::NotJson => told(StatusCode::UNSUPPORTED_MEDIA_TYPE, "NotJson", said),

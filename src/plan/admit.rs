@@ -1,26 +1,28 @@
 //! Whether a run may start.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
 use super::decide::{Action, Pins, Plan, Verdict, later};
-use super::definition::ValidatedDefinition;
+use super::definition::{ValidatedDefinition, ValidatedStep};
 use super::failure::refusal;
-use super::job::{self, Run};
-use super::snapshot::{Admission, DefinitionFact, Trouble, is_held};
-use super::{inputs, parameters};
-use crate::api::AsyncTask;
-use crate::api::task::{PlannedStep, RevisionRef, StoreRef};
+use super::snapshot::{Admission, DefinitionFact, Execution, Trouble, is_held};
+use super::{inputs, life, parameters, queue};
+use crate::api::definition::WhenSpec;
+use crate::api::task::{AsyncTaskStatus, PlannedStep, QueueStatus, RevisionRef, StoreRef};
+use crate::api::{AsyncTask, TaskState};
 
 /// How long a definition may be missing: an apply of many files may create the run a moment before it.
 const DEFINITION_PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks while the operator does not know yet how to build a Job.
-const AGENT_AGAIN: Duration = Duration::from_secs(1);
-/// The first attempt. A later one comes with the rules that say when.
-const FIRST: u32 = 1;
 
 pub(super) fn plan(task: &AsyncTask, admission: &Admission, now: Timestamp) -> Plan {
+    if task.spec.is_canceled() && admission.jobs.is_empty() {
+        let message = "somebody asked for the end of the run before it was admitted: nothing ran".to_owned();
+        return Plan::say(Verdict::is(TaskState::Canceled, "CanceledByUser", Some(message)));
+    }
     match check(task, admission, now) {
         Ok(cleared) => start(task, admission, &cleared, now),
         Err(plan) => *plan,
@@ -29,9 +31,8 @@ pub(super) fn plan(task: &AsyncTask, admission: &Admission, now: Timestamp) -> P
 
 /// What a run needs to start, once all of it is there.
 struct Cleared<'a> {
-    owner: &'a str,
     revision: &'a RevisionRef,
-    content: &'a ValidatedDefinition,
+    content: &'a Arc<ValidatedDefinition>,
     store: &'a StoreRef,
 }
 
@@ -43,10 +44,11 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
     };
     let (revision, content) = definition(task, &admission.definition, now)?;
     // A run whose Job is there was checked before it was made; what it was checked against may be gone by now.
-    let checked_before = admission.job.is_some();
+    let checked_before = !admission.jobs.is_empty();
     if !checked_before {
         let violations = parameters::violations(content.parameters.as_ref(), &admission.parameters);
         refuse_if("InvalidParameters", "the parameters do not fit the definition", &violations)?;
+        refuse_if("PriorityClassNotAllowed", "the run cannot have this priority", &priority(task, content))?;
     }
     let store = admission.store.as_ref().map_err(|error| wait("StoreNotReady", error.to_string()))?;
     if !checked_before {
@@ -56,14 +58,24 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
         let violations = inputs::violations(&content.inputs, task, owner, &admission.uploads);
         refuse_if("InputMissing", "the inputs do not fit the definition", &violations)?;
     }
-    Ok(Cleared { owner, revision, content, store })
+    Ok(Cleared { revision, content, store })
+}
+
+fn priority(task: &AsyncTask, content: &ValidatedDefinition) -> Vec<String> {
+    let allowed = &content.priority_classes;
+    let wanted = task.spec.priority_class_name.iter().filter(|wanted| !allowed.contains(wanted));
+    let say = |wanted: &String| {
+        let choice = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
+        format!("spec.priorityClassName: {wanted:?} is not one the definition lets a run choose: it allows {choice}")
+    };
+    wanted.map(say).collect()
 }
 
 fn definition<'a>(
     task: &AsyncTask,
     fact: &'a DefinitionFact,
     now: Timestamp,
-) -> Result<(&'a RevisionRef, &'a ValidatedDefinition), Box<Plan>> {
+) -> Result<(&'a RevisionRef, &'a Arc<ValidatedDefinition>), Box<Plan>> {
     match fact {
         DefinitionFact::Ready { revision, content } => Ok((revision, content)),
         DefinitionFact::NotReady(why) => Err(wait("DefinitionNotReady", why.clone())),
@@ -79,52 +91,59 @@ fn definition<'a>(
     }
 }
 
+/// Pinned, and from then on as every pinned run: what can start starts at once.
 fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Timestamp) -> Plan {
     if !is_held(task) {
         return Plan::act(vec![Action::Hold], Verdict::Unchanged);
     }
     let content = cleared.content;
-    let steps = content.steps.iter();
     let pins = Pins {
         revision: cleared.revision.clone(),
         store: cleared.store.clone(),
-        plan: steps
-            .map(|step| PlannedStep {
-                name: step.name.clone(),
-                title: step.title.clone(),
-                stages: step.stages.clone(),
-                depends_on: Vec::new(),
-                when: None,
-                recovers: step.recovers,
-            })
-            .collect(),
+        plan: content.steps.iter().map(|step| planned(step, content)).collect(),
     };
-    if admission.job.is_some() {
-        return Plan::say(Verdict::Starts(pins));
+    let namespace = task.metadata.namespace.as_deref().unwrap_or_default();
+    let key = &content.concurrency.key;
+    let lease = queue::lease_name(namespace, &task.spec.definition.name, key, &admission.parameters);
+    let queue = lease.map(|lease| QueueStatus { position: None, lease: Some(lease) });
+    let before = task.status.clone().unwrap_or_default();
+    let status =
+        AsyncTaskStatus { revision: Some(pins.revision.clone()), store: Some(pins.store.clone()), queue, ..before };
+    let execution = Execution {
+        content: Ok(Arc::clone(cleared.content)),
+        jobs: admission.jobs.clone(),
+        results: BTreeMap::new(),
+        pods: Vec::new(),
+        turn: admission.turn.clone(),
+        agent: admission.agent.clone(),
+    };
+    let plan = life::plan(task, status, &execution, now);
+    // Nothing is said as long as there is nothing to say: with its first word the run is pinned.
+    if plan.news.verdict == Verdict::Unchanged { plan } else { life::with_pins(plan, pins) }
+}
+
+fn planned(step: &ValidatedStep, content: &ValidatedDefinition) -> PlannedStep {
+    let name = |index: &usize| content.steps[*index].name.clone();
+    PlannedStep {
+        name: step.name.clone(),
+        title: step.title.clone(),
+        stages: step.stages.clone(),
+        depends_on: step.needs.iter().map(name).collect(),
+        when: step.when.as_ref().map(|when| WhenSpec {
+            step: name(&when.step),
+            outcome: when.outcomes.clone(),
+            exit_codes: when.codes.texts(),
+        }),
+        recovers: step.recovers,
     }
-    let Some(agent) = &admission.agent else {
-        return Plan::rest().wake(later(now, AGENT_AGAIN));
-    };
-    let metadata = &task.metadata;
-    let run = Run {
-        name: metadata.name.clone().unwrap_or_default(),
-        namespace: metadata.namespace.clone().unwrap_or_default(),
-        uid: metadata.uid.clone().unwrap_or_default(),
-        owner: cleared.owner.to_owned(),
-        team: task.spec.team.clone().unwrap_or_default(),
-        revision: cleared.revision.name.clone(),
-    };
-    let first = content.steps.first().expect("invariant: the schema of a definition wants a step");
-    let job = job::build(first, &run, FIRST, content.pods_kept, agent);
-    Plan::act(vec![Action::CreateJob(job)], Verdict::Starts(pins))
 }
 
 fn wait(reason: &'static str, message: String) -> Box<Plan> {
-    Box::new(Plan::say(Verdict::Waits(Trouble { reason, message })))
+    Box::new(Plan::say(Verdict::held(TaskState::Pending, &Trouble { reason, message })))
 }
 
 fn refuse(reason: &str, message: String) -> Box<Plan> {
-    Box::new(Plan::say(Verdict::Fails(refusal(reason, message), None)))
+    Box::new(Plan::say(Verdict::Fails(refusal(reason, message))))
 }
 
 fn refuse_if(reason: &str, what: &str, violations: &[String]) -> Result<(), Box<Plan>> {

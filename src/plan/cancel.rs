@@ -65,6 +65,13 @@ impl Cancellation {
         }
     }
 
+    /// Of the stages of this step those behind the barrier: the guarded one and all that follow it.
+    #[must_use]
+    pub fn behind<'a>(&self, step: &str, stages: &'a [String]) -> &'a [String] {
+        let first = self.guards(step).and_then(|guarded| stages.iter().position(|stage| stage == guarded));
+        first.map_or(&[], |first| &stages[first..])
+    }
+
     /// The declared effect as the end of a sentence.
     #[must_use]
     pub fn effect(&self) -> String {
@@ -125,6 +132,15 @@ mod tests {
         for over in [StepState::Complete, StepState::Failed, StepState::Waiting] {
             assert_eq!(stage.forbidden(&[step(over, true)]), None, "{over:?}");
         }
+    }
+
+    #[test]
+    fn the_guarded_stage_and_all_that_follow_it_are_behind_the_barrier() {
+        let stages = ["Unpacking", "Updating", "Indexing"].map(str::to_owned);
+        let stage = until(Until::Stage { step: "import".into(), stage: "Updating".into() });
+        assert_eq!(stage.behind("import", &stages), &stages[1..]);
+        assert!(stage.behind("other", &stages).is_empty());
+        assert!(until(Until::Never).behind("import", &stages).is_empty());
     }
 
     #[test]

@@ -6,28 +6,29 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::admit;
-use super::failure;
-use super::seal::{self, Sealed};
-use super::snapshot::{
-    Execution, JobEnd, JobRef, Remains, Results, Seen, Snapshot, Trouble, current_attempt, is_held, is_marked,
-};
-use crate::api::TaskState;
-use crate::api::task::{Failure, PlannedStep, RevisionRef, StoreRef};
+use super::life;
+use super::seal::Sealed;
+use super::snapshot::{JobFact, JobRef, Remains, Seen, Snapshot, Trouble, is_held, is_marked, state};
+use crate::api::definition::ConcurrencyPolicy;
+use crate::api::task::{Failure, PlannedStep, QueueStatus, RevisionRef, StoreRef, Waiting};
+use crate::api::{AsyncTask, TaskState};
 
 /// Between two looks at pods that have to end: nothing wakes us when they do.
-const PODS_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const PODS_AGAIN: Duration = Duration::from_secs(1);
 /// How long pods may take to end before the object says what it waits for.
-const PODS_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PODS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is to be done, in this order, and what is to be said once it is done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Effects, in order. Each can be repeated without harm.
     pub actions: Vec<Action>,
     /// What the status is to say.
-    pub verdict: Verdict,
+    pub news: News,
     /// When to look again although nothing may have changed.
     pub wake_at: Option<Timestamp>,
+    /// Something is in the way that tells nobody when it is gone.
+    pub blocked: bool,
 }
 
 /// An effect.
@@ -35,8 +36,15 @@ pub struct Plan {
 pub enum Action {
     /// Hold the object until its keys are gone (servers without our admission policy).
     Hold,
+    /// Ask the queue whether the run may start, and take its place in it.
+    Take(Claim),
     /// Make a Job; one of the same name that this run owns is as good.
-    CreateJob(Value),
+    CreateJob {
+        /// The step.
+        step: String,
+        /// The Job.
+        job: Value,
+    },
     /// Write the manifest of a step.
     Seal {
         /// The step.
@@ -44,6 +52,10 @@ pub enum Action {
         /// Its files.
         sealed: Sealed,
     },
+    /// Give the key back.
+    ReleaseKey(String),
+    /// Write the history record.
+    Record,
     /// Mark the object as finished, for whoever restores it from a backup.
     Mark(TaskState),
     /// Delete a Job of exactly this UID, and its pods.
@@ -54,68 +66,168 @@ pub enum Action {
     Release,
 }
 
+/// What a run asks of the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Most runs of its definition at a time.
+    pub max_running: Option<u32>,
+    /// The PriorityClass that says how early its turn comes.
+    pub priority_class: Option<String>,
+    /// Its concurrency key.
+    pub key: Option<Key>,
+}
+
+/// A concurrency key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Name of the Lease that stands for it.
+    pub lease: String,
+    /// What becomes of the run when another one holds it.
+    pub policy: ConcurrencyPolicy,
+}
+
 /// What the status is to say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct News {
+    /// It was admitted.
+    pub pins: Option<Pins>,
+    /// Its place in the queue, when that is known anew.
+    pub queue: Option<QueueStatus>,
+    /// What became of steps.
+    pub steps: Vec<(String, StepNews)>,
+    /// What became of the request to cancel it.
+    pub cancel: Option<CancelNews>,
+    /// What became of the run.
+    pub verdict: Verdict,
+}
+
+/// What became of the request to cancel a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CancelNews {
+    /// It takes effect; with the declared effect.
+    Accepted(String),
+    /// It is kept for later; the sentence says why.
+    NotNow(String),
+}
+
+/// What became of a step.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
-    /// What it says.
-    Unchanged,
-    /// It cannot start yet.
-    Waits(Trouble),
-    /// It runs, once its Job is there.
-    Starts(Pins),
-    /// It runs and nothing is in the way.
-    Runs,
-    /// It runs, but something is in the way.
-    Held(Trouble),
-    /// It gave its result.
+pub enum StepNews {
+    /// An attempt starts, once its Job is there.
+    Starts {
+        /// Its number.
+        attempt: u32,
+        /// Its Job, if that was there before.
+        job: Option<JobFact>,
+    },
+    /// What its pod waits for; `None`: nothing any more.
+    Waits(Option<Waiting>),
+    /// It gave its result, once that is sealed.
     Completes(Sealed),
-    /// It failed; with the log, where there is one.
+    /// An attempt failed and another one follows.
+    Retries {
+        /// Why it failed.
+        failure: Failure,
+        /// When the next one starts.
+        until: Timestamp,
+        /// Whether the failure counts against the limit.
+        counts: bool,
+    },
+    /// It failed for good; with the log, where there is one.
     Fails(Failure, Option<Sealed>),
-    /// It is a copy of a run that is over.
-    Restored,
+    /// It does not occur, and these are the words.
+    Skips(String),
+    /// It was at work when the run was cancelled.
+    Cancels,
+    /// It was at work when the run was held: its next attempt comes later.
+    Suspends,
+}
+
+/// What became of the run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Verdict {
+    /// What the status says already.
+    #[default]
+    Unchanged,
+    /// It is, or ends, in a state.
+    Is {
+        /// The state.
+        state: TaskState,
+        /// Why: a CamelCase word.
+        reason: String,
+        /// The same for people.
+        message: Option<String>,
+    },
+    /// It failed.
+    Fails(Failure),
     /// It cannot be deleted yet.
     Stays(Trouble),
 }
 
-/// What a run is pinned to when it starts.
+impl Verdict {
+    pub(super) fn is(state: TaskState, reason: impl Into<String>, message: Option<String>) -> Self {
+        Self::Is { state, reason: reason.into(), message }
+    }
+
+    pub(super) fn held(state: TaskState, trouble: &Trouble) -> Self {
+        Self::is(state, trouble.reason, Some(trouble.message.clone()))
+    }
+}
+
+/// What a run is pinned to when it is admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pins {
     /// Its revision.
     pub revision: RevisionRef,
     /// Its store.
     pub store: StoreRef,
-    /// The steps that will occur.
+    /// The steps that may occur.
     pub plan: Vec<PlannedStep>,
 }
 
 impl Plan {
     /// Nothing to do but to say something.
     pub(super) fn say(verdict: Verdict) -> Self {
-        Self { actions: Vec::new(), verdict, wake_at: None }
+        Self::act(Vec::new(), verdict)
     }
 
     pub(super) fn rest() -> Self {
-        Self::say(Verdict::Unchanged)
+        Self::default()
     }
 
     pub(super) fn act(actions: Vec<Action>, verdict: Verdict) -> Self {
-        Self { actions, verdict, wake_at: None }
+        Self { actions, news: News { verdict, ..News::default() }, ..Self::default() }
     }
 
     pub(super) fn wake(self, at: Timestamp) -> Self {
-        Self { wake_at: Some(at), ..self }
+        Self { wake_at: Some(self.wake_at.map_or(at, |before| before.min(at))), ..self }
     }
 }
 
 /// What is to be done next. The same snapshot at the same time gives the same plan.
 #[must_use]
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let task = &snapshot.task;
     match &snapshot.seen {
-        Seen::New(admission) => admit::plan(&snapshot.task, admission, now),
-        Seen::Running(execution) => running(snapshot, execution, now),
-        Seen::Nothing => finished(snapshot),
+        Seen::New(admission) => admit::plan(task, admission, now),
+        Seen::Pinned(execution) => {
+            let status = task.status.clone().unwrap_or_default();
+            let before = status.transitions.len();
+            let plan = life::plan(task, status, execution, now);
+            recorded(plan, before)
+        }
+        Seen::Nothing => finished(task),
         Seen::Deleting(remains) => deleting(snapshot, remains, now),
     }
+}
+
+/// A transition that would fall out of the status is in the history record before.
+fn recorded(mut plan: Plan, transitions: usize) -> Plan {
+    let moves = matches!(plan.news.verdict, Verdict::Is { .. } | Verdict::Fails(_));
+    if moves && transitions >= super::status::TRANSITIONS {
+        plan.actions.insert(0, Action::Record);
+    }
+    plan
 }
 
 /// The moment `after` from `now`; far beyond the calendar counts as its end.
@@ -123,41 +235,31 @@ pub(super) fn later(now: Timestamp, after: Duration) -> Timestamp {
     now.checked_add(after).unwrap_or(Timestamp::MAX)
 }
 
-fn running(snapshot: &Snapshot, execution: &Execution, now: Timestamp) -> Plan {
-    let Execution::Ended { end, results } = execution else { return Plan::say(Verdict::Runs) };
-    match results {
-        Err(trouble) => Plan::say(Verdict::Held(trouble.clone())),
-        // A Job that is deleted goes before its pods, and they still have something to tell.
-        Ok(results) if results.commits.is_empty() && results.pods.iter().any(|pod| pod.alive) => {
-            Plan::say(Verdict::Runs).wake(later(now, PODS_AGAIN))
-        }
-        Ok(results) => over(snapshot, end, results),
-    }
-}
+const RESTORED: &str = "this run was over before the object was restored or applied again, and does not run twice: create \
+                        an AsyncTask of another name to run it again";
 
-/// The Job has ended and all it left is known. Any valid commit counts, whatever the Job says: a deadline can fail a
-/// pod whose program was done.
-fn over(snapshot: &Snapshot, end: &JobEnd, results: &Results) -> Plan {
-    let Some((step, _)) = current_attempt(&snapshot.task) else { return Plan::rest() };
-    let seal = |sealed: &Sealed| Action::Seal { step: step.to_owned(), sealed: sealed.clone() };
-    match seal::winner(&results.commits) {
-        Some(sealed) => Plan::act(vec![seal(&sealed)], Verdict::Completes(sealed)),
-        None => {
-            let log = seal::log(results);
-            let failure = failure::of_step(step, end, results);
-            Plan::act(log.iter().map(seal).collect(), Verdict::Fails(failure, log))
-        }
-    }
-}
-
-fn finished(snapshot: &Snapshot) -> Plan {
-    match super::snapshot::state(&snapshot.task) {
-        None => Plan::say(Verdict::Restored),
-        Some(state) if state.is_terminal() && !is_marked(&snapshot.task) => {
-            Plan::act(vec![Action::Mark(state)], Verdict::Unchanged)
+fn finished(task: &AsyncTask) -> Plan {
+    match state(task) {
+        None => Plan::say(Verdict::is(TaskState::Canceled, "Restored", Some(RESTORED.to_owned()))),
+        Some(state) if state.is_terminal() && !is_marked(task) => {
+            let actions = key(task).into_iter().chain(record(task)).chain([Action::Mark(state)]);
+            Plan::act(actions.collect(), Verdict::Unchanged)
         }
         Some(_) => Plan::rest(),
     }
+}
+
+fn key(task: &AsyncTask) -> Option<Action> {
+    let lease = task.status.as_ref()?.queue.as_ref()?.lease.clone()?;
+    Some(Action::ReleaseKey(lease))
+}
+
+/// A run that has no store left no trace in one; one that is marked was recorded before.
+fn record(task: &AsyncTask) -> Option<Action> {
+    if is_marked(task) {
+        return None;
+    }
+    task.status.as_ref()?.store.as_ref().map(|_| Action::Record)
 }
 
 /// Jobs first, then the pods' end, then the keys: whoever could still write is gone before anything is deleted.
@@ -168,18 +270,18 @@ fn deleting(snapshot: &Snapshot, remains: &Remains, now: Timestamp) -> Plan {
     }
     let doomed: Vec<Action> = remains.jobs.iter().filter(|job| !job.deleting).cloned().map(Action::DeleteJob).collect();
     if !remains.jobs.is_empty() || remains.pods > 0 {
-        let verdict = waiting_for_pods(snapshot, remains.pods, now).map_or(Verdict::Unchanged, Verdict::Stays);
+        let since = task.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+        let verdict = waiting_for_pods(since, remains.pods, now).map_or(Verdict::Unchanged, Verdict::Stays);
         return Plan::act(doomed, verdict).wake(later(now, PODS_AGAIN));
     }
     // Without a store the run never wrote a key: agents are let in only once it is pinned.
     let pinned = task.status.as_ref().and_then(|status| status.store.clone());
-    let actions = pinned.map(Action::DeleteKeys).into_iter().chain([Action::Release]).collect();
-    Plan::act(actions, Verdict::Unchanged)
+    let actions = record(task).into_iter().chain(pinned.map(Action::DeleteKeys)).chain(key(task));
+    Plan::act(actions.chain([Action::Release]).collect(), Verdict::Unchanged)
 }
 
-fn waiting_for_pods(snapshot: &Snapshot, pods: usize, now: Timestamp) -> Option<Trouble> {
-    let since = snapshot.task.metadata.deletion_timestamp.as_ref()?.0;
-    (pods > 0 && now > later(since, PODS_PATIENCE)).then(|| Trouble {
+fn waiting_for_pods(since: Option<Timestamp>, pods: usize, now: Timestamp) -> Option<Trouble> {
+    (pods > 0 && now > later(since?, PODS_PATIENCE)).then(|| Trouble {
         reason: "PodsNotEnded",
         message: format!(
             "waits for the end of {pods} pod(s) of this run: as long as one can write, its outputs are not deleted. \

@@ -10,9 +10,11 @@ use serde_json::Value;
 
 use super::cancel::Cancellation;
 use super::flow::When;
-use super::{parameters, retry, template};
+use super::{parameters, retry, steps};
 use crate::api::TaskDefinitionSpec;
-use crate::api::definition::{ConcurrencyPolicy, InputSpec, OutputSpec, StepInputSpec, StepSpec};
+use crate::api::definition::{
+    Allowed, CancellationSpec, ConcurrencyPolicy, InputSpec, OutputSpec, StepInputSpec, StepSpec,
+};
 use crate::api::quantity;
 use crate::contract::env::LOG_OUTPUT;
 
@@ -20,8 +22,8 @@ use crate::contract::env::LOG_OUTPUT;
 const MAX_BYTES: usize = 256 * 1024;
 /// Largest input where the definition names no limit: 5 GiB.
 const MAX_INPUT: u64 = 5 << 30;
-/// Longest attempt where the definition names no limit.
-const TIMEOUT: Duration = Duration::from_secs(3600);
+/// Revisions kept although nothing runs on them, where the definition does not say.
+const REVISIONS_KEPT: i32 = 5;
 /// How long finished pods are kept where the definition does not say.
 const PODS_KEPT: Duration = Duration::from_secs(600);
 
@@ -183,16 +185,42 @@ impl Findings {
         self.0.into_iter().map(|violation| violation.sentence).collect()
     }
 
-    /// Takes the value, or notes why there is none.
-    fn take<T, E: fmt::Display>(&mut self, field: impl fmt::Display, read: Result<T, E>) -> Option<T> {
-        read.map_err(|error| self.add(Part::Plan, format!("{field}: {error}"))).ok()
+    /// A violation of the plan, the most common part.
+    pub(super) fn plan(&mut self, sentence: impl Into<String>) {
+        self.add(Part::Plan, sentence);
     }
 
-    fn unique<'a>(&mut self, list: impl fmt::Display, names: impl IntoIterator<Item = &'a str>) {
+    /// Takes the value, or notes why there is none.
+    pub(super) fn take<T, E: fmt::Display>(&mut self, field: impl fmt::Display, read: Result<T, E>) -> Option<T> {
+        read.map_err(|error| self.plan(format!("{field}: {error}"))).ok()
+    }
+
+    /// A duration, or what stands for one that is not written.
+    pub(super) fn duration(
+        &mut self,
+        field: impl fmt::Display,
+        text: Option<&str>,
+        unsaid: Duration,
+    ) -> Option<Duration> {
+        text.map_or(Some(unsaid), |text| self.take(field, quantity::duration(text)))
+    }
+
+    /// A duration that may be left out: `None` only where one is written and cannot be read.
+    fn maybe_duration(&mut self, field: impl fmt::Display, text: Option<&str>) -> Option<Option<Duration>> {
+        text.map_or(Some(None), |text| self.take(field, quantity::duration(text)).map(Some))
+    }
+
+    /// A number that is not below `least`.
+    pub(super) fn count(&mut self, field: impl fmt::Display, number: i32, least: u32) -> Option<u32> {
+        let read = u32::try_from(number).ok().filter(|number| *number >= least);
+        self.take(field, read.ok_or_else(|| format!("{number} is too small: write at least {least}")))
+    }
+
+    pub(super) fn unique<'a>(&mut self, list: impl fmt::Display, names: impl IntoIterator<Item = &'a str>) {
         let mut seen = BTreeSet::new();
         for name in names {
             if !seen.insert(name) {
-                self.add(Part::Plan, format!("{list}: {name:?} occurs twice: give each its own name"));
+                self.plan(format!("{list}: {name:?} occurs twice: give each its own name"));
             }
         }
     }
@@ -206,36 +234,71 @@ pub fn validate(spec: &TaskDefinitionSpec) -> Result<ValidatedDefinition, Invali
     let mut findings = Findings::default();
     let size = serde_json::to_vec(spec).map_or(0, |json| json.len());
     if size > MAX_BYTES {
-        findings.add(Part::Plan, format!("spec: has {size} bytes, at most {MAX_BYTES} are taken"));
+        findings.plan(format!("spec: has {size} bytes, at most {MAX_BYTES} are taken"));
     }
     if let Some(Err(error)) = spec.parameters.as_ref().map(parameters::check_schema) {
         findings.add(Part::ParametersSchema, format!("parameters: not a usable JSON Schema 2020-12: {error}"));
     }
     let inputs = inputs(&spec.inputs, &mut findings);
-    if spec.steps.len() != 1 {
-        findings.add(Part::Plan, format!("steps: has {} entries, this version runs exactly one", spec.steps.len()));
-    }
-    let steps = spec.steps.iter().filter_map(|step| validate_step(step, &mut findings)).collect();
+    let steps = steps::validate(spec, &mut findings);
     outputs(spec, &mut findings);
-    let pods_kept = spec.retention.as_ref().and_then(|retention| retention.pods.as_deref());
-    let pods_kept = pods_kept.and_then(|text| findings.take("retention.pods", quantity::duration(text)));
-    if !findings.0.is_empty() {
-        return Err(InvalidDefinition { violations: findings.0 });
+    let limits = limits(spec, &mut findings);
+    match limits {
+        Some(limits) if findings.0.is_empty() => Ok(assemble(spec, inputs, steps, limits)),
+        _ => Err(InvalidDefinition { violations: findings.0 }),
     }
-    Ok(ValidatedDefinition {
+}
+
+/// What bounds a run as a whole.
+struct Limits {
+    deadline: Option<Duration>,
+    queue_timeout: Option<Duration>,
+    concurrency: Concurrency,
+    revisions_kept: usize,
+    pods_kept: Duration,
+}
+
+fn limits(spec: &TaskDefinitionSpec, findings: &mut Findings) -> Option<Limits> {
+    let deadline = findings.maybe_duration("deadline", spec.deadline.as_deref());
+    let queue_timeout = findings.maybe_duration("queueTimeout", spec.queue_timeout.as_deref());
+    if let Some(declared) = &spec.cancellation {
+        cancellation(declared, &spec.steps, findings);
+    }
+    let concurrency = concurrency(spec, findings);
+    findings.unique("priorityClasses", spec.priority_classes.iter().map(String::as_str));
+    let revisions = spec.revision_history_limit.unwrap_or(REVISIONS_KEPT);
+    let revisions_kept = findings.count("revisionHistoryLimit", revisions, 1);
+    let pods = spec.retention.as_ref().and_then(|retention| retention.pods.as_deref());
+    let pods_kept = findings.duration("retention.pods", pods, PODS_KEPT);
+    Some(Limits {
+        deadline: deadline?,
+        queue_timeout: queue_timeout?,
+        concurrency: concurrency?,
+        revisions_kept: usize::try_from(revisions_kept?).unwrap_or(usize::MAX),
+        pods_kept: pods_kept?,
+    })
+}
+
+fn assemble(
+    spec: &TaskDefinitionSpec,
+    inputs: Vec<ValidatedInput>,
+    steps: Vec<ValidatedStep>,
+    limits: Limits,
+) -> ValidatedDefinition {
+    ValidatedDefinition {
         parameters: spec.parameters.clone(),
         inputs,
         steps,
         outputs: spec.outputs.clone(),
         store: spec.store.clone(),
-        deadline: None,
-        queue_timeout: None,
+        deadline: limits.deadline,
+        queue_timeout: limits.queue_timeout,
         cancellation: Cancellation::of(spec.cancellation.as_ref(), &spec.steps),
-        concurrency: Concurrency::default(),
+        concurrency: limits.concurrency,
         priority_classes: spec.priority_classes.clone(),
-        revisions_kept: 5,
-        pods_kept: pods_kept.unwrap_or(PODS_KEPT),
-    })
+        revisions_kept: limits.revisions_kept,
+        pods_kept: limits.pods_kept,
+    }
 }
 
 fn inputs(specs: &[InputSpec], findings: &mut Findings) -> Vec<ValidatedInput> {
@@ -254,32 +317,58 @@ fn inputs(specs: &[InputSpec], findings: &mut Findings) -> Vec<ValidatedInput> {
     specs.iter().filter_map(read).collect()
 }
 
-fn validate_step(step: &StepSpec, findings: &mut Findings) -> Option<ValidatedStep> {
-    let field = format!("steps[{}]", step.name);
-    findings.unique(format!("{field}.stages"), step.stages.iter().map(String::as_str));
-    let timeout = step
-        .timeout
-        .as_deref()
-        .map_or(Some(TIMEOUT), |text| findings.take(format!("{field}.timeout"), quantity::duration(text)));
-    let workspace = step.workspace.as_ref().map(|workspace| workspace.size.clone());
-    if let Some(size) = &workspace {
-        findings.take(format!("{field}.workspace.size"), quantity::bytes(size));
+/// What cannot be read off the words alone: `Cancellation::of` takes them as they are.
+fn cancellation(spec: &CancellationSpec, steps: &[StepSpec], findings: &mut Findings) {
+    let field = "cancellation.stage";
+    match (spec.allowed, &spec.stage) {
+        (Allowed::UntilStage, None) => {
+            findings.plan(format!("{field}: is missing: name the stage from which on the run is not interrupted"));
+        }
+        (Allowed::UntilStage, Some(stage)) => guarded_stage(stage, field, steps, findings),
+        (Allowed::Always | Allowed::Never, Some(_)) => {
+            findings.plan(format!("{field}: says nothing without `allowed: UntilStage`: set that or leave it out"));
+        }
+        (Allowed::Always | Allowed::Never, None) => {}
     }
-    let template = template::validate(&step.template, &format!("{field}.template"), findings);
-    Some(ValidatedStep {
-        name: step.name.clone(),
-        title: step.title.clone().unwrap_or_else(|| step.name.clone()),
-        stages: step.stages.clone(),
-        needs: Vec::new(),
-        when: None,
-        recovers: step.recovers == Some(true),
-        inputs: step.inputs.clone(),
-        timeout: timeout?,
-        start_timeout: Duration::from_secs(600),
-        retry: retry::Policy::default(),
-        workspace,
-        template: template?,
-    })
+}
+
+fn guarded_stage(stage: &str, field: &str, steps: &[StepSpec], findings: &mut Findings) {
+    let known = || steps.iter().flat_map(|step| step.stages.iter().map(String::as_str));
+    match known().filter(|other| *other == stage).count() {
+        0 => {
+            let known: Vec<&str> = known().collect();
+            let hint = if known.is_empty() {
+                "no step declares `stages`".to_owned()
+            } else {
+                format!("name one of {}", known.join(", "))
+            };
+            findings.plan(format!("{field}: unknown stage {stage:?}: {hint}"));
+        }
+        1 => {}
+        _ => findings
+            .plan(format!("{field}: {stage:?} is a stage of several steps: give the one that is meant its own name")),
+    }
+}
+
+fn concurrency(spec: &TaskDefinitionSpec, findings: &mut Findings) -> Option<Concurrency> {
+    let Some(limits) = &spec.concurrency else { return Some(Concurrency::default()) };
+    findings.unique("concurrency.key", limits.key.iter().map(String::as_str));
+    for name in &limits.key {
+        let schema = spec.parameters.as_ref();
+        let declared = schema.and_then(|schema| schema.get("properties")?.get(name)).is_some();
+        let required = schema.and_then(|schema| schema.get("required")?.as_array());
+        let required = required.is_some_and(|names| names.iter().any(|other| other == name.as_str()));
+        if !declared {
+            findings.plan(format!("concurrency.key: {name:?} is no parameter: declare it in `parameters.properties`"));
+        } else if !required {
+            let why = "runs without it would not share a key";
+            findings
+                .plan(format!("concurrency.key: {name:?} may be left out, and {why}: add it to `parameters.required`"));
+        }
+    }
+    let max_running = limits.max_running.map(|most| findings.count("concurrency.maxRunning", most, 1));
+    let max_running = max_running.map_or(Some(None), |most| most.map(Some))?;
+    Some(Concurrency { key: limits.key.clone(), policy: limits.policy.unwrap_or_default(), max_running })
 }
 
 fn outputs(spec: &TaskDefinitionSpec, findings: &mut Findings) {
@@ -288,15 +377,15 @@ fn outputs(spec: &TaskDefinitionSpec, findings: &mut Findings) {
         let field = format!("outputs[{}]", output.name);
         if output.name == LOG_OUTPUT {
             let sentence = format!("{field}: the name is taken by the log that every step has: choose another");
-            findings.add(Part::Plan, sentence);
+            findings.plan(sentence);
         }
         if !spec.steps.iter().any(|step| step.name == output.step) {
             let known: Vec<&str> = spec.steps.iter().map(|step| step.name.as_str()).collect();
             let known = known.join(", ");
-            findings.add(Part::Plan, format!("{field}.step: there is no step {:?}: name one of {known}", output.step));
+            findings.plan(format!("{field}.step: there is no step {:?}: name one of {known}", output.step));
         }
         if let Some(why) = unusable_path(&output.path) {
-            findings.add(Part::Plan, format!("{field}.path: {:?} {why}", output.path));
+            findings.plan(format!("{field}.path: {:?} {why}", output.path));
         }
     }
 }
@@ -319,10 +408,13 @@ fn unusable_path(path: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::{Value, json};
 
-    use super::{InvalidDefinition, Part, ValidatedDefinition, validate};
+    use super::{Concurrency, InvalidDefinition, Part, ValidatedDefinition, validate};
     use crate::api::TaskDefinitionSpec;
+    use crate::api::definition::ConcurrencyPolicy;
 
     fn definition(change: impl FnOnce(&mut Value)) -> Result<ValidatedDefinition, InvalidDefinition> {
         let mut spec = json!({
@@ -338,6 +430,13 @@ mod tests {
     fn sentences(change: impl FnOnce(&mut Value)) -> Vec<(Part, String)> {
         let error = definition(change).expect_err("a violation");
         error.violations.into_iter().map(|violation| (violation.part, violation.sentence)).collect()
+    }
+
+    fn all_start(found: &[(Part, String)], starts: &[&str]) {
+        assert_eq!(found.len(), starts.len(), "{found:#?}");
+        for ((_, sentence), start) in found.iter().zip(starts) {
+            assert!(sentence.starts_with(start), "{sentence:?} should start with {start:?}");
+        }
     }
 
     #[test]
@@ -389,10 +488,7 @@ mod tests {
             "outputs[c].path: \"\" is empty",
             "retention.pods: ",
         ];
-        assert_eq!(found.len(), starts.len(), "{found:#?}");
-        for ((_, sentence), start) in found.iter().zip(starts) {
-            assert!(sentence.starts_with(start), "{sentence:?} should start with {start:?}");
-        }
+        all_start(&found, &starts);
     }
 
     #[test]
@@ -406,11 +502,70 @@ mod tests {
     }
 
     #[test]
-    fn a_definition_has_exactly_one_step() {
-        let none = sentences(|spec| spec["steps"] = json!([]));
-        assert_eq!(none[0].1, "steps: has 0 entries, this version runs exactly one");
-        let two = |spec: &mut Value| spec["steps"] = json!([spec["steps"][0], spec["steps"][0]]);
-        assert_eq!(sentences(two)[0].1, "steps: has 2 entries, this version runs exactly one");
+    fn a_run_as_a_whole_is_bounded_as_declared() {
+        let read = definition(|spec| {
+            spec["deadline"] = json!("6h");
+            spec["queueTimeout"] = json!("24h");
+            spec["revisionHistoryLimit"] = json!(2);
+            spec["parameters"] = json!({"properties": {"course": {}}, "required": ["course"]});
+            spec["concurrency"] = json!({"key": ["course"], "policy": "Replace", "maxRunning": 20});
+        });
+        let read = read.expect("valid");
+        let hours = |count: u64| Some(Duration::from_secs(3600 * count));
+        assert_eq!((read.deadline, read.queue_timeout, read.revisions_kept), (hours(6), hours(24), 2));
+        let policy = ConcurrencyPolicy::Replace;
+        assert_eq!(read.concurrency, Concurrency { key: vec!["course".into()], policy, max_running: Some(20) });
+        let unsaid = definition(|_| {}).expect("valid");
+        assert_eq!((unsaid.deadline, unsaid.queue_timeout, unsaid.revisions_kept), (None, None, 5));
+        assert_eq!(unsaid.concurrency, Concurrency::default());
+    }
+
+    #[test]
+    fn limits_that_cannot_be_are_refused() {
+        let found = sentences(|spec| {
+            spec["parameters"] = json!({"properties": {"course": {}, "mode": {}}, "required": ["course"]});
+            spec["deadline"] = json!("late");
+            spec["queueTimeout"] = json!("0s");
+            spec["concurrency"] = json!({"key": ["course", "mode", "none", "course"], "maxRunning": 0});
+            spec["priorityClasses"] = json!(["low", "low"]);
+            spec["revisionHistoryLimit"] = json!(0);
+        });
+        let starts = [
+            "deadline: \"late\" is not a duration",
+            "queueTimeout: \"0s\" is not a duration",
+            "concurrency.key: \"course\" occurs twice",
+            "concurrency.key: \"mode\" may be left out, and runs without it would not share a key",
+            "concurrency.key: \"none\" is no parameter: declare it in `parameters.properties`",
+            "concurrency.maxRunning: 0 is too small: write at least 1",
+            "priorityClasses: \"low\" occurs twice",
+            "revisionHistoryLimit: 0 is too small",
+        ];
+        all_start(&found, &starts);
+    }
+
+    #[test]
+    fn the_guarded_stage_is_one_stage_of_one_step() {
+        let two = |cancellation: Value| {
+            move |spec: &mut Value| {
+                spec["steps"] = json!([spec["steps"][0], spec["steps"][0]]);
+                spec["steps"][1]["name"] = json!("other");
+                spec["steps"][0]["stages"] = json!(["Reading", "Updating"]);
+                spec["steps"][1]["stages"] = json!(["Reading"]);
+                spec["cancellation"] = cancellation;
+            }
+        };
+        let until = |stage: &str| json!({"allowed": "UntilStage", "stage": stage});
+        definition(two(until("Updating"))).expect("valid");
+        for (cancellation, start) in [
+            (until("Gone"), "cancellation.stage: unknown stage \"Gone\": name one of Reading, Updating, Reading"),
+            (until("Reading"), "cancellation.stage: \"Reading\" is a stage of several steps"),
+            (json!({"allowed": "UntilStage"}), "cancellation.stage: is missing: name the stage"),
+            (json!({"allowed": "Never", "stage": "Updating"}), "cancellation.stage: says nothing without"),
+        ] {
+            all_start(&sentences(two(cancellation)), &[start]);
+        }
+        let none = sentences(|spec| spec["cancellation"] = until("Gone"));
+        all_start(&none, &["cancellation.stage: unknown stage \"Gone\": no step declares `stages`"]);
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Why a run failed, in words that say what to do next.
 
+use std::time::Duration;
+
+use super::retry::{Cause, Kind};
 use super::snapshot::{ExitFact, FailureFact, JobEnd, PodFact, Results};
 use crate::api::condition::cut;
-use crate::api::task::Failure;
+use crate::api::definition::FailureKind;
+use crate::api::task::{Failure, StepFailure, Waiting};
 use crate::contract::env::exit;
 
 /// Longest text of a failure in a status.
@@ -15,13 +19,15 @@ const TAIL_MAX: usize = 2048;
 const KILLED: &str = "Signal9";
 /// What the container runtime calls a container that used more memory than its limit.
 const OUT_OF_MEMORY: &str = "OOMKilled";
+/// Our word for it.
+const OUT_OF_MEMORY_CODE: &str = "OutOfMemory";
 
 /// A run that is refused before any step.
 pub(super) fn refusal(reason: &str, message: String) -> Failure {
     Failure { reason: reason.to_owned(), message: cut(&message, MESSAGE_MAX), ..blank() }
 }
 
-fn blank() -> Failure {
+pub(super) fn blank() -> Failure {
     Failure {
         step: None,
         reason: String::new(),
@@ -34,9 +40,44 @@ fn blank() -> Failure {
     }
 }
 
-/// A step that ended without a commit. What the agent reported says most; then what it left with the pod; then what
-/// Kubernetes says of the pod; then what it says of the Job.
-pub(super) fn of_step(step: &str, end: &JobEnd, results: &Results) -> Failure {
+/// The same in short, for the step.
+pub(super) fn brief(failure: &Failure) -> StepFailure {
+    StepFailure {
+        reason: failure.reason.clone(),
+        code: failure.code.clone(),
+        exit_code: failure.exit_code,
+        message: cut(&failure.message, 256),
+    }
+}
+
+/// The run's own time was over while a step ran.
+pub(super) fn of_deadline(step: &str) -> Failure {
+    let message = "the run took longer than the definition's `deadline`: raise it, or give the run less to do";
+    Failure { step: Some(step.to_owned()), reason: "Timeout".into(), message: message.into(), ..blank() }
+}
+
+/// The program was not started in time.
+pub(super) fn of_start(step: &str, limit: Duration, waiting: &Waiting) -> (Failure, Cause) {
+    let is_image = waiting.reason.contains("Image") || waiting.reason.contains("ErrImage");
+    let (reason, kind) =
+        if is_image { ("ImagePull", FailureKind::ImagePull) } else { ("StartTimeout", FailureKind::StartTimeout) };
+    let message = format!(
+        "the program did not start within {limit:?}: {} ({}). Mend that, or raise the step's `startTimeout`",
+        waiting.message, waiting.reason
+    );
+    let failure = bounded(Failure {
+        step: Some(step.to_owned()),
+        reason: reason.into(),
+        code: Some(waiting.reason.clone()),
+        message,
+        ..blank()
+    });
+    (failure, Cause { kind: Kind::Of(kind), exit_code: None })
+}
+
+/// An attempt that ended without a commit, and what its failure means for the next one. What the agent reported says
+/// most; then what it left with the pod; then what Kubernetes says of the pod; then what it says of the Job.
+pub(super) fn of_step(step: &str, end: &JobEnd, results: &Results) -> (Failure, Cause) {
     let report = results.failures.iter().max_by(|a, b| (a.failed_at, &a.pod_uid).cmp(&(b.failed_at, &b.pod_uid)));
     let pod = results.pods.iter().max_by(|a, b| (a.created, &a.uid).cmp(&(b.created, &b.uid)));
     let found = match (end, report, pod) {
@@ -47,7 +88,33 @@ pub(super) fn of_step(step: &str, end: &JobEnd, results: &Results) -> Failure {
         (JobEnd::Gone, None, None) => lost(),
         (JobEnd::Failed { reason, message }, None, None) => of_job(reason, message),
     };
-    bounded(Failure { step: Some(step.to_owned()), ..found })
+    let cause = cause(&found, pod);
+    let disrupted = cause.kind == Kind::Of(FailureKind::Disruption);
+    let reason = if disrupted && found.reason == "StepFailed" { "Disruption".to_owned() } else { found.reason };
+    (bounded(Failure { step: Some(step.to_owned()), reason, ..found }), cause)
+}
+
+/// What kind of failure it was. The agent's own exit codes are judged before any rule of an author.
+fn cause(failure: &Failure, pod: Option<&PodFact>) -> Cause {
+    let exit_code = failure.exit_code;
+    let agents = exit_code.and_then(|code| u8::try_from(code).ok());
+    let code = failure.code.as_deref().unwrap_or_default();
+    let kind = match failure.reason.as_str() {
+        "Timeout" => Kind::Of(FailureKind::Timeout),
+        "OutputNotCommitted" => Kind::Of(FailureKind::OutputNotCommitted),
+        "Lost" => Kind::Of(FailureKind::Lost),
+        _ if pod.is_some_and(|pod| pod.disrupted) => Kind::Of(FailureKind::Disruption),
+        _ if code == OUT_OF_MEMORY_CODE => Kind::Of(FailureKind::OomKilled),
+        _ if code == "CommandNotFound" => Kind::Permanent,
+        _ => match agents {
+            Some(exit::GATEWAY | exit::UPLOAD | exit::FENCED) => Kind::Platform,
+            Some(exit::TERMINATED) => Kind::Of(FailureKind::Disruption),
+            Some(_) => Kind::Of(FailureKind::ExitCode),
+            None if pod.is_some_and(|pod| !pod.started) => Kind::Of(FailureKind::StartTimeout),
+            None => Kind::Of(FailureKind::Lost),
+        },
+    };
+    Cause { kind, exit_code }
 }
 
 fn not_committed() -> Failure {
@@ -123,7 +190,7 @@ fn of_exit(exit: &ExitFact) -> (String, String) {
     if exit.reason == OUT_OF_MEMORY {
         let message = "the program was killed because it used more memory than its limit: raise resources.limits.memory \
                        in the definition, or give it less to do";
-        return ("OutOfMemory".into(), message.into());
+        return (OUT_OF_MEMORY_CODE.into(), message.into());
     }
     let agents = u8::try_from(code).ok().and_then(|code| match code {
         exit::GATEWAY => {

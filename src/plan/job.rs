@@ -1,16 +1,18 @@
 //! From a step to its Job. Pure: the same step, run and agent give the same Job.
 //!
 //! The template is edited as JSON, not through our types: fields of a newer Kubernetes pass untouched. Everything a
-//! user chose (name, owner, team) reaches the pod as a variable's value and nowhere else; `$` is doubled, because the
-//! kubelet expands `$(NAME)` in values.
+//! user chose (name, owner, team) reaches the pod as a variable's value, `$` doubled because the kubelet expands
+//! `$(NAME)` in values; beside that only as labels the template does not set, and as one of the definition's own
+//! priority classes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::agent::{Agent, Injection};
 use super::definition::ValidatedStep;
-use super::names;
+use super::{names, retry};
 use crate::api::names::{ANNOTATION_REVISION, GROUP, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK, LABEL_TASK_UID, PREFIX};
 use crate::contract::env::{self, AGENT_DIR, AGENT_FILE, CONTAINER, TOKEN_AUDIENCE, TOKEN_FILE, WORK_DIR};
 
@@ -39,6 +41,10 @@ pub struct Run {
     pub team: String,
     /// Name of the revision it is pinned to.
     pub revision: String,
+    /// PriorityClass it chose among those of its definition.
+    pub priority_class: Option<String>,
+    /// Labels its user gave it; [`handed_on`] says which of them reach the Job.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Run {
@@ -52,19 +58,28 @@ impl Run {
             owner: "nobody".to_owned(),
             team: String::new(),
             revision: definition.to_owned(),
+            priority_class: None,
+            labels: BTreeMap::new(),
         }
     }
+}
+
+/// Labels by which tools know what they installed: on a Job they would make the tool take it for its own.
+const LABELS_OF_TOOLS: [&str; 2] = ["app.kubernetes.io/managed-by", "app.kubernetes.io/instance"];
+
+/// Whether a label of an AsyncTask goes on to its Jobs and their pods, for queues, quotas and bills. Ours would claim
+/// another run, and the Job controller's own are its.
+fn handed_on(label: &str) -> bool {
+    let of_controller = label.starts_with("batch.kubernetes.io/") || matches!(label, "controller-uid" | "job-name");
+    !label.starts_with(PREFIX) && !LABELS_OF_TOOLS.contains(&label) && !of_controller
 }
 
 /// The `batch/v1` Job of an attempt of a step.
 #[must_use]
 pub fn build(step: &ValidatedStep, run: &Run, attempt: u32, pods_kept: Duration, agent: &Agent) -> Value {
-    let labels = json!({
-        LABEL_TASK_UID: run.uid,
-        LABEL_TASK: names::label_value(&run.name),
-        LABEL_STEP: step.name,
-        LABEL_ATTEMPT: attempt.to_string(),
-    });
+    let own = own_labels(step, run, attempt);
+    let mut labels = json!(users_labels(run));
+    extend(labels.as_object_mut().expect("invariant: a map is an object"), &own);
     let annotations = json!({ANNOTATION_REVISION: run.revision});
     json!({
         "apiVersion": "batch/v1",
@@ -81,16 +96,35 @@ pub fn build(step: &ValidatedStep, run: &Run, attempt: u32, pods_kept: Duration,
         },
         "spec": {
             "backoffLimit": 0,
-            // An evicted pod is replaced and does not fail the task.
             "podFailurePolicy": {"rules": [
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {"action": on_disruption(step), "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]},
             // The next pod starts when the one before is gone, not when it is asked to go.
             "podReplacementPolicy": "Failed",
             "ttlSecondsAfterFinished": seconds(pods_kept),
-            "template": pod_template(step, run, attempt, agent, &labels, &annotations),
+            "template": pod_template(step, run, attempt, agent, &own, &annotations),
         },
     })
+}
+
+fn own_labels(step: &ValidatedStep, run: &Run, attempt: u32) -> Value {
+    json!({
+        LABEL_TASK_UID: run.uid,
+        LABEL_TASK: names::label_value(&run.name),
+        LABEL_STEP: step.name,
+        LABEL_ATTEMPT: attempt.to_string(),
+    })
+}
+
+fn users_labels(run: &Run) -> BTreeMap<&str, &str> {
+    let labels = run.labels.iter().filter(|(label, _)| handed_on(label));
+    labels.map(|(label, value)| (label.as_str(), value.as_str())).collect()
+}
+
+/// An evicted pod is replaced within its attempt, unless the author has a rule for disruptions: then the attempt ends,
+/// and the rule is asked.
+fn on_disruption(step: &ValidatedStep) -> &'static str {
+    if retry::ignores_disruption(&step.retry) { "Ignore" } else { "FailJob" }
 }
 
 /// The Pod of a Job, to dry-run it as well: a Job's own dry-run lets through what its pods are refused for. Without
@@ -116,17 +150,25 @@ fn pod_template(
     run: &Run,
     attempt: u32,
     agent: &Agent,
-    labels: &Value,
+    own_labels: &Value,
     annotations: &Value,
 ) -> Value {
     let mut template = step.template.clone();
     let metadata = object(&mut template, "metadata");
     metadata.remove("creationTimestamp");
-    extend(entry(metadata, "labels"), labels);
+    let labels = entry(metadata, "labels");
+    for (label, value) in users_labels(run) {
+        // What the author's template says stays: its services and policies select by it.
+        labels.entry(label).or_insert(json!(value));
+    }
+    extend(labels, own_labels);
     extend(entry(metadata, "annotations"), annotations);
     let spec = object(&mut template, "spec");
     spec.insert("restartPolicy".into(), json!("Never"));
     spec.insert("activeDeadlineSeconds".into(), json!(seconds(step.timeout)));
+    if let Some(class) = &run.priority_class {
+        spec.insert("priorityClassName".into(), json!(class));
+    }
     // A program has no business with the API server unless its author says so.
     spec.entry("automountServiceAccountToken").or_insert(json!(false));
     let as_root = spec.get("securityContext").and_then(|context| context.get("runAsUser")) == Some(&json!(0));
@@ -253,10 +295,12 @@ fn extend(map: &mut Map<String, Value>, more: &Value) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use k8s_openapi::api::batch::v1::Job;
     use k8s_openapi::api::core::v1::Pod;
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::{Run, build, pod_of};
@@ -299,7 +343,18 @@ mod tests {
             owner: "ada@example.org".into(),
             team: "course-v1:edX+DemoX+2026".into(),
             revision: "hello-0123456789".into(),
+            priority_class: None,
+            labels: BTreeMap::new(),
         }
+    }
+
+    fn labelled(labels: &[(&str, &str)]) -> Run {
+        let labels = labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect();
+        Run { labels, ..run() }
+    }
+
+    fn of(run: &Run, step: &ValidatedStep) -> Value {
+        build(step, run, 1, Duration::from_secs(600), &agent(Injection::ImageVolume))
     }
 
     fn job(injection: Injection) -> Value {
@@ -388,5 +443,75 @@ mod tests {
         assert_eq!(pod["metadata"]["labels"], json!({"app": "hello"}));
         assert_eq!(pod["metadata"]["namespace"], "studio");
         assert_eq!(pod["spec"], job["spec"]["template"]["spec"]);
+    }
+
+    #[test]
+    fn the_users_labels_reach_job_and_pod_but_replace_nothing() {
+        let run = labelled(&[
+            ("kueue.x-k8s.io/queue-name", "team-a"),
+            ("cost-center", "42"),
+            ("app", "mine"),
+            ("asynctask.dev/task-uid", "another"),
+            ("app.kubernetes.io/managed-by", "Helm"),
+            ("batch.kubernetes.io/job-name", "other"),
+        ]);
+        let (job, plain) = (of(&run, &step(|_| {})), job(Injection::ImageVolume));
+        let added = |labels: &Value, before: &Value| -> Value {
+            let labels = labels.as_object().expect("labels").iter();
+            labels
+                .filter(|(label, value)| before.get(label.as_str()) != Some(value))
+                .map(|(l, v)| (l.clone(), v.clone()))
+                .collect()
+        };
+        assert_eq!(
+            added(&job["metadata"]["labels"], &plain["metadata"]["labels"]),
+            json!({"kueue.x-k8s.io/queue-name": "team-a", "cost-center": "42", "app": "mine"})
+        );
+        let (pod, before) =
+            (&job["spec"]["template"]["metadata"]["labels"], &plain["spec"]["template"]["metadata"]["labels"]);
+        assert_eq!(added(pod, before), json!({"kueue.x-k8s.io/queue-name": "team-a", "cost-center": "42"}));
+        assert_eq!(pod["app"], "hello", "the author's");
+    }
+
+    #[test]
+    fn a_run_has_the_priority_class_it_chose() {
+        let chosen = Run { priority_class: Some("batch-low".into()), ..run() };
+        let class = |job: &Value| job["spec"]["template"]["spec"]["priorityClassName"].clone();
+        assert_eq!(
+            (class(&of(&chosen, &step(|_| {}))), class(&job(Injection::ImageVolume))),
+            (json!("batch-low"), Value::Null)
+        );
+    }
+
+    #[test]
+    fn a_rule_for_disruptions_is_asked_because_the_job_ends() {
+        let action = |step: &ValidatedStep| of(&run(), step)["spec"]["podFailurePolicy"]["rules"][0]["action"].clone();
+        assert_eq!(action(&step(|_| {})), "Ignore");
+        let rule = |action: &str| json!({"rules": [{"reasons": ["Disruption"], "action": action}]});
+        assert_eq!(action(&step(|step| step["retry"] = rule("Ignore"))), "Ignore");
+        for counts in ["Retry", "Fail"] {
+            assert_eq!(action(&step(|step| step["retry"] = rule(counts))), "FailJob");
+        }
+    }
+
+    proptest! {
+        /// A04: of the pod's spec a run chooses the values of our variables and a priority class, and nothing else.
+        #[test]
+        fn a_run_decides_nothing_about_its_pod(
+            texts in proptest::collection::vec(any::<String>(), 5),
+            labels in proptest::collection::btree_map(".{1,20}", ".{0,20}", 0..5),
+        ) {
+            let [name, namespace, owner, team, class] = texts.try_into().expect("five");
+            let strange = Run { name, namespace, owner, team, labels, priority_class: Some(class.clone()), ..run() };
+            let step = step(|_| {});
+            let mut spec = of(&strange, &step)["spec"]["template"]["spec"].clone();
+            let mut plain = job(Injection::ImageVolume)["spec"]["template"]["spec"].clone();
+            prop_assert_eq!(spec.as_object_mut().expect("spec").remove("priorityClassName"), Some(json!(class)));
+            let variables = |spec: &mut Value| spec["containers"][0]["env"].take();
+            let (strange, ours) = (variables(&mut spec), variables(&mut plain));
+            let names = |list: &Value| list.as_array().expect("env").iter().map(|v| v["name"].clone()).collect::<Vec<_>>();
+            prop_assert_eq!(names(&strange), names(&ours));
+            prop_assert_eq!(spec, plain);
+        }
     }
 }

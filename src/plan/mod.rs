@@ -8,22 +8,29 @@
 
 mod admit;
 pub mod agent;
+mod attempt;
 pub mod cancel;
 pub mod decide;
 pub mod definition;
+mod end;
 mod failure;
 pub mod flow;
+mod graph;
 mod inputs;
 pub mod job;
+mod life;
 pub mod names;
 pub mod parameters;
+pub mod queue;
 pub mod retry;
 pub mod revision;
 pub mod seal;
 pub mod snapshot;
 pub mod status;
+mod steps;
 pub mod stores;
 mod template;
+mod wait;
 
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,21 @@ impl Codes {
         self.0.is_empty()
     }
 
+    /// As an author would write them.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        let text = |range: &RangeInclusive<i32>| match (range.start(), range.end()) {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        };
+        self.0.iter().map(text).collect()
+    }
+
+    /// Whether every code of the other list is in this one.
+    fn cover(&self, other: &Self) -> bool {
+        self.is_empty() || (!other.is_empty() && other.0.iter().cloned().flatten().all(|code| self.hold(Some(code))))
+    }
+
     /// Whether a code is one of them; with none named, every code is.
     #[must_use]
     pub fn hold(&self, code: Option<i32>) -> bool {
@@ -90,6 +105,16 @@ pub struct Rule {
     pub reasons: Vec<FailureKind>,
     /// What follows.
     pub action: RetryAction,
+}
+
+impl Rule {
+    /// Whether every failure that the other rule matches is matched by this one.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let kinds = self.reasons.is_empty()
+            || (!other.reasons.is_empty() && other.reasons.iter().all(|kind| self.reasons.contains(kind)));
+        kinds && self.codes.cover(&other.codes)
+    }
 }
 
 /// What kind of failure it was.

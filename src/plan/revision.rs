@@ -16,12 +16,16 @@ use crate::api::{TaskDefinition, TaskDefinitionSpec, TaskRevision, TaskRevisionS
 #[must_use]
 pub fn hash(content: &TaskDefinitionSpec) -> String {
     let json = serde_json::to_value(content).expect("invariant: a definition is JSON, it was decoded from it");
-    let mut text = String::new();
-    canonical(&json, &mut text);
-    hex::encode(Sha256::digest(text.as_bytes()))
+    hex::encode(Sha256::digest(canonical_text(&json).as_bytes()))
 }
 
 /// JSON with the keys of every object in byte order and no spaces.
+pub(super) fn canonical_text(value: &Value) -> String {
+    let mut text = String::new();
+    canonical(value, &mut text);
+    text
+}
+
 fn canonical(value: &Value, out: &mut String) {
     match value {
         Value::Object(members) => {

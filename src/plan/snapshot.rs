@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
@@ -12,7 +13,7 @@ use super::names;
 use super::stores::NoStore;
 use crate::api::names::{ANNOTATION_FINISHED, FINALIZER_OUTPUTS};
 use crate::api::state::StepState;
-use crate::api::task::{RevisionRef, StoreRef};
+use crate::api::task::{AsyncTaskStatus, RevisionRef, StepStatus, StoreRef};
 use crate::api::{AsyncTask, TaskState};
 use crate::contract::wire::{CommittedFile, FailureReport, Termination};
 
@@ -23,8 +24,8 @@ pub enum Phase {
     New,
     /// Bears the mark of a finished run and no status: restored from a backup or from Git. Never runs.
     Restored,
-    /// Its Job was made.
-    Running,
+    /// Pinned to a revision, and not over: it waits for its turn, runs, or is being cancelled.
+    Pinned,
     /// Over.
     Finished,
     /// To be deleted.
@@ -37,13 +38,12 @@ pub fn phase(task: &AsyncTask) -> Phase {
     if task.metadata.deletion_timestamp.is_some() {
         return Phase::Deleting;
     }
+    let pinned = task.status.as_ref().is_some_and(|status| status.revision.is_some());
     match state(task) {
         None if is_marked(task) => Phase::Restored,
-        None | Some(TaskState::Pending) => Phase::New,
-        Some(TaskState::InProgress | TaskState::Canceling) => Phase::Running,
-        Some(TaskState::Complete | TaskState::PartiallyComplete | TaskState::Failed | TaskState::Canceled) => {
-            Phase::Finished
-        }
+        Some(state) if state.is_terminal() => Phase::Finished,
+        _ if pinned => Phase::Pinned,
+        _ => Phase::New,
     }
 }
 
@@ -63,13 +63,16 @@ pub(super) fn is_held(task: &AsyncTask) -> bool {
     task.metadata.finalizers.as_ref().is_some_and(|held| held.iter().any(|name| name == FINALIZER_OUTPUTS))
 }
 
-/// Step and attempt that run now: the first step that is not over.
+/// Number of the attempt a step is in or was in last; 0 before the first.
 #[must_use]
-pub fn current_attempt(task: &AsyncTask) -> Option<(&str, u32)> {
-    let steps = task.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
-    let over = |state: Option<StepState>| matches!(state, Some(StepState::Complete | StepState::Failed));
-    let step = steps.iter().find(|step| !over(step.state))?;
-    Some((&step.name, step.attempt.and_then(|attempt| u32::try_from(attempt).ok()).unwrap_or(1)))
+pub fn attempt(step: &StepStatus) -> u32 {
+    step.attempt.and_then(|attempt| u32::try_from(attempt).ok()).unwrap_or(0)
+}
+
+/// Steps whose Job was made and whose end is not recorded, with their attempts.
+pub fn running(status: &AsyncTaskStatus) -> impl Iterator<Item = (&str, u32)> {
+    let runs = status.steps.iter().filter(|step| step.state == Some(StepState::Running));
+    runs.map(|step| (step.name.as_str(), attempt(step)))
 }
 
 /// Name of the Job of an attempt of this run.
@@ -78,6 +81,24 @@ pub fn job_name(task: &AsyncTask, step: &str, attempt: u32) -> String {
     let metadata = &task.metadata;
     let (name, uid) = (metadata.name.as_deref().unwrap_or_default(), metadata.uid.as_deref().unwrap_or_default());
     names::job(name, uid, step, attempt)
+}
+
+/// How long a pod may take to be ready before it is asked what it waits for.
+pub const READY_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Whether the pods of a run have something to tell that its Jobs do not: one is slow to start, or the next attempt
+/// must not begin before the last pod of the one before has ended.
+#[must_use]
+pub fn needs_pods(task: &AsyncTask, jobs: &[JobFact], now: Timestamp) -> bool {
+    let Some(status) = &task.status else { return false };
+    let slow = |job: &JobFact| job.end.is_none() && !job.ready && !job.suspended && job.is_older(READY_PATIENCE, now);
+    let again = |step: &StepStatus| match step.state {
+        Some(StepState::Waiting) => step.attempt.is_some(),
+        Some(StepState::Retrying) => step.until.as_ref().is_none_or(|until| until.0 <= now),
+        _ => false,
+    };
+    let ending = status.state == Some(TaskState::Canceling) || task.spec.is_canceled();
+    ending || jobs.iter().any(slow) || status.steps.iter().any(again)
 }
 
 /// All that is known about a run at one moment.
@@ -94,8 +115,8 @@ pub struct Snapshot {
 pub enum Seen {
     /// [`Phase::New`]
     New(Box<Admission>),
-    /// [`Phase::Running`]
-    Running(Execution),
+    /// [`Phase::Pinned`]
+    Pinned(Box<Execution>),
     /// [`Phase::Restored`] and [`Phase::Finished`] need no more.
     Nothing,
     /// [`Phase::Deleting`]
@@ -113,10 +134,33 @@ pub struct Admission {
     pub parameters: Value,
     /// What is known of each upload that `spec.inputs` names, by input.
     pub uploads: BTreeMap<String, UploadFact>,
-    /// Its Job, if somebody made it already: us, before we could say so.
-    pub job: Option<JobFact>,
+    /// Its Jobs, if somebody made any already: us, before we could say so.
+    pub jobs: Vec<JobFact>,
+    /// Its place in the queue, once it was asked for.
+    pub turn: Option<Turn>,
     /// What a pod must be told of the agent; `None` until the operator knows.
     pub agent: Option<Agent>,
+}
+
+/// Whether a run may start now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It may, and its place is taken.
+    Go,
+    /// Others come first.
+    Wait {
+        /// Its place, from 1.
+        position: Option<i32>,
+        /// Why.
+        why: Trouble,
+    },
+    /// It will never: its key is taken, or it was replaced by a newer run.
+    Never {
+        /// The state it ends in.
+        state: TaskState,
+        /// Why.
+        why: Trouble,
+    },
 }
 
 /// What is known of a definition.
@@ -160,14 +204,42 @@ pub enum UploadFact {
 pub struct JobFact {
     /// Name.
     pub name: String,
+    /// UID.
+    pub uid: String,
     /// Whether this very run owns it.
     pub ours: bool,
+    /// The step it is an attempt of.
+    pub step: String,
+    /// Number of the attempt.
+    pub attempt: u32,
     /// Name of the revision it was built from.
     pub revision: Option<String>,
     /// When it was made.
     pub created: Option<Timestamp>,
+    /// When the Job controller took it up; later than `created` when a queue held it.
+    pub started: Option<Timestamp>,
+    /// Whether a queue holds it.
+    pub suspended: bool,
+    /// Whether its pod runs and is ready.
+    pub ready: bool,
+    /// Whether its deletion was asked for.
+    pub deleting: bool,
     /// How it ended, once it has.
     pub end: Option<JobEnd>,
+}
+
+impl JobFact {
+    /// When the time for its start began to count.
+    #[must_use]
+    pub fn since(&self) -> Option<Timestamp> {
+        self.started.or(self.created)
+    }
+
+    /// Whether that is longer ago than this.
+    #[must_use]
+    pub fn is_older(&self, than: Duration, now: Timestamp) -> bool {
+        self.since().and_then(|since| since.checked_add(than).ok()).is_some_and(|then| then <= now)
+    }
 }
 
 /// How a Job ended.
@@ -186,18 +258,21 @@ pub enum JobEnd {
     Gone,
 }
 
-/// A run whose Job was made.
+/// A run that is pinned and not over.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Execution {
-    /// The Job has not ended.
-    Runs,
-    /// The Job has ended.
-    Ended {
-        /// How.
-        end: JobEnd,
-        /// What it left; the error says why it cannot be read now.
-        results: Result<Results, Trouble>,
-    },
+pub struct Execution {
+    /// What it is pinned to; the sentence says why it cannot be read.
+    pub content: Result<Arc<ValidatedDefinition>, String>,
+    /// The Jobs of all its attempts that are there.
+    pub jobs: Vec<JobFact>,
+    /// What the attempts of steps whose Job has ended left, by step; the error says why it cannot be read now.
+    pub results: BTreeMap<String, Result<Results, Trouble>>,
+    /// Its pods, where [`needs_pods`] says so.
+    pub pods: Vec<PodFact>,
+    /// Its place in the queue, once it was asked for.
+    pub turn: Option<Turn>,
+    /// What a pod must be told of the agent; `None` until the operator knows.
+    pub agent: Option<Agent>,
 }
 
 /// Something that is not as it must be and may become so.
@@ -236,6 +311,8 @@ pub struct CommitFact {
 pub struct FailureFact {
     /// Pod that made it.
     pub pod_uid: String,
+    /// Number of the attempt.
+    pub attempt: u32,
     /// When.
     pub failed_at: Timestamp,
     /// What it says.
@@ -258,10 +335,20 @@ pub struct PodFact {
     pub uid: String,
     /// Name.
     pub name: String,
+    /// The step it runs.
+    pub step: String,
+    /// Number of the attempt.
+    pub attempt: u32,
     /// When it was made.
     pub created: Option<Timestamp>,
     /// Whether it has not ended.
     pub alive: bool,
+    /// Whether its program was started.
+    pub started: bool,
+    /// Whether it was drained, evicted or preempted.
+    pub disrupted: bool,
+    /// Why no node takes it: a sentence of the scheduler's.
+    pub unschedulable: Option<String>,
     /// Why the pod itself failed: `DeadlineExceeded`, `Evicted`.
     pub reason: Option<String>,
     /// The same in a sentence.

@@ -1,38 +1,41 @@
 //! What the status says, from what was seen and what was really done.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use super::decide::{Pins, Plan, Verdict};
-use super::failure::refusal;
+use super::decide::{CancelNews, News, Pins, Plan, StepNews, Verdict};
+use super::failure::{brief, refusal};
 use super::seal::{self, Sealed};
-use super::snapshot::{JobFact, Phase, Snapshot, Trouble, current_attempt, phase};
+use super::snapshot::{JobFact, Phase, Snapshot, Trouble, phase};
 use crate::api::condition::{self, Claim, cut};
 use crate::api::state::{StepState, TaskState};
-use crate::api::task::{AsyncTaskStatus, Failure, StepStatus, Transition};
+use crate::api::task::{AsyncTaskStatus, Failure, QueueStatus, StepStatus, Transition};
+use crate::contract::env::LOG_OUTPUT;
 
-/// Transitions kept in the status.
-const TRANSITIONS: usize = 32;
+/// Transitions kept in the status; all are in the history record.
+pub(super) const TRANSITIONS: usize = 32;
 
 /// What came of a plan's actions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Applied {
-    /// The Job that was made, or that was there already.
-    pub job: Option<JobFact>,
-    /// Hex digest of the manifest that was written.
-    pub manifest: Option<String>,
-    /// What stopped the actions half way.
+    /// Jobs that were made, or that were there already, by step.
+    pub jobs: BTreeMap<String, JobFact>,
+    /// Hex digests of the manifests that were written, by step.
+    pub manifests: BTreeMap<String, String>,
+    /// What stopped an action.
     pub trouble: Option<Trouble>,
 }
 
-/// The operator's part of the status: without `progress` of the run and `stage` and `progress` of its steps, which are
-/// the gateway's.
+/// The operator's part of the status: without `progress` of the run and `stage`, `guarded` and `progress` of its steps,
+/// which are the gateway's.
 #[must_use]
 pub fn operators_part(status: &AsyncTaskStatus) -> AsyncTaskStatus {
     let steps = status.steps.iter().cloned();
     AsyncTaskStatus {
         progress: None,
-        steps: steps.map(|step| StepStatus { stage: None, progress: None, ..step }).collect(),
+        steps: steps.map(|step| StepStatus { stage: None, guarded: None, progress: None, ..step }).collect(),
         ..status.clone()
     }
 }
@@ -42,81 +45,193 @@ pub fn operators_part(status: &AsyncTaskStatus) -> AsyncTaskStatus {
 pub fn status(snapshot: &Snapshot, plan: &Plan, applied: &Applied, now: Timestamp) -> AsyncTaskStatus {
     let task = &snapshot.task;
     let before = operators_part(&task.status.clone().unwrap_or_default());
-    let news = News {
-        step: current_attempt(task).map(|(step, _)| step.to_owned()),
-        generation: task.metadata.generation,
-        now,
-    };
-    match effective(plan, applied, phase(task)) {
-        Verdict::Unchanged => before,
-        Verdict::Waits(trouble) => news.state(before, TaskState::Pending, trouble.reason, Some(&trouble.message)),
-        Verdict::Starts(pins) => match &applied_job(snapshot, applied) {
-            Some(job) => news.starts(before, &pins, job),
-            None => before,
-        },
-        Verdict::Runs => news.state(before, TaskState::InProgress, RUNNING, None),
-        Verdict::Held(trouble) => news.state(before, TaskState::InProgress, trouble.reason, Some(&trouble.message)),
-        Verdict::Completes(sealed) => news.completes(before, &sealed, applied),
-        Verdict::Fails(failure, log) => news.fails(before, failure, log.as_ref(), applied),
-        Verdict::Restored => news.state(before, TaskState::Canceled, "Restored", Some(RESTORED)),
-        Verdict::Stays(trouble) => news.stays(before, &trouble),
+    let writer = Writer { generation: task.metadata.generation, now };
+    let effective = effective(&plan.news, applied, phase(task), before.state);
+    // Somebody made a Job on another revision a moment before us. That one counts: look at it first.
+    let Some(News { pins, queue, steps, cancel, verdict }) = effective else { return before };
+    let mut after = before;
+    if let Some(pins) = pins {
+        after = pinned(after, &pins);
+    }
+    if let Some(queue) = queue {
+        after.queue = Some(queue).filter(|queue| *queue != QueueStatus::default());
+    }
+    for (name, news) in &steps {
+        writer.step(&mut after, name, news, applied);
+    }
+    after.step = at_work(&after);
+    after.results = results(&after);
+    if let Some(cancel) = &cancel {
+        after.conditions = with(&after.conditions, &writer.claim_of(cancel), &writer);
+    }
+    match verdict {
+        Verdict::Unchanged => after,
+        Verdict::Is { state, reason, message } => {
+            let failure = after.failure.take().filter(|_| !state.is_success());
+            writer.state(AsyncTaskStatus { failure, ..after }, state, &reason, message.as_deref(), None)
+        }
+        Verdict::Fails(failure) => {
+            let (reason, message, step) = (failure.reason.clone(), failure.message.clone(), failure.step.clone());
+            let failed = AsyncTaskStatus { failure: Some(failure), ..after };
+            writer.state(failed, TaskState::Failed, &reason, Some(&message), step)
+        }
+        Verdict::Stays(trouble) => {
+            let claim = Claim::new(condition::STALLED, Some(true), trouble.reason, &trouble.message);
+            AsyncTaskStatus { conditions: with(&after.conditions, &claim, &writer), ..after }
+        }
     }
 }
 
-/// Why a run is in progress when all is well.
-const RUNNING: &str = "Running";
-
-const RESTORED: &str = "this run was over before the object was restored or applied again, and does not run twice: create \
-                        an AsyncTask of another name to run it again";
-
-fn applied_job(snapshot: &Snapshot, applied: &Applied) -> Option<JobFact> {
-    let seen = match &snapshot.seen {
-        super::snapshot::Seen::New(admission) => admission.job.clone(),
-        _ => None,
-    };
-    applied.job.clone().or(seen)
-}
-
-/// What can be said after all: of what was planned only that which was done.
-fn effective(plan: &Plan, applied: &Applied, phase: Phase) -> Verdict {
+/// What can be said after all: of what was planned only that which was done. `None`: nothing, look again.
+fn effective(news: &News, applied: &Applied, phase: Phase, state: Option<TaskState>) -> Option<News> {
+    let mut news = news.clone();
+    let revision = news.pins.as_ref().map(|pins| &pins.revision.name);
+    if revision.is_some_and(|name| applied.jobs.values().any(|job| job.ours && job.revision.as_ref() != Some(name))) {
+        return None;
+    }
+    let foreign = applied.jobs.iter().find(|(_, job)| !job.ours).map(|(step, job)| (step.clone(), job.name.clone()));
+    news.steps.retain(|(step, news)| match news {
+        StepNews::Starts { job, .. } => job.is_some() || applied.jobs.get(step).is_some_and(|job| job.ours),
+        StepNews::Completes(_) => applied.manifests.contains_key(step),
+        _ => true,
+    });
     if let Some(trouble) = &applied.trouble {
-        return match phase {
-            Phase::New => Verdict::Waits(trouble.clone()),
-            Phase::Running => Verdict::Held(trouble.clone()),
+        news.verdict = match phase {
+            Phase::New => Verdict::held(TaskState::Pending, trouble),
+            Phase::Pinned => Verdict::held(state.unwrap_or(TaskState::Pending), trouble),
             Phase::Deleting => Verdict::Stays(trouble.clone()),
             Phase::Restored | Phase::Finished => Verdict::Unchanged,
         };
+    } else if let Some((step, name)) = foreign {
+        let message = format!(
+            "a Job named {name} that belongs to something else is in the way: delete it, and create an AsyncTask of \
+             another name"
+        );
+        let failure = Failure { step: Some(step.clone()), ..refusal("NameConflict", message) };
+        let first = news.pins.is_some() || state == Some(TaskState::Pending);
+        news.verdict = if first { Verdict::Fails(failure.clone()) } else { Verdict::Unchanged };
+        news.steps.push((step, StepNews::Fails(failure, None)));
     }
-    match (&plan.verdict, &applied.job) {
-        (Verdict::Starts(_), Some(job)) if !job.ours => {
-            let name = &job.name;
-            let message = format!(
-                "a Job named {name} that belongs to something else is in the way: delete it, and create an AsyncTask of \
-                 another name"
-            );
-            Verdict::Fails(refusal("NameConflict", message), None)
-        }
-        // Somebody made the Job on another revision a moment before us. That one counts: look at it first.
-        (Verdict::Starts(pins), Some(job)) if job.revision.as_ref() != Some(&pins.revision.name) => Verdict::Unchanged,
-        (verdict, _) => verdict.clone(),
+    Some(news)
+}
+
+fn pinned(before: AsyncTaskStatus, pins: &Pins) -> AsyncTaskStatus {
+    let waiting =
+        |name: &String| StepStatus { name: name.clone(), state: Some(StepState::Waiting), ..StepStatus::default() };
+    AsyncTaskStatus {
+        revision: Some(pins.revision.clone()),
+        store: Some(pins.store.clone()),
+        plan: pins.plan.clone(),
+        steps: pins.plan.iter().map(|step| waiting(&step.name)).collect(),
+        ..before
     }
 }
 
-struct News {
-    /// The step that is not over.
-    step: Option<String>,
+/// Names of the steps that are at work, for a column.
+fn at_work(status: &AsyncTaskStatus) -> Option<String> {
+    let works = |step: &&StepStatus| matches!(step.state, Some(StepState::Running | StepState::Retrying));
+    let names: Vec<&str> = status.steps.iter().filter(works).map(|step| step.name.as_str()).collect();
+    (!names.is_empty()).then(|| cut(&names.join(","), 100))
+}
+
+/// Names of the outputs people wait for.
+fn results(status: &AsyncTaskStatus) -> Option<String> {
+    let declared = status.outputs.iter().filter(|output| output.name != LOG_OUTPUT);
+    let names: Vec<&str> = declared.map(|output| output.name.as_str()).collect();
+    (!names.is_empty()).then(|| cut(&names.join(","), 100))
+}
+
+/// The conditions with one of them said anew.
+fn with(conditions: &[Condition], claim: &Claim, writer: &Writer) -> Vec<Condition> {
+    let said = claim.on(conditions, writer.generation, writer.now);
+    let others = conditions.iter().filter(|condition| condition.type_ != claim.kind).cloned();
+    others.chain([said]).collect()
+}
+
+struct Writer {
     generation: Option<i64>,
     now: Timestamp,
 }
 
-impl News {
+impl Writer {
+    fn claim_of(&self, cancel: &CancelNews) -> Claim {
+        match cancel {
+            CancelNews::Accepted(effect) => Claim::new(
+                condition::CANCEL_REQUESTED,
+                Some(true),
+                "Accepted",
+                format!("the run is being cancelled{effect}"),
+            ),
+            CancelNews::NotNow(why) => Claim::new(condition::CANCEL_REQUESTED, Some(true), "NotNow", why),
+        }
+    }
+
+    fn step(&self, status: &mut AsyncTaskStatus, name: &str, news: &StepNews, applied: &Applied) {
+        let Some(index) = status.steps.iter().position(|step| step.name == name) else { return };
+        let step = &mut status.steps[index];
+        match news {
+            StepNews::Starts { attempt, job } => {
+                let began = applied.jobs.get(name).or(job.as_ref()).and_then(|job| job.created).unwrap_or(self.now);
+                step.state = Some(StepState::Running);
+                step.attempt = i32::try_from(*attempt).ok();
+                step.start_time.get_or_insert(Time(began));
+                (step.until, step.waiting) = (None, None);
+            }
+            StepNews::Waits(waiting) => step.waiting.clone_from(waiting),
+            StepNews::Completes(sealed) => {
+                self.end(step, StepState::Complete);
+                step.failure = None;
+                seal(status, index, sealed, applied);
+            }
+            StepNews::Retries { failure, until, counts } => {
+                step.state = Some(StepState::Retrying);
+                step.until = Some(Time(*until));
+                step.failure = Some(brief(failure));
+                step.waiting = None;
+                if *counts {
+                    step.counted = Some(step.counted.unwrap_or(0).saturating_add(1));
+                }
+            }
+            StepNews::Fails(failure, log) => {
+                self.end(step, StepState::Failed);
+                step.failure = Some(brief(failure));
+                status.failure.get_or_insert_with(|| failure.clone());
+                if let Some(log) = log {
+                    seal(status, index, log, applied);
+                }
+            }
+            StepNews::Skips(words) => {
+                self.end(step, StepState::Skipped);
+                step.message = Some(cut(words, 256));
+            }
+            StepNews::Cancels => self.end(step, StepState::Canceled),
+            StepNews::Suspends => {
+                step.state = Some(StepState::Waiting);
+                (step.until, step.waiting) = (None, None);
+            }
+        }
+    }
+
+    fn end(&self, step: &mut StepStatus, state: StepState) {
+        step.state = Some(state);
+        step.finish_time = Some(Time(self.now));
+        (step.until, step.waiting) = (None, None);
+    }
+
     /// Moves to a state, if the table of states has the move; else says nothing new.
-    fn state(&self, before: AsyncTaskStatus, to: TaskState, reason: &str, message: Option<&str>) -> AsyncTaskStatus {
+    fn state(
+        &self,
+        before: AsyncTaskStatus,
+        to: TaskState,
+        reason: &str,
+        message: Option<&str>,
+        step: Option<String>,
+    ) -> AsyncTaskStatus {
         let from = before.state;
         if !is_legal(from, to) {
             return before;
         }
-        let message = message.map(|message| cut(message, 4096));
+        let message = message.map(|message| cut(message, MESSAGE_MAX));
         let mut after = AsyncTaskStatus {
             observed_generation: self.generation,
             state: Some(to),
@@ -126,87 +241,29 @@ impl News {
         };
         if from != Some(to) {
             let seq = after.transitions.last().map_or(0, |last| last.seq) + 1;
-            after.transitions.push(Transition {
-                seq,
-                from,
-                to,
-                at: Time(self.now),
-                reason: reason.to_owned(),
-                step: None,
-            });
+            after.transitions.push(Transition { seq, from, to, at: Time(self.now), reason: reason.to_owned(), step });
             let surplus = after.transitions.len().saturating_sub(TRANSITIONS);
             after.transitions.drain(..surplus);
         }
+        let requested =
+            after.conditions.iter().find(|condition| condition.type_ == condition::CANCEL_REQUESTED).cloned();
         let claims = claims(&after, to);
-        after.conditions = claims.iter().map(|claim| claim.on(&after.conditions, self.generation, self.now)).collect();
+        let said = claims.iter().map(|claim| claim.on(&after.conditions, self.generation, self.now));
+        after.conditions = said.chain(requested).collect();
         after
     }
+}
 
-    fn starts(&self, before: AsyncTaskStatus, pins: &Pins, job: &JobFact) -> AsyncTaskStatus {
-        let began = job.created.unwrap_or(self.now);
-        let steps = pins.plan.iter().enumerate().map(|(index, step)| StepStatus {
-            name: step.name.clone(),
-            state: Some(if index == 0 { StepState::Running } else { StepState::Waiting }),
-            attempt: (index == 0).then_some(1),
-            start_time: (index == 0).then_some(Time(began)),
-            ..StepStatus::default()
-        });
-        let pinned = AsyncTaskStatus {
-            revision: Some(pins.revision.clone()),
-            store: Some(pins.store.clone()),
-            step: pins.plan.first().map(|step| step.name.clone()),
-            plan: pins.plan.clone(),
-            steps: steps.collect(),
-            ..before
-        };
-        self.state(pinned, TaskState::InProgress, RUNNING, None)
-    }
+/// Longest message of a run.
+const MESSAGE_MAX: usize = 4096;
 
-    fn completes(&self, before: AsyncTaskStatus, sealed: &Sealed, applied: &Applied) -> AsyncTaskStatus {
-        let done = AsyncTaskStatus { step: None, ..self.end_step(before, StepState::Complete, Some(sealed), applied) };
-        self.state(done, TaskState::Complete, "StepsSucceeded", None)
-    }
-
-    fn fails(
-        &self,
-        before: AsyncTaskStatus,
-        failure: Failure,
-        log: Option<&Sealed>,
-        applied: &Applied,
-    ) -> AsyncTaskStatus {
-        let (reason, message) = (failure.reason.clone(), failure.message.clone());
-        let ended = self.end_step(before, StepState::Failed, log, applied);
-        let failed = AsyncTaskStatus { failure: Some(failure), ..ended };
-        self.state(failed, TaskState::Failed, &reason, Some(&message))
-    }
-
-    /// Ends the current step. Files are named only together with the manifest that lists them.
-    fn end_step(
-        &self,
-        mut status: AsyncTaskStatus,
-        state: StepState,
-        sealed: Option<&Sealed>,
-        applied: &Applied,
-    ) -> AsyncTaskStatus {
-        let current = status.steps.iter_mut().find(|step| Some(&step.name) == self.step.as_ref());
-        let Some(step) = current else { return status };
-        step.state = Some(state);
-        step.finish_time = Some(Time(self.now));
-        if let (Some(sealed), Some(manifest)) = (sealed, &applied.manifest) {
-            step.manifest = Some(manifest.clone());
-            let outputs = seal::outputs(&step.name, sealed);
-            status.outputs.extend(outputs);
-        }
-        status
-    }
-
-    /// Whatever its state: it is to be deleted and cannot be.
-    fn stays(&self, before: AsyncTaskStatus, trouble: &Trouble) -> AsyncTaskStatus {
-        let claim = Claim::new(condition::STALLED, Some(true), trouble.reason, &trouble.message);
-        let stalled = claim.on(&before.conditions, self.generation, self.now);
-        let others = before.conditions.iter().filter(|condition| condition.type_ != condition::STALLED).cloned();
-        let conditions: Vec<Condition> = others.chain([stalled]).collect();
-        AsyncTaskStatus { conditions, ..before }
+/// Files are named only together with the manifest that lists them.
+fn seal(status: &mut AsyncTaskStatus, index: usize, sealed: &Sealed, applied: &Applied) {
+    let step = &mut status.steps[index];
+    if let Some(manifest) = applied.manifests.get(&step.name) {
+        step.manifest = Some(manifest.clone());
+        let outputs = seal::outputs(&step.name, sealed);
+        status.outputs.extend(outputs);
     }
 }
 

@@ -3,14 +3,18 @@
 //! ```text
 //! <prefix>/_owner
 //! <prefix>/<namespace>/_uploads/<id>/{data,record}
+//! <prefix>/<namespace>/_history/<yyyy>/<mm>/<task-name>/<task-uid>.json
 //! <prefix>/<namespace>/<task-uid>/<step>/manifest-<sha256>
 //! <prefix>/<namespace>/<task-uid>/<step>/<shard>/<pod-uid>/{commit,failure,log,files/<output>/<seq>}
 //! ```
 //!
 //! Every part is a name that Kubernetes made or checked, and is checked again here: it can hold no `/` and cannot
-//! begin with `_` or `.`, so no name can be taken for another part, for `_owner` or for `_uploads`.
+//! begin with `_` or `.`, so no name can be taken for another part, for `_owner`, `_uploads` or `_history`.
 
 use std::fmt;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::digest::Digest;
 use crate::contract::env::LOG_OUTPUT;
@@ -113,6 +117,64 @@ impl Layout {
         let (namespace, id) = (checked("namespace", namespace)?, checked("upload id", id)?);
         Ok(UploadKeys { prefix: Prefix(format!("{}{namespace}/_uploads/{id}/", self.root)) })
     }
+
+    /// Where [`super::records::HistoryRecord`] of a run is, filed under the month (UTC) the run was created in.
+    ///
+    /// # Errors
+    /// A name or UID that cannot be part of a key.
+    pub fn history(
+        &self,
+        namespace: &str,
+        created: Timestamp,
+        name: &str,
+        task_uid: &str,
+    ) -> Result<String, InvalidPart> {
+        let created = created.to_zoned(TimeZone::UTC);
+        let folder = self.history_of(namespace, created.year(), created.month(), name)?;
+        Ok(format!("{folder}{}{HISTORY_SUFFIX}", checked("task UID", task_uid)?))
+    }
+
+    /// To list the records of all runs that had this name and were created in this month (UTC); [`Self::parse_history`]
+    /// reads the keys found.
+    ///
+    /// # Errors
+    /// A name that cannot be part of a key.
+    pub fn history_of(&self, namespace: &str, year: i16, month: i8, name: &str) -> Result<Prefix, InvalidPart> {
+        let (namespace, name) = (checked("namespace", namespace)?, checked("task name", name)?);
+        Ok(Prefix(format!("{}{namespace}/_history/{year:04}/{month:02}/{name}/", self.root)))
+    }
+
+    /// Reads a key found below [`Self::history_of`]. `None`: no history record's key.
+    #[must_use]
+    pub fn parse_history(&self, key: &str) -> Option<HistoryKey> {
+        let rest = key.strip_prefix(self.root.as_str())?;
+        let [namespace, "_history", year, month, name, file] = rest.split('/').collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        let uid = checked("task UID", file.strip_suffix(HISTORY_SUFFIX)?).ok()?;
+        let (year, month) = (year.parse().ok()?, month.parse().ok()?);
+        let found = HistoryKey { namespace: namespace.to_owned(), year, month, name: name.to_owned(), uid };
+        // Only the spelling we write: another one would be a second name of the same run.
+        let folder = self.history_of(namespace, year, month, name).ok()?;
+        (key.starts_with(folder.as_str()) && (1..=12).contains(&month)).then_some(found)
+    }
+}
+
+const HISTORY_SUFFIX: &str = ".json";
+
+/// What the key of a history record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryKey {
+    /// Namespace of the run.
+    pub namespace: String,
+    /// Year the run was created in.
+    pub year: i16,
+    /// Month the run was created in, from 1.
+    pub month: i8,
+    /// Name of the run.
+    pub name: String,
+    /// UID of the run.
+    pub uid: String,
 }
 
 /// Keys of one run.
@@ -319,6 +381,37 @@ mod tests {
     }
 
     #[test]
+    fn a_history_record_is_filed_under_the_month_its_run_was_created_in() {
+        let layout = Layout::new("prod/tasks").expect("valid");
+        let created: Timestamp = "2027-01-01T00:30:00+01:00".parse().expect("a time");
+        let key = layout.history("studio", created, "export.v1", "t-1").expect("valid");
+        assert_eq!(key, "prod/tasks/studio/_history/2026/12/export.v1/t-1.json");
+        let folder = layout.history_of("studio", 2026, 12, "export.v1").expect("valid");
+        assert!(key.starts_with(folder.as_str()));
+        let found = layout.parse_history(&key).expect("ours");
+        assert_eq!((found.namespace.as_str(), found.name.as_str(), found.uid.as_str()), ("studio", "export.v1", "t-1"));
+        assert_eq!((found.year, found.month), (2026, 12));
+    }
+
+    #[test]
+    fn keys_that_are_no_history_record_are_not_parsed() {
+        let layout = Layout::new("p").expect("valid");
+        for key in [
+            "p/ns/_history/2026/12/run/t-1",
+            "p/ns/_history/2026/12/run/.json",
+            "p/ns/_history/2026/12/run/x/t-1.json",
+            "p/ns/_history/2026/13/run/t-1.json",
+            "p/ns/_history/2026/1/run/t-1.json",
+            "p/ns/_history/+026/01/run/t-1.json",
+            "p/ns/_uploads/2026/12/run/t-1.json",
+            "p/_ns/_history/2026/12/run/t-1.json",
+            "q/ns/_history/2026/12/run/t-1.json",
+        ] {
+            assert_eq!(layout.parse_history(key), None, "{key}");
+        }
+    }
+
+    #[test]
     fn names_that_could_be_read_as_something_else_are_refused() {
         let layout = Layout::new("p").expect("valid");
         for bad in
@@ -327,6 +420,8 @@ mod tests {
             assert!(layout.task(bad, "uid").is_err(), "namespace {bad:?}");
             assert!(layout.task("ns", bad).is_err(), "uid {bad:?}");
             assert!(layout.upload("ns", bad).is_err(), "upload {bad:?}");
+            assert!(layout.history("ns", Timestamp::UNIX_EPOCH, bad, "uid").is_err(), "name {bad:?}");
+            assert!(layout.history("ns", Timestamp::UNIX_EPOCH, "name", bad).is_err(), "uid {bad:?}");
             assert!(step().attempt(0, bad).is_err(), "pod {bad:?}");
             assert!(step().attempt(0, "p").expect("valid").file(bad, 0).is_err(), "output {bad:?}");
         }

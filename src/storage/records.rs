@@ -1,9 +1,12 @@
 //! Records kept in the store beside the bytes: JSON, camelCase, with a version where they outlive a release.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::digest::Digest;
 use crate::contract::wire::{CommittedFile, FailureReport};
@@ -141,6 +144,74 @@ pub struct UploadRecord {
     pub complete: bool,
 }
 
+/// What became of a run: written while it lives, read when its AsyncTask is gone. What the API defines is kept as the
+/// API spells it, so this room need not know the API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryRecord {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Namespace of the AsyncTask.
+    pub namespace: String,
+    /// Name of the AsyncTask.
+    pub name: String,
+    /// UID of the AsyncTask.
+    pub uid: String,
+    /// When the AsyncTask was created.
+    pub created_at: Timestamp,
+    /// `spec`, as asked for.
+    pub spec: Value,
+    /// `status.state`
+    pub state: String,
+    /// `status.reason`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// `status.message`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// `status.revision`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Value>,
+    /// `status.store`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Value>,
+    /// Every change of state, the oldest first; the status holds only the newest.
+    #[serde(default)]
+    pub transitions: Vec<RecordedTransition>,
+    /// `status.steps`
+    #[serde(default)]
+    pub steps: Vec<Value>,
+    /// `status.failure`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Value>,
+    /// `status.outputs`
+    #[serde(default)]
+    pub outputs: Vec<Value>,
+    /// When this was written.
+    pub recorded_at: Timestamp,
+}
+
+/// One of `status.transitions`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordedTransition {
+    /// Counts the changes of a run from 1.
+    pub seq: i64,
+    /// The rest of it.
+    #[serde(flatten)]
+    pub change: Map<String, Value>,
+}
+
+impl HistoryRecord {
+    /// This record with the transitions that only the one written before still knows.
+    #[must_use]
+    pub fn merge(self, earlier: Option<Self>) -> Self {
+        let before = earlier.into_iter().flat_map(|record| record.transitions);
+        let by_seq: BTreeMap<i64, _> =
+            before.chain(self.transitions).map(|transition| (transition.seq, transition)).collect();
+        Self { transitions: by_seq.into_values().collect(), ..self }
+    }
+}
+
 /// Which cluster writes below a prefix. A second one is refused: it would sweep what it does not know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -243,6 +314,32 @@ mod tests {
         let owner = OwnerRecord { cluster_uid: "c".into() };
         assert_eq!(&encode(&owner)[..], br#"{"clusterUid":"c"}"#);
         assert_eq!(decode::<OwnerRecord>(&encode(&owner)).expect("round trip"), owner);
+    }
+
+    fn history(seqs: &[i64], word: &str) -> HistoryRecord {
+        let transition = |seq: &i64| serde_json::json!({"seq": seq, "to": "InProgress", "reason": word});
+        serde_json::from_value(serde_json::json!({
+            "version": VERSION, "namespace": "studio", "name": "run", "uid": "t-1", "spec": {"owner": "ada"},
+            "createdAt": Timestamp::UNIX_EPOCH, "recordedAt": Timestamp::UNIX_EPOCH, "state": word,
+            "transitions": seqs.iter().map(transition).collect::<Vec<_>>(),
+        }))
+        .expect("a record")
+    }
+
+    #[test]
+    fn a_later_history_record_keeps_the_transitions_that_the_status_has_forgotten() {
+        let merged = history(&[3, 4], "Later").merge(Some(history(&[1, 2, 3], "Earlier")));
+        let seqs: Vec<_> = merged.transitions.iter().map(|transition| transition.seq).collect();
+        assert_eq!((seqs, merged.state.as_str()), (vec![1, 2, 3, 4], "Later"));
+        assert_eq!(merged.transitions[2].change["reason"], "Later", "the newer word counts");
+        assert_eq!(history(&[1], "Only").merge(None), history(&[1], "Only"));
+    }
+
+    #[test]
+    fn a_transition_is_recorded_as_the_api_spells_it() {
+        let spelt = serde_json::json!({"seq": 2, "from": "Pending", "to": "InProgress", "reason": "Started"});
+        let recorded: RecordedTransition = serde_json::from_value(spelt.clone()).expect("a transition");
+        assert_eq!(serde_json::to_value(&recorded).expect("JSON"), spelt);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::api::task::StoreRef;
 use crate::api::{AsyncTask, TaskState};
 use crate::plan::decide::Action;
 use crate::plan::seal::Sealed;
-use crate::plan::snapshot::{JobRef, Trouble};
+use crate::plan::snapshot::{JobRef, Trouble, Turn};
 use crate::plan::status::Applied;
 use crate::runtime::client::{explain, is_status};
 use crate::storage::records::{Manifest, ManifestFile, VERSION};
@@ -29,37 +29,47 @@ pub(super) struct Done {
     pub(super) applied: Applied,
     /// The object after a change to its metadata.
     pub(super) task: Option<Arc<AsyncTask>>,
-    /// The Job was not there before.
+    /// A Job was made that was not there before.
     pub(super) created: bool,
+    /// What the queue said.
+    pub(super) turn: Option<Turn>,
     /// Nothing of ours holds the object any more.
     pub(super) released: bool,
 }
 
 impl TaskController {
-    /// Applies actions until one meets trouble.
+    /// Applies actions. One that meets trouble stops those that rest on what came before; steps stand for themselves.
     pub(super) async fn apply(&self, task: &AsyncTask, actions: &[Action]) -> Result<Done, TaskError> {
         let mut done = Done::default();
         for action in actions {
-            match action {
-                Action::Hold => done.task = Some(self.hold(task).await?),
-                Action::CreateJob(job) => self.create_job(task, job, &mut done).await?,
-                Action::Seal { step, sealed } => match self.seal(task, step, sealed).await {
-                    Ok(manifest) => done.applied.manifest = Some(manifest),
-                    Err(trouble) => done.applied.trouble = Some(trouble),
-                },
-                Action::Mark(state) => done.task = Some(self.mark(task, *state).await?),
-                Action::DeleteJob(job) => self.delete_job(task, job).await?,
-                Action::DeleteKeys(store) => done.applied.trouble = self.delete_keys(task, store).await.err(),
-                Action::Release => {
-                    self.release(task).await?;
-                    done.released = true;
-                }
-            }
-            if done.applied.trouble.is_some() {
-                break;
+            let alone = matches!(action, Action::CreateJob { .. } | Action::Seal { .. } | Action::DeleteJob(_));
+            if done.applied.trouble.is_none() || alone {
+                self.act(task, action, &mut done).await?;
             }
         }
         Ok(done)
+    }
+
+    async fn act(&self, task: &AsyncTask, action: &Action, done: &mut Done) -> Result<(), TaskError> {
+        match action {
+            Action::Hold => done.task = Some(self.hold(task).await?),
+            Action::Take(claim) => done.turn = Some(self.queue.take(task, claim).await?),
+            Action::CreateJob { step, job } => self.create_job(task, step, job, done).await?,
+            Action::Seal { step, sealed } => match self.seal(task, step, sealed).await {
+                Ok(manifest) => drop(done.applied.manifests.insert(step.clone(), manifest)),
+                Err(trouble) => done.applied.trouble = Some(trouble),
+            },
+            Action::ReleaseKey(lease) => self.queue.release_key(task, lease).await?,
+            Action::Record => done.applied.trouble = self.record(task).await.err(),
+            Action::Mark(state) => done.task = Some(self.mark(task, *state).await?),
+            Action::DeleteJob(job) => self.delete_job(task, job).await?,
+            Action::DeleteKeys(store) => done.applied.trouble = self.delete_keys(task, store).await.err(),
+            Action::Release => {
+                self.release(task).await?;
+                done.released = true;
+            }
+        }
+        Ok(())
     }
 
     /// Only the version that was looked at: the list of finalizers is written whole.
@@ -94,7 +104,7 @@ impl TaskController {
     }
 
     /// One that is there already and this run's own is as good: somebody was faster, or the answer to us was lost.
-    async fn create_job(&self, task: &AsyncTask, job: &Value, done: &mut Done) -> Result<(), TaskError> {
+    async fn create_job(&self, task: &AsyncTask, step: &str, job: &Value, done: &mut Done) -> Result<(), TaskError> {
         let object: DynamicObject = serde_json::from_value(job.clone()).expect("invariant: a built Job is an object");
         let name = object.name_any();
         let resource = ApiResource::erase::<Job>(&());
@@ -104,13 +114,13 @@ impl TaskController {
         match api.create(&params, &object).await {
             Ok(made) => {
                 let job: Job = made.try_parse().expect("invariant: the API server's Job is a Job");
-                done.applied.job = Some(job_fact(&job, task));
+                done.applied.jobs.insert(step.to_owned(), job_fact(&job, task));
                 done.created = true;
                 Ok(())
             }
             Err(error) if is_status(&error, 409) => match self.job(task, &name).await? {
                 Some(job) => {
-                    done.applied.job = Some(job);
+                    done.applied.jobs.insert(step.to_owned(), job);
                     Ok(())
                 }
                 None => Err(TaskError::CreateJob { name, source: error }),

@@ -32,6 +32,12 @@ pub(super) enum TaskError {
     Mark(#[source] kube::Error),
     #[error("the AsyncTask cannot be let go: {}", explain(.0))]
     Release(#[source] kube::Error),
+    #[error("Lease {name}, which stands for the run's concurrency key, cannot be used: {}", explain(.source))]
+    Lease { name: String, source: kube::Error },
+    #[error("PriorityClass {name} cannot be read: {}", explain(.source))]
+    ReadPriority { name: String, source: kube::Error },
+    #[error("AsyncTask {name}, which this run replaces, cannot be cancelled: {}", explain(.source))]
+    Replace { name: String, source: kube::Error },
     #[error("the status cannot be written: {}", explain(.0))]
     WriteStatus(#[source] kube::Error),
     #[error("others write to the AsyncTask faster than it can be looked at")]
@@ -54,6 +60,9 @@ impl Reason for TaskError {
             Self::Hold(_) => "Hold",
             Self::Mark(_) => "Mark",
             Self::Release(_) => "Release",
+            Self::Lease { .. } => "Lease",
+            Self::ReadPriority { .. } => "ReadPriority",
+            Self::Replace { .. } => "Replace",
             Self::WriteStatus(_) => "WriteStatus",
             Self::Contended => "Contended",
         }

@@ -9,7 +9,9 @@
 mod apply;
 mod error;
 mod freshness;
+mod history;
 mod observe;
+mod queue;
 mod report;
 mod results;
 mod revisions;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::channel::mpsc;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::{Action, Config, Error as QueueError};
 use kube::{Resource, ResourceExt};
@@ -30,14 +33,16 @@ use kube::{Resource, ResourceExt};
 use self::apply::Done;
 use self::error::TaskError;
 use self::freshness::Freshness;
+use self::observe::Known;
+use self::queue::Queue;
 use self::report::Ended;
 use self::revisions::Revisions;
 use self::watch::{Caches, Guarded};
 use super::context::Context;
 use super::pace::{Next, Pace};
 use crate::api::{AsyncTask, TaskState};
-use crate::plan::decide::{Plan, Verdict, plan};
-use crate::plan::snapshot::{JobFact, Snapshot, state};
+use crate::plan::decide::{Action as PlannedAction, Plan, StepNews, Verdict, plan};
+use crate::plan::snapshot::{Phase, Seen, Snapshot, Turn, phase, state};
 use crate::runtime::client::{explain_watch, is_status};
 
 /// Longest delay between two tries.
@@ -50,8 +55,8 @@ const CONCURRENCY: u16 = 16;
 const CATCH_UP: Duration = Duration::from_millis(100);
 /// Between two looks at a run that cannot start yet. What it waits for wakes it; a namespace's labels do not.
 const WAITING_AGAIN: Duration = Duration::from_secs(30);
-/// Steps of one reconcile: from new to running are three, from ended to marked two; each conflict costs one.
-const ROUNDS: usize = 8;
+/// Steps of one reconcile: from new to running are four, from ended to marked three; each conflict costs one.
+const ROUNDS: usize = 12;
 
 struct TaskController {
     context: Arc<Context>,
@@ -59,14 +64,17 @@ struct TaskController {
     caches: Caches,
     revisions: Revisions,
     freshness: Freshness,
+    queue: Queue,
     ended: Ended,
 }
 
 /// Runs until the process ends.
 pub(super) async fn run(context: Arc<Context>) {
-    let (controller, caches) = watch::controller(&context.client);
+    let (wake, woken) = mpsc::unbounded();
+    let (controller, caches) = watch::controller(&context.client, woken);
     let state = Arc::new(TaskController {
         pace: Pace::new("task", DEADLINE, MAX_DELAY, context.reconciles.clone()),
+        queue: Queue::new(context.client.clone(), context.limits, caches.tasks.clone(), wake),
         caches,
         revisions: Revisions::new(context.client.clone()),
         freshness: Freshness::default(),
@@ -113,50 +121,88 @@ enum Step {
 
 impl TaskController {
     async fn look(&self, mut task: Arc<AsyncTask>) -> Result<Next, TaskError> {
-        let mut known = None;
+        let mut known = Known::default();
+        // Whether to make a Job is decided on the object as it is now: a copy may be older than the run's end.
+        let mut live = false;
         for _ in 0..ROUNDS {
-            let Some(snapshot) = self.observe(task, known.take()).await? else { return Ok(Next::Rest) };
+            if phase(&task) == Phase::New && !live {
+                let Some(read) = self.live(&task).await? else { return Ok(Next::Rest) };
+                (task, live) = (read, true);
+            }
+            let snapshot = self.observe(Arc::clone(&task), known.clone()).await?;
             let now = Timestamp::now();
             let plan = plan(&snapshot, now);
+            if !live && makes_jobs(&plan) {
+                let Some(read) = self.live(&task).await? else { return Ok(Next::Rest) };
+                (task, live) = (read, true);
+                continue;
+            }
             let step = match self.round(&snapshot, &plan, now).await {
-                Ok((step, job)) => {
-                    known = job;
+                Ok((step, learnt)) => {
+                    known.jobs.extend(learnt.jobs);
+                    known.turn = learnt.turn.or(known.turn);
                     step
                 }
                 // Somebody else wrote a moment before us: look at what it is now.
-                Err(error) if is_conflict(&error) => match self.live(&snapshot.task).await? {
+                Err(error) if is_conflict(&error) => match self.live(&task).await? {
                     Some(live) => Step::Again(live),
                     None => Step::Done(Next::Rest),
                 },
                 Err(error) => return Err(error),
             };
             match step {
-                Step::Again(newer) => task = newer,
+                Step::Again(newer) => (task, live) = (newer, true),
                 Step::Done(next) => return Ok(next),
             }
         }
         Err(TaskError::Contended)
     }
 
-    async fn round(
-        &self,
-        snapshot: &Snapshot,
-        plan: &Plan,
-        now: Timestamp,
-    ) -> Result<(Step, Option<JobFact>), TaskError> {
-        let done = self.apply(&snapshot.task, &plan.actions).await?;
+    async fn round(&self, snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Result<(Step, Known), TaskError> {
+        let task = &snapshot.task;
+        let uid = task.uid().unwrap_or_default();
+        if !is_in_line(snapshot, plan) {
+            self.queue.leave(&uid);
+        }
+        let done = self.apply(task, &plan.actions).await?;
         if done.released {
-            self.freshness.forget(&snapshot.task.uid().unwrap_or_default());
-            tracing::info!(uid = snapshot.task.uid(), task = snapshot.task.name_any(), "let go");
-            return Ok((Step::Done(Next::Rest), None));
+            self.freshness.forget(&uid);
+            self.queue.leave(&uid);
+            tracing::info!(uid, task = task.name_any(), "let go");
+            return Ok((Step::Done(Next::Rest), Known::default()));
+        }
+        let known = Known { jobs: done.applied.jobs.values().cloned().collect(), turn: done.turn.clone() };
+        if done.turn.is_some() {
+            return Ok((Step::Again(Arc::clone(task)), known));
         }
         if let Some(task) = &done.task {
-            return Ok((Step::Again(Arc::clone(task)), None));
+            return Ok((Step::Again(Arc::clone(task)), known));
         }
         let written = self.report(snapshot, plan, &done.applied, now).await?;
-        let step = follow(snapshot, plan, &done, written, now);
-        Ok((step, done.applied.job))
+        if written.as_ref().and_then(|task| state(task)).is_some_and(TaskState::is_terminal) {
+            self.queue.leave(&uid);
+        }
+        Ok((follow(snapshot, plan, &done, written, now), known))
     }
+}
+
+fn makes_jobs(plan: &Plan) -> bool {
+    plan.actions.iter().any(|action| matches!(action, PlannedAction::CreateJob { .. }))
+}
+
+fn turn_of(snapshot: &Snapshot) -> Option<Turn> {
+    match &snapshot.seen {
+        Seen::New(admission) => admission.turn.clone(),
+        Seen::Pinned(execution) => execution.turn.clone(),
+        Seen::Nothing | Seen::Deleting(_) => None,
+    }
+}
+
+/// Whether the run has, or asks for, a place in the queue.
+fn is_in_line(snapshot: &Snapshot, plan: &Plan) -> bool {
+    let asks = plan.actions.iter().any(|action| matches!(action, PlannedAction::Take(_)));
+    let runs = matches!(state(&snapshot.task), Some(TaskState::InProgress | TaskState::Canceling));
+    asks || turn_of(snapshot).is_some() || runs && phase(&snapshot.task) == Phase::Pinned
 }
 
 /// What comes after a round that was reported.
@@ -164,29 +210,48 @@ fn follow(snapshot: &Snapshot, plan: &Plan, done: &Done, written: Option<Arc<Asy
     if done.applied.trouble.is_some() {
         return Step::Done(Next::TryAgain);
     }
-    // It ended: mark it. It started on a Job that was there: that may have ended already.
-    let goes_on = |task: &AsyncTask| {
-        state(task).is_some_and(|state| state.is_terminal() || state == TaskState::InProgress && !done.created)
-    };
-    let started = matches!(plan.verdict, Verdict::Starts(_));
+    let starts = |(_, news): &(String, StepNews)| matches!(news, StepNews::Starts { .. });
+    let gives_up = |(_, news): &(String, StepNews)| matches!(news, StepNews::Retries { .. } | StepNews::Fails(..));
+    let started = plan.news.steps.iter().any(starts);
     match written {
-        Some(task) if state(&task) != state(&snapshot.task) && goes_on(&task) => Step::Again(task),
+        // It ended: mark it. Somebody asked for its end: end what runs. An attempt was given up: so is its Job. It
+        // started on a Job that was there: that may have ended already.
+        Some(task) if moved(snapshot, &task) || started && !done.created || plan.news.steps.iter().any(gives_up) => {
+            Step::Again(task)
+        }
         // The Job that is there was built from another revision: look again, from that one.
         None if started && !done.created => Step::Again(Arc::clone(&snapshot.task)),
         _ => Step::Done(next(plan, now)),
     }
 }
 
+/// Whether the state changed to one in which there is something to do at once.
+fn moved(snapshot: &Snapshot, written: &AsyncTask) -> bool {
+    let (before, after) = (state(&snapshot.task), state(written));
+    let held = before == Some(TaskState::InProgress) && after == Some(TaskState::Pending);
+    before != after && (held || after.is_some_and(|state| state.is_terminal() || state == TaskState::Canceling))
+}
+
 fn next(plan: &Plan, now: Timestamp) -> Next {
-    if let Some(wake_at) = plan.wake_at {
-        let left = Duration::try_from(wake_at.duration_since(now)).unwrap_or_default();
-        return Next::LookAgain(left.max(CATCH_UP));
+    if plan.blocked {
+        return Next::TryAgain;
     }
-    match plan.verdict {
-        Verdict::Waits(_) => Next::LookAgain(WAITING_AGAIN),
-        Verdict::Held(_) | Verdict::Stays(_) => Next::TryAgain,
-        _ => Next::Rest,
+    let by_itself = match &plan.news.verdict {
+        Verdict::Is { state: TaskState::Pending, .. } => Some(waiting_again(plan)),
+        Verdict::Stays(_) => return Next::TryAgain,
+        _ => None,
+    };
+    let at = plan.wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default().max(CATCH_UP));
+    match (at, by_itself) {
+        (None, None) => Next::Rest,
+        (one, other) => Next::LookAgain(one.into_iter().chain(other).min().unwrap_or(WAITING_AGAIN)),
     }
+}
+
+/// Far behind in the queue a run looks at its place less often: all of them together cost no more than the first few.
+fn waiting_again(plan: &Plan) -> Duration {
+    let position = plan.news.queue.as_ref().and_then(|queue| queue.position).unwrap_or(0);
+    WAITING_AGAIN * u32::try_from(position / 10).unwrap_or(0).clamp(1, 60)
 }
 
 /// A write bound to a version that is not the newest any more.

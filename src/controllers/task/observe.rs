@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::ObjectRef;
@@ -14,41 +15,40 @@ use serde_json::json;
 use super::TaskController;
 use super::error::TaskError;
 use super::results;
-use super::revisions::Known;
+use super::revisions::Known as KnownRevision;
 use crate::api::condition::{self, READY};
-use crate::api::names::{ANNOTATION_REVISION, LABEL_TASK_UID};
-use crate::api::task::{RevisionRef, StoreRef};
+use crate::api::names::{ANNOTATION_REVISION, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK_UID};
+use crate::api::state::StepState;
+use crate::api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
 use crate::api::{AsyncTask, OutputStore, TaskDefinition};
+use crate::plan::definition::ValidatedDefinition;
 use crate::plan::snapshot::{
-    Admission, DefinitionFact, Execution, JobEnd, JobFact, JobRef, Phase, Remains, Seen, Snapshot, UploadFact,
-    current_attempt, job_name, phase,
+    Admission, DefinitionFact, Execution, JobEnd, JobFact, JobRef, Phase, Remains, Results, Seen, Snapshot, Trouble,
+    Turn, UploadFact, attempt, job_name, needs_pods, phase, running,
 };
 use crate::plan::stores::{NoStore, choose};
 use crate::storage::StoreError;
 use crate::storage::records::{self, RECORD_MAX, UploadRecord};
 
+/// What this reconcile knows beside what the watches show.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// Jobs that were made a moment ago.
+    pub(super) jobs: Vec<JobFact>,
+    /// What the queue said.
+    pub(super) turn: Option<Turn>,
+}
+
 impl TaskController {
-    /// All that the plan needs to know; `None` when the run is gone. `known` is a Job of the run that the watch may
-    /// not have shown yet.
-    pub(super) async fn observe(
-        &self,
-        task: Arc<AsyncTask>,
-        known: Option<JobFact>,
-    ) -> Result<Option<Snapshot>, TaskError> {
-        // Whether to start a run is decided on the object as it is now: a copy may be older than the run's end.
-        let task = if phase(&task) == Phase::New {
-            let Some(live) = self.live(&task).await? else { return Ok(None) };
-            live
-        } else {
-            task
-        };
+    /// All that the plan needs to know.
+    pub(super) async fn observe(&self, task: Arc<AsyncTask>, known: Known) -> Result<Snapshot, TaskError> {
         let seen = match phase(&task) {
             Phase::New => Seen::New(Box::new(self.admission(&task, known).await?)),
-            Phase::Running => Seen::Running(self.execution(&task).await?),
+            Phase::Pinned => Seen::Pinned(Box::new(self.execution(&task, known).await?)),
             Phase::Restored | Phase::Finished => Seen::Nothing,
             Phase::Deleting => Seen::Deleting(self.remains(&task).await?),
         };
-        Ok(Some(Snapshot { task, seen }))
+        Ok(Snapshot { task, seen })
     }
 
     /// The object as it is now; `None` when it, or the one we know, is gone.
@@ -61,21 +61,24 @@ impl TaskController {
         Api::namespaced(self.context.client.clone(), &task.namespace().unwrap_or_default())
     }
 
-    async fn admission(&self, task: &AsyncTask, known: Option<JobFact>) -> Result<Admission, TaskError> {
-        let job = known.or_else(|| self.cached_job_of(task));
-        let definition = self.definition(task, job.as_ref()).await?;
+    async fn admission(&self, task: &AsyncTask, known: Known) -> Result<Admission, TaskError> {
+        let jobs = if known.jobs.is_empty() { self.cached_jobs_of(task) } else { known.jobs };
+        let definition = self.definition(task, jobs.first()).await?;
         let (store, uploads) = match &definition {
             DefinitionFact::Ready { content, .. } => self.store(task, content.store.as_deref()).await?,
             DefinitionFact::Missing(_) | DefinitionFact::NotReady(_) => (Err(NoStore::NoDefault), BTreeMap::new()),
         };
         let parameters = task.spec.parameters.clone().unwrap_or_else(|| json!({}));
-        Ok(Admission { definition, store, parameters, uploads, job, agent: self.context.agent() })
+        let (turn, agent) = (known.turn, self.context.agent());
+        Ok(Admission { definition, store, parameters, uploads, jobs, turn, agent })
     }
 
-    fn cached_job_of(&self, task: &AsyncTask) -> Option<JobFact> {
-        let (uid, namespace) = (task.uid()?, task.namespace());
+    fn cached_jobs_of(&self, task: &AsyncTask) -> Vec<JobFact> {
+        let Some(uid) = task.uid() else { return Vec::new() };
+        let namespace = task.namespace();
         let of_task = |job: &Job| job.namespace() == namespace && job.labels().get(LABEL_TASK_UID) == Some(&uid);
-        self.caches.jobs.find(of_task).map(|job| job_fact(&job, task)).filter(|job| job.ours)
+        let found = self.caches.jobs.state_filter(of_task);
+        found.iter().map(|job| job_fact(job, task)).filter(|job| job.ours).collect()
     }
 
     /// Which revision the run would be pinned to: the one its Job was built from, the one it asks for, or the
@@ -203,30 +206,66 @@ impl TaskController {
         }
     }
 
-    async fn execution(&self, task: &AsyncTask) -> Result<Execution, TaskError> {
-        let Some((step, attempt)) = current_attempt(task) else { return Ok(Execution::Runs) };
-        let Some(end) = self.end_of(task, &job_name(task, step, attempt)).await? else { return Ok(Execution::Runs) };
-        let results = match results::read(&self.context.stores, task, step).await {
-            Err(trouble) => Err(trouble),
-            Ok(mut results) => {
-                if results.commits.is_empty() {
-                    results.pods = self.pods(task).await?.iter().map(results::pod_fact).collect();
-                }
-                Ok(results)
+    async fn execution(&self, task: &AsyncTask, known: Known) -> Result<Execution, TaskError> {
+        let status = task.status.clone().unwrap_or_default();
+        let content = self.content(task, &status).await?;
+        let jobs = self.jobs_of(task, &status, known.jobs).await?;
+        let mut results = BTreeMap::new();
+        for (step, attempt) in running(&status) {
+            let job = jobs.iter().find(|job| job.step == step && job.attempt == attempt);
+            if job.is_none_or(|job| job.end.is_some()) {
+                results.insert(step.to_owned(), results::read(&self.context.stores, task, step).await);
             }
-        };
-        Ok(Execution::Ended { end, results })
+        }
+        let unexplained = |left: &Result<Results, Trouble>| left.as_ref().is_ok_and(|left| left.commits.is_empty());
+        let mut pods = Vec::new();
+        if results.values().any(unexplained) || needs_pods(task, &jobs, Timestamp::now()) {
+            pods = self.pods(task).await?.iter().map(results::pod_fact).collect();
+        }
+        for left in results.values_mut().flatten() {
+            left.pods.clone_from(&pods);
+        }
+        Ok(Execution { content, jobs, results, pods, turn: known.turn, agent: self.context.agent() })
     }
 
-    /// How the Job ended; `None` while it has not. One that our copy does not show is asked for.
-    async fn end_of(&self, task: &AsyncTask, name: &str) -> Result<Option<JobEnd>, TaskError> {
-        let namespace = task.namespace().unwrap_or_default();
-        let cached = self.caches.jobs.get(&ObjectRef::new(name).within(&namespace));
-        let fact = match cached.map(|job| job_fact(&job, task)).filter(|job| job.ours) {
-            Some(fact) => Some(fact),
-            None => self.job(task, name).await?,
+    async fn content(
+        &self,
+        task: &AsyncTask,
+        status: &AsyncTaskStatus,
+    ) -> Result<Result<Arc<ValidatedDefinition>, String>, TaskError> {
+        let pinned = status.revision.as_ref().expect("invariant: only a pinned run is asked for its content");
+        let known = self.revisions.pinned(&task.namespace().unwrap_or_default(), pinned).await?;
+        let Some(known) = known else {
+            let name = &pinned.name;
+            return Ok(Err(format!("TaskRevision {name}, which this run is pinned to, was deleted: run it again")));
         };
-        Ok(fact.filter(|job| job.ours).map_or(Some(JobEnd::Gone), |job| job.end))
+        Ok(known.content.map_err(|invalid| {
+            format!("TaskRevision {} does not pass the checks of this operator: {invalid}", pinned.name)
+        }))
+    }
+
+    /// The Jobs of the attempts that steps are in, and of those that come next. One that must be there and is in no
+    /// copy is asked for.
+    async fn jobs_of(
+        &self,
+        task: &AsyncTask,
+        status: &AsyncTaskStatus,
+        known: Vec<JobFact>,
+    ) -> Result<Vec<JobFact>, TaskError> {
+        let namespace = task.namespace().unwrap_or_default();
+        let mut jobs = Vec::new();
+        for step in &status.steps {
+            for number in attempt(step)..=attempt(step) + 1 {
+                let name = job_name(task, &step.name, number);
+                let cached = self.caches.jobs.get(&ObjectRef::new(&name).within(&namespace));
+                let cached =
+                    cached.map(|job| job_fact(&job, task)).or_else(|| known.iter().find(|j| j.name == name).cloned());
+                let must_be = step.state == Some(StepState::Running) && number == attempt(step);
+                let fact = if cached.is_none() && must_be { self.job(task, &name).await? } else { cached };
+                jobs.extend(fact.filter(|job| job.ours));
+            }
+        }
+        Ok(jobs)
     }
 
     /// The Job of this name as it is now.
@@ -261,7 +300,7 @@ fn of_task(task: &AsyncTask) -> ListParams {
     ListParams::default().labels(&format!("{LABEL_TASK_UID}={}", task.uid().unwrap_or_default()))
 }
 
-fn usable(known: Known) -> DefinitionFact {
+fn usable(known: KnownRevision) -> DefinitionFact {
     match known.content {
         Ok(content) => DefinitionFact::Ready { revision: known.reference, content },
         Err(invalid) => DefinitionFact::NotReady(format!(
@@ -291,7 +330,9 @@ fn current(guarded: &DeserializeGuard<TaskDefinition>) -> Result<RevisionRef, St
 /// What counts about a Job.
 pub(super) fn job_fact(job: &Job, task: &AsyncTask) -> JobFact {
     let owner = job.owner_references().iter().find(|owner| owner.controller == Some(true));
-    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let status = job.status.as_ref();
+    let label = |key: &str| job.labels().get(key).cloned();
+    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let end = conditions.iter().filter(|condition| condition.status == "True").find_map(|condition| {
         match condition.type_.as_str() {
             "Complete" => Some(JobEnd::Succeeded),
@@ -304,9 +345,16 @@ pub(super) fn job_fact(job: &Job, task: &AsyncTask) -> JobFact {
     });
     JobFact {
         name: job.name_any(),
+        uid: job.uid().unwrap_or_default(),
         ours: owner.is_some_and(|owner| Some(&owner.uid) == task.metadata.uid.as_ref()),
         revision: job.annotations().get(ANNOTATION_REVISION).cloned(),
+        step: label(LABEL_STEP).unwrap_or_default(),
+        attempt: label(LABEL_ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or_default(),
         created: job.creation_timestamp().map(|time| time.0),
+        started: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
+        suspended: job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default(),
+        ready: status.and_then(|status| status.ready).unwrap_or_default() > 0,
+        deleting: job.metadata.deletion_timestamp.is_some(),
         end,
     }
 }

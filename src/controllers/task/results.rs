@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt;
 
 use crate::api::AsyncTask;
+use crate::api::names::{LABEL_ATTEMPT, LABEL_STEP};
 use crate::contract::env::{CONTAINER, LOG_OUTPUT};
 use crate::contract::wire::{CommittedFile, Termination};
 use crate::plan::snapshot::{CommitFact, ExitFact, FailureFact, LogFact, PodFact, Results, Trouble};
@@ -103,7 +104,8 @@ impl Reader<'_> {
         let Some(record) = self.record::<FailureRecord>(key).await? else { return Ok(None) };
         let ours = record.task_uid == self.uid && record.step == self.step && record.pod_uid == pod_uid;
         let failed_at = record.failed_at;
-        Ok(ours.then_some(FailureFact { pod_uid: record.pod_uid, failed_at, report: record.report }))
+        let (pod_uid, attempt) = (record.pod_uid, record.attempt);
+        Ok(ours.then_some(FailureFact { pod_uid, attempt, failed_at, report: record.report }))
     }
 
     /// A record; `None` for what is none. One of a newer release is no reason to call a step failed.
@@ -205,9 +207,18 @@ pub(super) fn pod_fact(pod: &Pod) -> PodFact {
     let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
     let inits = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
     let task = containers.iter().find(|container| container.name == CONTAINER);
+    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let label = |key: &str| pod.labels().get(key).cloned().unwrap_or_default();
+    let refused = |condition: &&PodCondition| condition.type_ == "PodScheduled" && condition.status == "False";
+    let started = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
     PodFact {
         uid: pod.uid().unwrap_or_default(),
         name: pod.name_any(),
+        step: label(LABEL_STEP),
+        attempt: label(LABEL_ATTEMPT).parse().unwrap_or_default(),
+        started: task.and_then(|task| task.state.as_ref()).is_some_and(started),
+        disrupted: conditions.iter().any(|it| it.type_ == "DisruptionTarget" && it.status == "True"),
+        unschedulable: conditions.iter().find(refused).map(|it| it.message.clone().unwrap_or_default()),
         created: pod.creation_timestamp().map(|time| time.0),
         alive: !has_ended(pod),
         reason: status.and_then(|status| status.reason.clone()),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures::{Stream, future};
-use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus};
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
@@ -22,6 +22,7 @@ pub(super) type Guarded = DeserializeGuard<AsyncTask>;
 /// Copies of what is watched beside the runs.
 #[derive(Clone)]
 pub(super) struct Caches {
+    pub(super) tasks: Store<Guarded>,
     pub(super) jobs: Store<Job>,
     pub(super) definitions: Store<DeserializeGuard<TaskDefinition>>,
     pub(super) stores: Store<DeserializeGuard<OutputStore>>,
@@ -30,29 +31,34 @@ pub(super) struct Caches {
 
 impl Caches {
     pub(super) fn new(
+        tasks: Store<Guarded>,
         jobs: Store<Job>,
         definitions: Store<DeserializeGuard<TaskDefinition>>,
         stores: Store<DeserializeGuard<OutputStore>>,
     ) -> Self {
-        Self { jobs, definitions, stores, filled: Arc::default() }
+        Self { tasks, jobs, definitions, stores, filled: Arc::default() }
     }
 }
 
-/// The controller of runs and the copies it decides on.
-pub(super) fn controller(client: &Client) -> (Controller<Guarded>, Caches) {
+/// The controller of runs and the copies it decides on. `woken`: runs whose turn may have come.
+pub(super) fn controller(
+    client: &Client,
+    woken: impl Stream<Item = ObjectRef<Guarded>> + Send + 'static,
+) -> (Controller<Guarded>, Caches) {
     let (tasks, task_stream) = tasks(client);
     let (jobs, job_stream) = jobs(client);
     let (definitions, definition_stream) = definitions(client);
     let (stores, store_stream) = stores(client);
     let (by_definition, by_store) = (tasks.clone(), tasks.clone());
-    let controller = Controller::for_stream(task_stream, tasks)
+    let controller = Controller::for_stream(task_stream, tasks.clone())
         .owns_stream(job_stream)
+        .reconcile_on(woken)
         .watches_stream(definition_stream, move |definition| {
             let (namespace, name) = (definition.namespace(), definition.name_any());
             waiting(&by_definition, move |task| task.namespace() == namespace && task.spec.definition.name == name)
         })
         .watches_stream(store_stream, move |_| waiting(&by_store, |_| true));
-    (controller, Caches::new(jobs, definitions, stores))
+    (controller, Caches::new(tasks, jobs, definitions, stores))
 }
 
 /// Runs that are not admitted yet, of those that `concerned` picks.
@@ -103,9 +109,10 @@ fn jobs(client: &Client) -> (Store<Job>, impl Stream<Item = Events<Job>> + Send 
 fn slim_job(job: &mut Job) {
     job.managed_fields_mut().clear();
     job.annotations_mut().retain(|key, _| key == ANNOTATION_REVISION);
-    job.spec = None;
-    let conditions = job.status.take().and_then(|status| status.conditions);
-    job.status = Some(JobStatus { conditions, ..JobStatus::default() });
+    let suspend = job.spec.take().and_then(|spec| spec.suspend);
+    job.spec = Some(JobSpec { suspend, ..JobSpec::default() });
+    let JobStatus { conditions, ready, start_time, .. } = job.status.take().unwrap_or_default();
+    job.status = Some(JobStatus { conditions, ready, start_time, ..JobStatus::default() });
 }
 
 fn definitions(
@@ -153,7 +160,8 @@ impl Caches {
         // One waits for all: a Store wakes only the last of those who wait for it, and the others would sleep for ever.
         let filled = self.filled.get_or_init(|| async {
             // The writers live in the streams of the controller, which live as long as it.
-            let _ = future::join3(
+            let _ = future::join4(
+                self.tasks.wait_until_ready(),
                 self.jobs.wait_until_ready(),
                 self.definitions.wait_until_ready(),
                 self.stores.wait_until_ready(),
@@ -175,13 +183,15 @@ mod tests {
 
     #[tokio::test]
     async fn everybody_who_waits_for_the_copies_goes_on_once_they_are_there() {
+        let (tasks, mut tasks_writer) = reflector::store();
         let (jobs, mut jobs_writer) = reflector::store();
         let (definitions, mut definitions_writer) = reflector::store();
         let (stores, mut stores_writer) = reflector::store();
-        let caches = Caches::new(jobs, definitions, stores);
+        let caches = Caches::new(tasks, jobs, definitions, stores);
         let mut waiting: FuturesUnordered<_> = (0..3).map(|_| caches.ready()).collect();
         assert!(futures::poll!(waiting.next()).is_pending());
 
+        tasks_writer.apply_watcher_event(&watcher::Event::InitDone);
         jobs_writer.apply_watcher_event(&watcher::Event::InitDone);
         definitions_writer.apply_watcher_event(&watcher::Event::InitDone);
         stores_writer.apply_watcher_event(&watcher::Event::InitDone);

@@ -4,18 +4,15 @@ use axum::Json;
 use axum::extract::State;
 
 use super::fence::{self, Verdict};
-use super::{Attempt, Desk, attempt::not_yet, revision};
-use crate::api::TaskRevision;
-use crate::contract::wire::{Assignment, InputSource, Limits, OutputDeclaration, SignedRequest, Work, path};
-use crate::gateway::Shared;
+use super::{Attempt, Desk, attempt::not_yet, inputs, revision};
+use crate::api::TaskDefinitionSpec;
+use crate::contract::wire::{Assignment, Limits, OutputDeclaration, Work};
 use crate::gateway::identity::Agent;
 use crate::gateway::problem::Refusal;
-use crate::gateway::transfer::OPAQUE;
+use crate::gateway::{Gateway, Shared};
+use crate::plan::cancel::Cancellation;
+use crate::storage::StoreError;
 use crate::storage::layout::AttemptKind;
-use crate::storage::records::{RECORD_MAX, UploadRecord, decode};
-use crate::storage::{Audience, GetShape, StoreError};
-
-use super::files::LIFETIME;
 
 pub(super) async fn assignment(State(gateway): State<Shared>, agent: Agent) -> Result<Json<Assignment>, Refusal> {
     let attempt = match gateway.attempts.live(&agent.pod).await {
@@ -33,7 +30,8 @@ pub(super) async fn assignment(State(gateway): State<Shared>, agent: Agent) -> R
         verdict = fence::start(task, job, terminating, is_committed(&desk).await?);
         if verdict == Verdict::Run {
             let revision = revision(&gateway, &attempt).await?;
-            return Ok(Json(Assignment::Run(Box::new(work(&desk, &attempt, &revision).await?))));
+            let work = work(&gateway, &desk, &attempt, &revision.spec.content).await?;
+            return Ok(Json(Assignment::Run(Box::new(work))));
         }
     }
     match verdict {
@@ -62,73 +60,27 @@ async fn is_committed(desk: &Desk) -> Result<bool, StoreError> {
     }
 }
 
-async fn work(desk: &Desk, attempt: &Attempt, revision: &TaskRevision) -> Result<Work, Refusal> {
-    let content = &revision.spec.content;
-    let spec = &attempt.task.spec;
-    let mut inputs = Vec::new();
-    for (name, input) in &spec.inputs {
-        let (record, key) = upload(desk, attempt, name, &input.upload).await?;
-        inputs.push(InputSource {
-            name: name.clone(),
-            size: record.size,
-            sha256: record.sha256.to_string(),
-            source: source(desk, name, &key).await?,
-        });
-    }
+async fn work(
+    gateway: &Gateway,
+    desk: &Desk,
+    attempt: &Attempt,
+    content: &TaskDefinitionSpec,
+) -> Result<Work, Refusal> {
     let outputs = content.outputs.iter().filter(|output| output.step == attempt.step).map(|output| OutputDeclaration {
         name: output.name.clone(),
         path: output.path.clone(),
         media_type: output.media_type.clone(),
     });
     let step = content.steps.iter().find(|step| step.name == attempt.step);
+    let stages = step.map(|step| step.stages.as_slice()).unwrap_or_default();
+    let cancellation = Cancellation::of(content.cancellation.as_ref(), &content.steps);
     Ok(Work {
-        parameters: spec.parameters.clone().unwrap_or_else(|| serde_json::json!({})),
-        inputs,
+        parameters: attempt.task.spec.parameters.clone().unwrap_or_else(|| serde_json::json!({})),
+        inputs: inputs::sources(gateway, desk, attempt, content).await?,
         outputs: outputs.collect(),
-        stages: step.map(|step| step.stages.clone()).unwrap_or_default(),
+        stages: stages.to_vec(),
+        guarded: cancellation.behind(&attempt.step, stages).to_vec(),
         store_ca: desk.open.ca.clone(),
         limits: Limits::default(),
     })
-}
-
-/// The upload an input names, if this run may read it: complete, by the run's owner, for this definition and input.
-pub(super) async fn upload(
-    desk: &Desk,
-    attempt: &Attempt,
-    input: &str,
-    id: &str,
-) -> Result<(UploadRecord, String), Refusal> {
-    // One sentence for all of it: it must not tell a foreign upload from one that does not exist.
-    let missing = || {
-        let message = format!(
-            "input {input:?}: there is no complete upload {id:?} of this run's owner for it: upload the file again"
-        );
-        Refusal::invalid("InputMissing", message)
-    };
-    let keys = desk.open.layout.upload(&attempt.namespace, id).map_err(|_| missing())?;
-    let bytes = match desk.open.store.get_bytes(&keys.record(), RECORD_MAX).await {
-        Ok(bytes) => bytes,
-        Err(StoreError::NotFound { .. }) => return Err(missing()),
-        Err(error) => return Err(error.into()),
-    };
-    let record: UploadRecord = decode(&bytes)?;
-    let spec = &attempt.task.spec;
-    let fits = record.complete
-        && spec.owner.as_ref() == Some(&record.uploader)
-        && record.namespace == attempt.namespace
-        && record.definition == spec.definition.name
-        && record.input == input;
-    if fits { Ok((record, keys.data())) } else { Err(missing()) }
-}
-
-async fn source(desk: &Desk, input: &str, key: &str) -> Result<SignedRequest, Refusal> {
-    let Some(signer) = desk.open.store.signer() else {
-        return Ok(SignedRequest {
-            method: "GET".to_owned(),
-            url: format!("{}/{input}/content", path::INPUTS),
-            headers: std::collections::BTreeMap::new(),
-        });
-    };
-    let shape = GetShape { content_disposition: "attachment".to_owned(), content_type: OPAQUE.to_owned() };
-    Ok(signer.sign_get(key, &shape, LIFETIME, Audience::Internal).await?)
 }

@@ -48,6 +48,8 @@ impl Attempt {
         TaskFacts {
             deleting: self.task.metadata.deletion_timestamp.is_some(),
             state: status.and_then(|status| status.state),
+            suspended: self.task.spec.is_suspended(),
+            step: step.and_then(|step| step.state),
             current: step.and_then(|step| step.attempt).and_then(|attempt| u32::try_from(attempt).ok()),
         }
     }

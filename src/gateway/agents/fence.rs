@@ -1,12 +1,17 @@
 //! The fence: may this attempt start, and may it still write? Pure; the facts are read live by whoever asks.
 
 use crate::api::TaskState;
+use crate::api::state::StepState;
 
 /// What counts about the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TaskFacts {
     pub(super) deleting: bool,
     pub(super) state: Option<TaskState>,
+    /// Somebody asked that the run be held.
+    pub(super) suspended: bool,
+    /// State of the step, as recorded.
+    pub(super) step: Option<StepState>,
     /// Number of the step's current attempt, once the operator has recorded it together with revision and store.
     pub(super) current: Option<u32>,
 }
@@ -43,28 +48,24 @@ pub(super) enum Closed {
 }
 
 /// Whether an attempt that runs may still upload, report and commit. A terminating pod may: it is the current attempt
-/// until its Job says otherwise.
+/// until the record says otherwise. A run that is being cancelled still lets the steps write that clean up after it.
 pub(super) fn open(task: TaskFacts, job: JobFacts) -> Result<(), Closed> {
     let over = |why: String| Err(Closed::Over(why));
     if task.deleting {
         return over("the AsyncTask is being deleted".into());
     }
-    match task.state {
-        Some(state @ (TaskState::Canceling | TaskState::Canceled)) => {
-            return over(format!("the run was cancelled (state {state})"));
-        }
-        Some(state @ (TaskState::Complete | TaskState::PartiallyComplete | TaskState::Failed)) => {
-            return over(format!("the run is over (state {state})"));
-        }
-        None | Some(TaskState::Pending) => return Err(Closed::NotYet),
-        Some(TaskState::InProgress) => {}
+    if let Some(why) = task.state.and_then(ended) {
+        return over(why);
     }
-    let Some(current) = task.current else { return Err(Closed::NotYet) };
+    let (Some(step), Some(current)) = (task.step, task.current) else { return Err(Closed::NotYet) };
+    if job.attempt > current {
+        return Err(Closed::NotYet);
+    }
     if job.attempt < current {
         return over(format!("attempt {} was superseded by attempt {current}", job.attempt));
     }
-    if job.attempt > current {
-        return Err(Closed::NotYet);
+    if let Some(why) = interrupted(step, task.suspended, current) {
+        return over(why);
     }
     if job.deleting {
         return over("the Job of this attempt is being deleted".into());
@@ -72,7 +73,34 @@ pub(super) fn open(task: TaskFacts, job: JobFacts) -> Result<(), Closed> {
     if job.finished {
         return over("the Job of this attempt has ended".into());
     }
-    Ok(())
+    match (task.state, step) {
+        (Some(TaskState::InProgress | TaskState::Canceling), StepState::Running) => Ok(()),
+        _ => Err(Closed::NotYet),
+    }
+}
+
+/// Why nothing of a run in this state may write any more.
+fn ended(state: TaskState) -> Option<String> {
+    match state {
+        TaskState::Pending | TaskState::InProgress | TaskState::Canceling => None,
+        TaskState::Canceled => Some(format!("the run was cancelled (state {state})")),
+        TaskState::Complete | TaskState::PartiallyComplete | TaskState::Failed => {
+            Some(format!("the run is over (state {state})"))
+        }
+    }
+}
+
+/// Why the recorded attempt of a step in this state may not go on.
+fn interrupted(step: StepState, suspended: bool, attempt: u32) -> Option<String> {
+    match step {
+        StepState::Canceled => Some("the run was cancelled".into()),
+        StepState::Waiting if suspended => Some("the run is suspended".into()),
+        StepState::Retrying => Some(format!("attempt {attempt} has failed and is superseded by the next one")),
+        StepState::Complete | StepState::Failed | StepState::Skipped => {
+            Some(format!("the step is over (state {})", step.as_str()))
+        }
+        StepState::Running | StepState::Waiting => None,
+    }
 }
 
 /// Whether an attempt may start. `committed`: a commit record of any attempt of the step exists.
@@ -89,10 +117,15 @@ pub(super) fn start(task: TaskFacts, job: JobFacts, terminating: bool, committed
 #[cfg(test)]
 mod tests {
     use super::*;
+    use StepState::{Retrying, Running, Skipped, Waiting};
     use TaskState::{Canceled, Canceling, Complete, Failed, InProgress, PartiallyComplete, Pending};
 
     fn task(state: TaskState) -> TaskFacts {
-        TaskFacts { deleting: false, state: Some(state), current: Some(2) }
+        TaskFacts { deleting: false, state: Some(state), suspended: false, step: Some(Running), current: Some(2) }
+    }
+
+    fn at(step: StepState) -> TaskFacts {
+        TaskFacts { step: Some(step), ..task(InProgress) }
     }
 
     fn job(attempt: u32) -> JobFacts {
@@ -104,8 +137,9 @@ mod tests {
     }
 
     #[test]
-    fn the_current_attempt_of_a_running_task_starts() {
+    fn the_current_attempt_of_a_running_step_starts() {
         assert_eq!(start(task(InProgress), job(2), false, false), Verdict::Run);
+        assert_eq!(start(task(Canceling), job(2), false, false), Verdict::Run, "what cleans up");
     }
 
     #[test]
@@ -114,26 +148,59 @@ mod tests {
             stops(&start(task(state), job(2), false, false), "is over");
             stops(&start(task(state), job(2), false, true), "is over");
         }
-        for state in [Canceling, Canceled] {
-            stops(&start(task(state), job(2), false, false), "cancelled");
-        }
+        stops(&start(task(Canceled), job(2), false, false), "cancelled");
         let deleted = TaskFacts { deleting: true, ..task(InProgress) };
         stops(&start(deleted, job(2), false, true), "deleted");
     }
 
     #[test]
+    fn nothing_starts_once_the_step_is_over_or_was_interrupted() {
+        for state in [InProgress, Canceling] {
+            let canceled = TaskFacts { step: Some(StepState::Canceled), ..task(state) };
+            stops(&start(canceled, job(2), false, false), "cancelled");
+        }
+        for over in [StepState::Complete, StepState::Failed, Skipped] {
+            stops(&start(at(over), job(2), false, false), "the step is over");
+        }
+        stops(&start(at(Retrying), job(2), false, false), "superseded");
+        for state in [Pending, InProgress] {
+            let held = TaskFacts { suspended: true, step: Some(Waiting), ..task(state) };
+            stops(&start(held, job(2), false, false), "suspended");
+        }
+    }
+
+    #[test]
+    fn a_request_to_hold_the_run_counts_once_the_operator_has_recorded_it() {
+        let asked = TaskFacts { suspended: true, ..task(InProgress) };
+        assert_eq!(start(asked, job(2), false, false), Verdict::Run);
+        let resumed = TaskFacts { suspended: false, step: Some(Waiting), ..task(InProgress) };
+        assert_eq!(start(resumed, job(2), false, false), Verdict::NotYet, "the next attempt is not recorded yet");
+    }
+
+    #[test]
     fn an_attempt_that_was_superseded_stops() {
         stops(&start(task(InProgress), job(1), false, false), "superseded by attempt 2");
+        stops(&start(at(Waiting), job(1), false, false), "superseded by attempt 2");
         stops(&start(task(InProgress), JobFacts { deleting: true, ..job(2) }, false, false), "being deleted");
+        stops(&start(at(Waiting), JobFacts { deleting: true, ..job(2) }, false, false), "being deleted");
         stops(&start(task(InProgress), JobFacts { finished: true, ..job(2) }, false, false), "has ended");
     }
 
     #[test]
     fn an_attempt_the_operator_has_not_written_down_waits() {
-        assert_eq!(start(task(Pending), job(2), false, false), Verdict::NotYet);
-        assert_eq!(start(TaskFacts { state: None, ..task(Pending) }, job(2), false, false), Verdict::NotYet);
-        assert_eq!(start(TaskFacts { current: None, ..task(InProgress) }, job(2), false, false), Verdict::NotYet);
-        assert_eq!(start(task(InProgress), job(3), false, false), Verdict::NotYet);
+        let unwritten = [
+            (task(Pending), job(2)),
+            (TaskFacts { state: None, ..task(Pending) }, job(2)),
+            (TaskFacts { current: None, ..task(InProgress) }, job(2)),
+            (TaskFacts { step: None, ..task(InProgress) }, job(2)),
+            (at(Waiting), job(2)),
+            (task(InProgress), job(3)),
+            (at(Retrying), job(3)),
+            (TaskFacts { suspended: true, ..at(Waiting) }, job(3)),
+        ];
+        for (task, job) in unwritten {
+            assert_eq!(start(task, job, false, false), Verdict::NotYet, "{task:?} {job:?}");
+        }
     }
 
     #[test]
@@ -149,11 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_start_may_not_write_either() {
-        for state in [Complete, PartiallyComplete, Failed, Canceling, Canceled] {
-            assert!(matches!(open(task(state), job(2)), Err(Closed::Over(_))), "{state}");
+    fn of_all_states_of_run_and_step_two_let_an_attempt_write() {
+        let mut writing = Vec::new();
+        for state in TaskState::ALL {
+            for step in StepState::ALL {
+                for suspended in [false, true] {
+                    if open(TaskFacts { step: Some(step), suspended, ..task(state) }, job(2)).is_ok() {
+                        writing.push((state, step, suspended));
+                    }
+                }
+            }
         }
-        assert!(matches!(open(task(InProgress), job(1)), Err(Closed::Over(_))));
-        assert!(matches!(open(task(InProgress), JobFacts { finished: true, ..job(2) }), Err(Closed::Over(_))));
+        let running = |state| [(state, Running, false), (state, Running, true)];
+        assert_eq!(writing, [running(InProgress), running(Canceling)].concat());
     }
 }

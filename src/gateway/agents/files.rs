@@ -6,7 +6,6 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
 
 use super::{Attempt, DONE, Desk, revision};
 use crate::contract::env::LOG_OUTPUT;
@@ -18,7 +17,7 @@ use crate::gateway::identity::Agent;
 use crate::gateway::problem::Refusal;
 use crate::gateway::request::{self, LIST, Names, Payload};
 use crate::gateway::target::{self, Target};
-use crate::gateway::transfer::{self, Download, OPAQUE};
+use crate::gateway::transfer::{self, OPAQUE};
 use crate::storage::digest::{Digest, Expected};
 use crate::storage::{Audience, PutMode, validate_path};
 
@@ -143,21 +142,4 @@ async fn target<'a>(
     writable(gateway, attempt, &file.output, file.seq).await?;
     let key = key(desk, &file.output, file.seq)?;
     Ok(Target { open: &desk.open, key, audience: Audience::Internal, lifetime: LIFETIME })
-}
-
-/// `GET /agent/v1/inputs/{name}/content`
-pub(super) async fn input(
-    State(gateway): State<Shared>,
-    agent: Agent,
-    Names(name): Names<String>,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let attempt = gateway.attempts.recent(&agent.pod).await?;
-    agent.trail.asks("read", attempt.what());
-    attempt.require_open()?;
-    let input = attempt.task.spec.inputs.get(&name).ok_or(Refusal::NotFound)?;
-    let desk = Desk::of(&gateway, &attempt).await?;
-    let (record, key) = super::assignment::upload(&desk, &attempt, &name, &input.upload).await?;
-    let download = Download { store: &*desk.open.store, key: &key, sha256: record.sha256, disposition: "attachment" };
-    download.answer(&headers).await
 }

@@ -20,9 +20,11 @@ use crate::storage::layout::{AttemptKeys, StepKeys};
 
 mod assignment;
 pub(crate) mod attempt;
+mod barrier;
 mod commit;
 mod fence;
 mod files;
+mod inputs;
 mod report;
 
 /// A route: method, path template, handler.
@@ -32,7 +34,7 @@ pub(crate) type Route = (&'static str, String, MethodRouter<Shared>);
 pub(crate) fn routes() -> Vec<Route> {
     vec![
         ("GET", path::ASSIGNMENT.to_owned(), get(assignment::assignment)),
-        ("GET", format!("{}/{{name}}/content", path::INPUTS), get(files::input)),
+        ("GET", format!("{}/{{name}}/content", path::INPUTS), get(inputs::content)),
         ("POST", path::FILES.to_owned(), post(files::plan)),
         ("PUT", format!("{}/{{output}}/{{seq}}/content", path::FILES), put(files::receive)),
         ("POST", path::PARTS.to_owned(), post(files::parts)),

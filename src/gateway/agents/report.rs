@@ -10,7 +10,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
 use super::files::digest;
-use super::{Attempt, DONE, Desk, revision};
+use super::{Attempt, DONE, Desk, barrier, revision};
 use crate::api::AsyncTask;
 use crate::api::condition::cut;
 use crate::api::names::MANAGER_GATEWAY;
@@ -21,6 +21,7 @@ use crate::gateway::identity::Agent;
 use crate::gateway::problem::Refusal;
 use crate::gateway::request::Payload;
 use crate::gateway::{Gateway, Shared};
+use crate::plan::cancel::Cancellation;
 use crate::runtime::client::is_status;
 use crate::storage::records::{self, FailureRecord};
 use crate::storage::{PutMode, StoreError};
@@ -29,6 +30,8 @@ use crate::storage::{PutMode, StoreError};
 const TRIES: usize = 3;
 
 /// `POST /agent/v1/stage`
+///
+/// A guarded stage is entered by compare-and-swap: on the version on which nobody had asked for the end of the run.
 pub(super) async fn stage(
     State(gateway): State<Shared>,
     agent: Agent,
@@ -36,17 +39,32 @@ pub(super) async fn stage(
 ) -> Result<StatusCode, Refusal> {
     let attempt = gateway.attempts.live(&agent.pod).await?;
     agent.trail.asks("stage", attempt.what());
-    attempt.require_open()?;
     let revision = revision(&gateway, &attempt).await?;
-    let step = revision.spec.content.steps.iter().find(|step| step.name == attempt.step);
+    let content = &revision.spec.content;
+    let step = content.steps.iter().find(|step| step.name == attempt.step);
     let stages = step.map(|step| step.stages.as_slice()).unwrap_or_default();
     if !stages.contains(&entered.stage) {
         let shown = cut(&entered.stage, 60);
         let message = format!("stage {shown:?} is not declared for step {}: it has {stages:?}", attempt.step);
         return Err(Refusal::invalid("UnknownStage", message));
     }
-    write(&gateway, Attempt::clone(&attempt), |step| enter(step, &entered.stage)).await?;
-    Ok(DONE)
+    let cancellation = Cancellation::of(content.cancellation.as_ref(), &content.steps);
+    let guarded = cancellation.behind(&attempt.step, stages).contains(&entered.stage);
+    let enter = |task: &AsyncTask, step: &mut StepStatus| {
+        if guarded {
+            barrier::pass(task, step)?;
+            step.guarded = Some(true);
+        }
+        enter(step, &entered.stage);
+        Ok(())
+    };
+    match write(&gateway, Attempt::clone(&attempt), enter).await {
+        Err(Refusal::Canceled(why)) => {
+            agent.trail.refused();
+            Err(Refusal::Canceled(why))
+        }
+        written => written.map(|()| DONE),
+    }
 }
 
 /// `POST /agent/v1/progress`
@@ -61,7 +79,11 @@ pub(super) async fn progress(
         return Err(Refusal::invalid("InvalidProgress", "done and total are counts: 0 or more"));
     }
     let attempt = gateway.attempts.with_live_task(&attempt).await?;
-    write(&gateway, attempt, |step| advance(step, &said)).await?;
+    let advance = |_: &AsyncTask, step: &mut StepStatus| {
+        advance(step, &said);
+        Ok(())
+    };
+    write(&gateway, attempt, advance).await?;
     Ok(DONE)
 }
 
@@ -105,15 +127,20 @@ fn column(step: &StepStatus) -> String {
     cut(&text, 100)
 }
 
-/// Changes the step's live fields. `attempt` must hold the task as it is now.
-async fn write(gateway: &Gateway, mut attempt: Attempt, change: impl Fn(&mut StepStatus)) -> Result<(), Refusal> {
+/// Changes the step's live fields. `attempt` must hold the task as it is now; `change` sees that task, and again each
+/// newer version that got in between.
+async fn write(
+    gateway: &Gateway,
+    mut attempt: Attempt,
+    change: impl Fn(&AsyncTask, &mut StepStatus) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
     for _ in 0..TRIES {
-        attempt.require_open()?;
         let status = attempt.task.status.clone().unwrap_or_default();
         let before = status.steps.into_iter().find(|step| step.name == attempt.step);
         let before = before.unwrap_or_else(|| StepStatus { name: attempt.step.clone(), ..StepStatus::default() });
         let mut after = before.clone();
-        change(&mut after);
+        change(&attempt.task, &mut after)?;
+        attempt.require_open()?;
         if after == before {
             return Ok(());
         }
@@ -134,6 +161,7 @@ async fn apply(gateway: &Gateway, attempt: &Attempt, step: &StepStatus) -> Resul
     let live = StepStatus {
         name: step.name.clone(),
         stage: step.stage.clone(),
+        guarded: step.guarded,
         progress: step.progress.clone(),
         ..StepStatus::default()
     };

@@ -42,7 +42,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 }
 
 fn results(left: u8) -> Results {
-    let failures = vec![FailureFact { pod_uid: "p".into(), failed_at: at(3), report: report("X", left == 2) }];
+    let failures =
+        vec![FailureFact { pod_uid: "p".into(), attempt: 1, failed_at: at(3), report: report("X", left == 2) }];
     match left {
         0 => Results::default(),
         1 => committed(&["p"]),
@@ -65,11 +66,11 @@ fn happen(mut story: Story, event: &Event, now: &mut i64) -> Story {
         }
         Event::JobEnds(end, left) => {
             let end = [JobEnd::Succeeded, backoff(), JobEnd::Gone][usize::from(*end)].clone();
-            story.execution = Execution::Ended { end, results: Ok(results(*left)) };
+            story = story.left("import", end, Ok(results(*left)));
         }
         Event::ResultsUnreadable => {
             let trouble = Trouble { reason: "StoreUnreachable", message: "no answer".into() };
-            story.execution = Execution::Ended { end: JobEnd::Succeeded, results: Err(trouble) };
+            story = story.left("import", JobEnd::Succeeded, Err(trouble));
         }
         Event::Deleted => story = story.deleted(*now),
         Event::PodsLeft(pods) => story.remains.pods = *pods,
@@ -80,8 +81,8 @@ fn happen(mut story: Story, event: &Event, now: &mut i64) -> Story {
                     let trouble = Trouble { reason: "StoreUnreachable", message: "no answer".into() };
                     *applied = Applied { trouble: Some(trouble), ..Applied::default() };
                 }
-                Some(1) => applied.job = applied.job.take().map(|job| JobFact { ours: false, ..job }),
-                Some(_) => applied.job = applied.job.take().map(|job| JobFact { revision: None, ..job }),
+                Some(1) => applied.jobs.values_mut().for_each(|job| job.ours = false),
+                Some(_) => applied.jobs.values_mut().for_each(|job| job.revision = None),
                 None => {}
             });
         }

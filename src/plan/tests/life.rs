@@ -1,7 +1,6 @@
 //! Each turn a run can take, one test each.
 
 use super::*;
-use crate::plan::seal::Sealed;
 
 // ---- admission
 
@@ -9,7 +8,7 @@ use crate::plan::seal::Sealed;
 fn a_run_starts_on_the_current_revision_and_the_chosen_store() {
     let story = task("a");
     let plan = story.plan(at(1));
-    let Action::CreateJob(job) = &plan.actions[0] else { panic!("{plan:?}") };
+    let Action::CreateJob { job, .. } = &plan.actions[0] else { panic!("{plan:?}") };
     assert_eq!(job["metadata"]["name"], "a-import-0a1b2c3d-1");
     assert_eq!(job["metadata"]["annotations"]["asynctask.dev/revision"], "import-0123456789");
     let story = story.admitted();
@@ -28,7 +27,7 @@ fn a_run_starts_on_the_current_revision_and_the_chosen_store() {
 fn a_run_is_held_by_our_finalizer_before_its_job_is_made() {
     let story = task("a").with(|story| story.task.metadata.finalizers = None);
     assert_eq!(story.plan(at(1)).actions, [Action::Hold]);
-    assert!(matches!(story.go(1).plan(at(1)).actions[..], [Action::CreateJob(_)]));
+    assert!(matches!(story.go(1).plan(at(1)).actions[..], [Action::CreateJob { .. }]));
 }
 
 #[test]
@@ -92,7 +91,7 @@ fn a_run_without_owner_is_refused() {
 fn a_run_waits_quietly_until_the_operator_knows_its_agent() {
     let story = task("a").with(|story| story.admission.agent = None);
     let plan = story.plan(at(1));
-    assert_eq!((plan.actions, plan.verdict, plan.wake_at), (vec![], Verdict::Unchanged, Some(at(2))));
+    assert_eq!((plan.actions, plan.news.verdict, plan.wake_at), (vec![], Verdict::Unchanged, Some(at(2))));
 }
 
 #[test]
@@ -100,7 +99,7 @@ fn a_job_that_is_there_already_is_taken_up_on_its_own_revision() {
     let story = task("a");
     let job = story.job();
     let story = story.with(|story| {
-        story.admission.job = Some(job);
+        story.world.jobs = vec![job];
         // What was checked before the Job was made is not asked again.
         story.admission.definition = definition(json!({"inputs": [{"name": "archive", "required": true}]}));
     });
@@ -112,7 +111,7 @@ fn a_job_that_is_there_already_is_taken_up_on_its_own_revision() {
 fn a_job_made_by_another_operator_from_another_revision_is_looked_at_first() {
     let story = task("a");
     let other = JobFact { revision: Some("import-9999999999".into()), ..story.job() };
-    let story = story.step(at(1), |applied| applied.job = Some(other));
+    let story = story.step(at(1), |applied| drop(applied.jobs.insert("import".into(), other)));
     assert_eq!(story.status().state, None, "nothing is pinned to what does not run");
 }
 
@@ -120,13 +119,14 @@ fn a_job_made_by_another_operator_from_another_revision_is_looked_at_first() {
 fn a_foreign_job_of_the_same_name_is_not_taken_for_ours() {
     let story = task("a");
     let foreign = JobFact { ours: false, revision: None, ..story.job() };
-    story.step(at(1), |applied| applied.job = Some(foreign)).is(TaskState::Failed, "NameConflict").says("belongs to");
+    let story = story.step(at(1), |applied| drop(applied.jobs.insert("import".into(), foreign)));
+    story.is(TaskState::Failed, "NameConflict").says("belongs to");
 }
 
 #[test]
 fn a_job_the_api_server_refuses_keeps_the_run_pending_with_its_words() {
     let refused = Trouble { reason: "JobRefused", message: "exceeded quota: count/jobs.batch".into() };
-    let story = task("a").step(at(1), |applied| (applied.job, applied.trouble) = (None, Some(refused)));
+    let story = task("a").step(at(1), |applied| *applied = Applied { trouble: Some(refused), ..Applied::default() });
     story.is(TaskState::Pending, "JobRefused").says("exceeded quota");
 }
 
@@ -158,6 +158,7 @@ fn exit_code_0_without_a_commit_is_no_success() {
 fn what_the_author_said_about_the_failure_is_shown_with_the_log() {
     let failure = |uid: &str, second, code| FailureFact {
         pod_uid: uid.into(),
+        attempt: 1,
         failed_at: at(second),
         report: report(code, true),
     };
@@ -193,7 +194,7 @@ fn without_a_report_the_pod_tells_what_happened() {
         (exited(137, "OOMKilled"), "StepFailed", Some("OutOfMemory"), "raise resources.limits.memory"),
         (exited(137, "Error"), "StepFailed", Some("Signal9"), "signal 9"),
         (exited(3, "Error"), "StepFailed", Some("ExitCode3"), "exit code 3"),
-        (exited(143, "Error"), "StepFailed", Some("Terminated"), "drained, evicted or deleted"),
+        (exited(143, "Error"), "Disruption", Some("Terminated"), "drained, evicted or deleted"),
         (exited(240, "Error"), "StepFailed", Some("GatewayUnreachable"), "could not reach the gateway"),
         (exited(127, "Error"), "StepFailed", Some("CommandNotFound"), "not in the image"),
         (
@@ -215,14 +216,19 @@ fn without_a_report_the_pod_tells_what_happened() {
     ];
     for (pod, reason, code, words) in table {
         let story = task("a").admitted().ended(backoff(), Results { pods: vec![pod], ..Results::default() });
-        story.is(TaskState::Failed, reason).says(words);
-        assert_eq!(story.status().failure.as_ref().expect("why").code.as_deref(), code);
+        let failure = story.status().steps[0].failure.as_ref().expect("why");
+        assert_eq!((failure.reason.as_str(), failure.code.as_deref()), (reason, code), "{failure:?}");
+        assert!(failure.message.contains(words), "{failure:?} should say {words:?}");
+        // What is not the author's doing is tried again.
+        let ours = ["Terminated", "GatewayUnreachable"].contains(&code.unwrap_or_default());
+        assert_eq!(story.status().state == Some(TaskState::InProgress), ours, "{failure:?}");
     }
 }
 
 #[test]
 fn a_timeout_is_told_as_such_although_the_agent_reported_its_end() {
-    let failures = vec![FailureFact { pod_uid: "p".into(), failed_at: at(5), report: report("Terminated", true) }];
+    let failures =
+        vec![FailureFact { pod_uid: "p".into(), attempt: 1, failed_at: at(5), report: report("Terminated", true) }];
     let pods = vec![PodFact { reason: Some("DeadlineExceeded".into()), exit: Some(exit(143, "Error")), ..pod("p") }];
     let story = task("a").admitted().ended(backoff(), Results { failures, pods, ..Results::default() });
     story.is(TaskState::Failed, "Timeout");
@@ -233,7 +239,8 @@ fn a_timeout_is_told_as_such_although_the_agent_reported_its_end() {
 #[test]
 fn a_kill_that_the_agent_cannot_explain_is_explained_by_the_pod_but_never_an_authors_own_words() {
     for (code, shown) in [("Signal9", "OutOfMemory"), ("InvalidCourse", "InvalidCourse")] {
-        let failures = vec![FailureFact { pod_uid: "p".into(), failed_at: at(5), report: report(code, false) }];
+        let failures =
+            vec![FailureFact { pod_uid: "p".into(), attempt: 1, failed_at: at(5), report: report(code, false) }];
         let pods = vec![PodFact { exit: Some(exit(137, "OOMKilled")), ..pod("p") }];
         let story = task("a").admitted().ended(backoff(), Results { failures, pods, ..Results::default() });
         assert_eq!(story.status().failure.as_ref().expect("why").code.as_deref(), Some(shown));
@@ -265,23 +272,20 @@ fn a_job_that_was_deleted_is_judged_when_its_pod_has_ended() {
     story.is(TaskState::InProgress, "Running");
     assert_eq!(story.plan(at(10)).wake_at, Some(at(11)));
     let dead = PodFact { exit: Some(exit(143, "Error")), ..pod("p") };
-    story.ended(JobEnd::Gone, Results { pods: vec![dead], ..Results::default() }).is(TaskState::Failed, "StepFailed");
+    let story = story.ended(JobEnd::Gone, Results { pods: vec![dead], ..Results::default() });
+    story.is(TaskState::InProgress, "Retrying").says("drained, evicted or deleted");
+    assert_eq!(story.status().steps[0].counted, None, "it is not the author's doing");
 }
 
 #[test]
 fn a_store_that_cannot_be_read_or_written_holds_the_run_and_fails_nothing() {
     let silent = Trouble { reason: "StoreUnreachable", message: "no answer".into() };
     let unread = silent.clone();
-    let story = task("a").admitted().with(|story| {
-        story.execution = Execution::Ended { end: backoff(), results: Err(unread) };
-    });
-    let story = story.go(9);
+    let story = task("a").admitted().left("import", backoff(), Err(unread)).go(9);
     story.is(TaskState::InProgress, "StoreUnreachable").says("no answer");
     // Read, but the manifest cannot be written.
-    let story = story.with(|story| {
-        story.execution = Execution::Ended { end: JobEnd::Succeeded, results: Ok(committed(&["p"])) };
-    });
-    let story = story.step(at(10), |applied| (applied.manifest, applied.trouble) = (None, Some(silent)));
+    let story = story.left("import", JobEnd::Succeeded, Ok(committed(&["p"])));
+    let story = story.step(at(10), |applied| *applied = Applied { trouble: Some(silent), ..Applied::default() });
     story.is(TaskState::InProgress, "StoreUnreachable");
     assert_eq!(story.status().outputs, [], "nothing is promised that is not there");
     story.go(11).is(TaskState::Complete, "StepsSucceeded");
@@ -303,7 +307,7 @@ fn what_the_gateway_says_of_a_step_stays_the_gateways() {
 #[test]
 fn a_move_that_the_table_of_states_does_not_have_is_not_made() {
     let story = task("a").with(|story| story.admission.agent = None).go(1);
-    let leap = Plan::say(Verdict::Completes(Sealed { pod_uid: "p".into(), files: vec![] }));
+    let leap = Plan::say(Verdict::is(TaskState::Complete, "StepsSucceeded", None));
     assert_eq!(&status(&story.snapshot(), &leap, &Applied::default(), at(2)), story.status());
 }
 
@@ -312,7 +316,7 @@ fn a_move_that_the_table_of_states_does_not_have_is_not_made() {
 #[test]
 fn a_finished_run_is_marked_once_and_never_touched_again() {
     let story = task("a").admitted().job_failed(1);
-    assert_eq!(story.plan(at(20)).actions, [Action::Mark(TaskState::Failed)]);
+    assert_eq!(story.plan(at(20)).actions, [Action::Record, Action::Mark(TaskState::Failed)]);
     let story = story.go(20);
     assert_eq!(story.plan(at(99_999)), Plan::rest());
 }
@@ -345,7 +349,7 @@ fn nothing_is_deleted_from_the_store_while_a_pod_could_write() {
     assert_eq!(late.condition(condition::STALLED), ("True", "PodsNotEnded"));
     let story = story.with(|story| story.remains.pods = 0);
     let store = StoreRef { name: "team".into(), uid: "s-1".into() };
-    assert_eq!(story.plan(at(8)).actions, [Action::DeleteKeys(store), Action::Release]);
+    assert_eq!(story.plan(at(8)).actions, [Action::Record, Action::DeleteKeys(store), Action::Release]);
     assert_eq!(story.go(8).task.metadata.finalizers, None);
 }
 

@@ -2,6 +2,7 @@
 
 mod chance;
 mod life;
+mod steps;
 
 use crate::api::condition;
 use crate::api::names::{ANNOTATION_FINISHED, FINALIZER_OUTPUTS};
@@ -10,11 +11,11 @@ use crate::api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
 use crate::api::{AsyncTask, TaskDefinitionSpec, TaskState};
 use crate::contract::wire::{CommittedFile, FailureReport, Termination};
 use crate::plan::agent::{Agent, GatewayAccess, Injection};
-use crate::plan::decide::{Action, Plan, Verdict, plan};
-use crate::plan::definition::validate;
+use crate::plan::decide::{Action, Claim, News, Plan, StepNews, Verdict, plan};
+use crate::plan::definition::{ValidatedDefinition, validate};
 use crate::plan::snapshot::{
     Admission, CommitFact, DefinitionFact, Execution, ExitFact, FailureFact, JobEnd, JobFact, JobRef, LogFact, Phase,
-    PodFact, Remains, Results, Seen, Snapshot, Trouble, UploadFact, job_name, phase,
+    PodFact, Remains, Results, Seen, Snapshot, Trouble, Turn, UploadFact, job_name, needs_pods, phase, running,
 };
 use crate::plan::status::{Applied, operators_part, status};
 use crate::plan::stores::NoStore;
@@ -37,8 +38,17 @@ fn at(second: i64) -> Timestamp {
 struct Story {
     task: AsyncTask,
     admission: Admission,
-    execution: Execution,
+    /// What the API server and the store hold of the run.
+    world: World,
     remains: Remains,
+}
+
+#[derive(Clone, Default)]
+struct World {
+    jobs: Vec<JobFact>,
+    results: BTreeMap<String, Result<Results, Trouble>>,
+    pods: Vec<PodFact>,
+    turn: Option<Turn>,
 }
 
 fn task(name: &str) -> Story {
@@ -57,27 +67,34 @@ fn task(name: &str) -> Story {
             store: Ok(StoreRef { name: "team".into(), uid: "s-1".into() }),
             parameters: json!({}),
             uploads: BTreeMap::new(),
-            job: None,
+            jobs: Vec::new(),
+            turn: None,
             agent: Some(Agent {
                 image: "agent:1".into(),
                 injection: Injection::ImageVolume,
                 gateway: GatewayAccess { url: "https://gateway".into(), ca_pem: "PEM".into() },
             }),
         },
-        execution: Execution::Runs,
+        world: World { turn: Some(Turn::Go), ..World::default() },
         remains: Remains::default(),
     }
 }
 
-fn definition(extra: Value) -> DefinitionFact {
-    let mut spec = json!({"title": "T", "steps": [{"name": "import", "stages": ["Reading"], "template": {"spec": {
-        "containers": [{"name": "task", "image": "i", "command": ["c"]}],
-    }}}]});
+fn content(extra: Value) -> Arc<ValidatedDefinition> {
+    let mut spec = json!({"title": "T", "steps": [{"name": "import", "stages": ["Reading"], "template": template()}]});
     for (key, value) in extra.as_object().expect("an object") {
         spec[key] = value.clone();
     }
     let spec: TaskDefinitionSpec = serde_json::from_value(spec).expect("decodes");
-    DefinitionFact::Ready { revision: revision(), content: Arc::new(validate(&spec).expect("valid")) }
+    Arc::new(validate(&spec).expect("valid"))
+}
+
+fn template() -> Value {
+    json!({"spec": {"containers": [{"name": "task", "image": "i", "command": ["c"]}]}})
+}
+
+fn definition(extra: Value) -> DefinitionFact {
+    DefinitionFact::Ready { revision: revision(), content: content(extra) }
 }
 
 fn revision() -> RevisionRef {
@@ -102,7 +119,8 @@ fn report(code: &str, log: bool) -> FailureReport {
 }
 
 fn pod(uid: &str) -> PodFact {
-    PodFact { uid: uid.into(), name: format!("pod-{uid}"), created: Some(at(1)), ..PodFact::default() }
+    let (name, step) = (format!("pod-{uid}"), "import".into());
+    PodFact { uid: uid.into(), name, step, attempt: 1, created: Some(at(1)), ..PodFact::default() }
 }
 
 fn exit(code: i32, reason: &str) -> ExitFact {
@@ -119,29 +137,80 @@ impl Story {
         self
     }
 
-    fn seen(&self) -> Seen {
+    fn content(&self) -> Arc<ValidatedDefinition> {
+        match &self.admission.definition {
+            DefinitionFact::Ready { content, .. } => Arc::clone(content),
+            DefinitionFact::Missing(_) | DefinitionFact::NotReady(_) => content(json!({})),
+        }
+    }
+
+    /// As the effects read it: results only of steps whose Job has ended or is gone, pods only where they are needed.
+    fn execution(&self, now: Timestamp) -> Execution {
+        let status = self.task.status.clone().unwrap_or_default();
+        let mut results = BTreeMap::new();
+        for (step, attempt) in running(&status) {
+            let job = self.world.jobs.iter().find(|job| job.step == step && job.attempt == attempt);
+            if job.is_none_or(|job| job.end.is_some()) {
+                let left = self.world.results.get(step).cloned().unwrap_or_else(|| Ok(Results::default()));
+                let pods = self.world.pods.iter().cloned();
+                let with_pods = |left: Results| Results { pods: left.pods.into_iter().chain(pods).collect(), ..left };
+                results.insert(step.to_owned(), left.map(with_pods));
+            }
+        }
+        let needed = needs_pods(&self.task, &self.world.jobs, now);
+        Execution {
+            content: Ok(self.content()),
+            jobs: self.world.jobs.clone(),
+            results,
+            pods: if needed { self.world.pods.clone() } else { Vec::new() },
+            turn: self.world.turn.clone(),
+            agent: self.admission.agent.clone(),
+        }
+    }
+
+    fn seen(&self, now: Timestamp) -> Seen {
         match phase(&self.task) {
-            Phase::New => Seen::New(Box::new(self.admission.clone())),
-            Phase::Running => Seen::Running(self.execution.clone()),
+            Phase::New => Seen::New(Box::new(Admission {
+                jobs: self.world.jobs.clone(),
+                turn: self.world.turn.clone(),
+                ..self.admission.clone()
+            })),
+            Phase::Pinned => Seen::Pinned(Box::new(self.execution(now))),
             Phase::Restored | Phase::Finished => Seen::Nothing,
             Phase::Deleting => Seen::Deleting(self.remains.clone()),
         }
     }
 
+    fn snapshot_at(&self, now: Timestamp) -> Snapshot {
+        Snapshot { task: Arc::new(self.task.clone()), seen: self.seen(now) }
+    }
+
     fn snapshot(&self) -> Snapshot {
-        Snapshot { task: Arc::new(self.task.clone()), seen: self.seen() }
+        self.snapshot_at(at(0))
     }
 
     fn plan(&self, now: Timestamp) -> Plan {
-        plan(&self.snapshot(), now)
+        plan(&self.snapshot_at(now), now)
     }
 
     fn job(&self) -> JobFact {
+        self.job_of("import", 1)
+    }
+
+    fn job_of(&self, step: &str, attempt: u32) -> JobFact {
+        let name = job_name(&self.task, step, attempt);
         JobFact {
-            name: job_name(&self.task, "import", 1),
+            uid: format!("uid-{name}"),
+            name,
             ours: true,
+            step: step.into(),
+            attempt,
             revision: Some(revision().name),
             created: Some(at(1)),
+            started: Some(at(1)),
+            suspended: false,
+            ready: true,
+            deleting: false,
             end: None,
         }
     }
@@ -151,8 +220,12 @@ impl Story {
         let mut applied = Applied::default();
         for action in &plan.actions {
             match action {
-                Action::CreateJob(_) => applied.job = Some(self.job()),
-                Action::Seal { .. } => applied.manifest = Some("5".repeat(64)),
+                Action::CreateJob { step, job } => {
+                    let attempt = job["metadata"]["labels"]["asynctask.dev/attempt"].as_str().expect("a label");
+                    let made = self.job_of(step, attempt.parse().expect("a number"));
+                    applied.jobs.insert(step.clone(), made);
+                }
+                Action::Seal { step, .. } => drop(applied.manifests.insert(step.clone(), "5".repeat(64))),
                 _ => {}
             }
         }
@@ -161,25 +234,42 @@ impl Story {
 
     /// Lets the operator do what it plans, with what came of it, and the API server keep what it says.
     fn step(mut self, now: Timestamp, outcome: impl FnOnce(&mut Applied)) -> Self {
-        let (snapshot, plan) = (self.snapshot(), self.plan(now));
+        let (snapshot, plan) = (self.snapshot_at(now), self.plan(now));
         let mut applied = self.applied(&plan);
         outcome(&mut applied);
         let said = status(&snapshot, &plan, &applied, now);
+        let made = applied.jobs.values().filter(|job| job.ours).cloned();
+        self.world.jobs.extend(made);
         for action in plan.actions {
             match action {
                 Action::Hold => self.task.metadata.finalizers = Some(vec![FINALIZER_OUTPUTS.into()]),
-                Action::Mark(state) => {
+                Action::Mark(state) if applied.trouble.is_none() => {
                     let annotations = self.task.metadata.annotations.get_or_insert_default();
                     annotations.insert(ANNOTATION_FINISHED.into(), state.as_str().into());
                 }
-                Action::CreateJob(_) if applied.trouble.is_none() => self.admission.job = applied.job.clone(),
-                Action::DeleteJob(job) => self.remains.jobs.retain(|other| other.uid != job.uid),
+                Action::DeleteJob(job) => {
+                    self.remains.jobs.retain(|other| other.uid != job.uid);
+                    self.world.jobs.retain(|other| other.uid != job.uid);
+                }
                 Action::Release if applied.trouble.is_none() => self.task.metadata.finalizers = None,
                 _ => {}
             }
         }
-        self.task.status = Some(said);
+        self.keep(said);
         self
+    }
+
+    /// As the API server does: what the gateway wrote of the steps stays.
+    fn keep(&mut self, said: AsyncTaskStatus) {
+        let before = self.task.status.take().unwrap_or_default();
+        let mut after = AsyncTaskStatus { progress: before.progress, ..said };
+        for step in &mut after.steps {
+            if let Some(known) = before.steps.iter().find(|known| known.name == step.name) {
+                (step.stage, step.guarded, step.progress) =
+                    (known.stage.clone(), known.guarded, known.progress.clone());
+            }
+        }
+        self.task.status = Some(after);
     }
 
     fn go(self, now: i64) -> Self {
@@ -190,8 +280,25 @@ impl Story {
         self.go(1)
     }
 
+    /// The Job of the step's last attempt has ended, and this is what it left.
+    fn left(self, step: &str, end: JobEnd, results: Result<Results, Trouble>) -> Self {
+        self.with(|story| {
+            story.world.results.insert(step.into(), results);
+            let attempt = story.world.jobs.iter().filter(|job| job.step == step).map(|job| job.attempt).max();
+            match end {
+                JobEnd::Gone => story.world.jobs.retain(|job| job.step != step),
+                end => {
+                    let own = |job: &&mut JobFact| job.step == step && Some(job.attempt) == attempt;
+                    if let Some(job) = story.world.jobs.iter_mut().find(own) {
+                        job.end = Some(end);
+                    }
+                }
+            }
+        })
+    }
+
     fn ended(self, end: JobEnd, results: Results) -> Self {
-        self.with(|story| story.execution = Execution::Ended { end, results: Ok(results) }).go(9)
+        self.left("import", end, Ok(results)).go(9)
     }
 
     fn job_failed(self, code: i32) -> Self {

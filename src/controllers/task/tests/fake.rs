@@ -150,7 +150,7 @@ impl State {
         }
         let mut object = body.clone();
         object["metadata"]["uid"] = json!(format!("uid-{}", self.version + 1));
-        object["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+        object["metadata"]["creationTimestamp"] = json!(jiff::Timestamp::now().to_string());
         (StatusCode::CREATED, self.store(&key, object))
     }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::channel::mpsc;
 use k8s_openapi::api::batch::v1::Job;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::{reflector, watcher};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use self::fake::Server;
 use super::error::TaskError;
 use super::freshness::Freshness;
+use super::queue::Queue;
 use super::report::Ended;
 use super::revisions::Revisions;
 use super::watch::Caches;
@@ -29,12 +31,13 @@ use crate::contract::wire::CommittedFile;
 use crate::controllers::context::{AgentSettings, Context, Reconciles};
 use crate::controllers::pace::Next;
 use crate::plan::agent::{GatewayAccess, Injection};
+use crate::plan::queue::Limits;
 use crate::plan::revision;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::stores::Stores;
 use crate::storage::filesystem::FilesystemStore;
 use crate::storage::layout::StepKeys;
-use crate::storage::records::{self, CommitRecord};
+use crate::storage::records::{self, CommitRecord, HistoryRecord};
 use crate::storage::{Digest, Layout, ObjectStore, PutMode};
 
 const UID: &str = "0a1b2c3d-0000-4000-8000-000000000000";
@@ -62,6 +65,7 @@ fn world() -> World {
     std::fs::create_dir_all(&marked).expect("folder");
     std::fs::write(marked.join("_owner"), br#"{"clusterUid":"c"}"#).expect("the mark of a probed store");
     furnish(&server);
+    let (tasks, _) = reflector::store();
     let (jobs_reader, jobs) = reflector::store();
     let (definitions, _) = reflector::store();
     let (stores, _) = reflector::store();
@@ -73,6 +77,7 @@ fn world() -> World {
     let context = Arc::new(Context {
         stores: Stores::new(client.clone(), "asynctask-system", Some(volume.path().to_owned())),
         namespace: "asynctask-system".into(),
+        limits: Limits::default(),
         reconciles: Reconciles::new(&metrics),
         agent: AgentSettings { image: "agent:1".into(), injection },
         gateway,
@@ -83,8 +88,9 @@ fn world() -> World {
     });
     let controller = TaskController {
         pace: Pace::new("task", Duration::from_secs(5), Duration::from_secs(5), context.reconciles.clone()),
-        caches: Caches::new(jobs_reader, definitions, stores),
-        revisions: Revisions::new(client),
+        caches: Caches::new(tasks.clone(), jobs_reader, definitions, stores),
+        revisions: Revisions::new(client.clone()),
+        queue: Queue::new(client, Limits::default(), tasks, mpsc::unbounded().0),
         freshness: Freshness::default(),
         ended: Ended::new(&context.metrics),
         context,
@@ -108,6 +114,7 @@ fn furnish(server: &Server) {
     definition.status = Some(TaskDefinitionStatus {
         observed_generation: Some(1),
         revision: Some(RevisionRef { name: name.clone(), uid: "r-1".into(), number: 1 }),
+        draining: None,
         conditions: vec![serde_json::from_value(ready.clone()).expect("a condition")],
     });
     let put = |path: String, object: Value| server.put(&path, object);
@@ -218,12 +225,21 @@ impl World {
         self.server.change(TASK, |task| task["metadata"]["deletionTimestamp"] = json!(now));
     }
 
-    /// Every object of the store but its mark, as a file.
+    /// The history record of the run.
+    async fn history(&self) -> HistoryRecord {
+        let layout = Layout::new("asynctask").expect("a prefix");
+        let created = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let key = layout.history("studio", created, "a", UID).expect("a key");
+        let bytes = self.store().get_bytes(&key, records::RECORD_MAX).await.expect("recorded");
+        records::decode(&bytes).expect("a record")
+    }
+
+    /// Every object of the store but its mark and the history, as a file.
     fn files(&self) -> Vec<String> {
         fn walk(folder: &Path, found: &mut Vec<String>) {
             for entry in std::fs::read_dir(folder).into_iter().flatten() {
                 let path = entry.expect("an entry").path();
-                if path.ends_with("_owner") {
+                if path.ends_with("_owner") || path.ends_with("_history") {
                     continue;
                 }
                 if path.is_dir() { walk(&path, found) } else { found.push(path.display().to_string()) }

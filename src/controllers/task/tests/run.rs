@@ -127,6 +127,8 @@ async fn a_deleted_run_takes_its_job_and_its_keys_with_it_and_nothing_else() {
     assert!(world.server.get(TASK).is_none());
     assert_eq!(world.files().len(), 1, "{:?}", world.files());
     assert!(world.files()[0].ends_with(neighbour));
+    let record = world.history().await;
+    assert_eq!((record.state.as_str(), record.transitions.len()), ("Complete", 2), "it outlives the object");
 }
 
 #[tokio::test]
@@ -141,7 +143,7 @@ async fn a_store_that_is_gone_holds_the_deleted_run_and_says_so_once() {
         |world: &World| world.task().status.expect("a status").conditions.into_iter().find(|c| c.type_ == "Stalled");
     let said = stalled(&world).expect("said");
     assert_eq!((said.status.as_str(), said.reason.as_str()), ("True", "StoreNotFound"));
-    assert!(said.message.contains("the outputs of this run cannot be deleted"), "{}", said.message);
+    assert!(said.message.contains("the history record of this run cannot be written"), "{}", said.message);
     let before = world.server.writes().len();
     assert_eq!(world.look().await.expect("held"), Next::TryAgain);
     assert_eq!(world.server.writes().len(), before, "the same trouble is no news");

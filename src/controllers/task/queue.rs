@@ -1,0 +1,346 @@
+//! The runs that are in progress or could be: whose turn it is, and who is woken when there is room again.
+//!
+//! The line is kept in memory, for one operator at a time; after a fail-over it is approximate until every run has
+//! asked again. A concurrency key is exact all the same: a Lease stands for it, and whoever holds that may run.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::channel::mpsc::UnboundedSender;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde_json::json;
+use tokio::sync::OnceCell;
+
+use super::error::TaskError;
+use super::watch::Guarded;
+use crate::api::definition::ConcurrencyPolicy;
+use crate::api::names::MANAGER_OPERATOR;
+use crate::api::{AsyncTask, TaskState};
+use crate::plan::decide::{Claim, Key};
+use crate::plan::queue::{Entries, Entry, Full, Limits, Place, next, place, replaces};
+use crate::plan::snapshot::{Phase, Trouble, Turn, phase, state};
+use crate::runtime::client::is_status;
+
+/// How long the value of a PriorityClass is believed; it is immutable, but the class can be made anew.
+const BELIEVED: Duration = Duration::from_secs(300);
+/// Tries to take a Lease that others change at the same time.
+const TRIES: usize = 3;
+
+/// The line.
+pub(super) struct Queue {
+    client: Client,
+    limits: Limits,
+    tasks: Store<Guarded>,
+    wake: UnboundedSender<ObjectRef<Guarded>>,
+    filled: OnceCell<()>,
+    entries: Mutex<Entries>,
+    priorities: Mutex<HashMap<String, (i32, Instant)>>,
+}
+
+impl Queue {
+    pub(super) fn new(
+        client: Client,
+        limits: Limits,
+        tasks: Store<Guarded>,
+        wake: UnboundedSender<ObjectRef<Guarded>>,
+    ) -> Self {
+        let (filled, entries, priorities) = (OnceCell::new(), Mutex::default(), Mutex::default());
+        Self { client, limits, tasks, wake, filled, entries, priorities }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for the run's turn. `Go` takes its place.
+    pub(super) async fn take(&self, task: &AsyncTask, claim: &Claim) -> Result<Turn, TaskError> {
+        self.filled.get_or_init(|| std::future::ready(self.fill())).await;
+        let uid = task.uid().unwrap_or_default();
+        let priority = self.priority(claim.priority_class.as_deref()).await?;
+        let found = self.ask(&uid, task, claim, priority);
+        for older in self.replaced(&uid) {
+            self.cancel(&older).await?;
+        }
+        if found != Place::Go {
+            return Ok(self.wait(&uid, claim, &found));
+        }
+        let Some(key) = &claim.key else { return Ok(Turn::Go) };
+        match self.hold(task, key).await {
+            Ok(None) => Ok(Turn::Go),
+            // Its place is given back; who holds the key is known to the API server only.
+            Ok(Some(holder)) => {
+                self.give_back(&uid);
+                Ok(self.wait(&uid, claim, &Place::Busy { position: 1, holder }))
+            }
+            Err(error) => {
+                self.give_back(&uid);
+                Err(error)
+            }
+        }
+    }
+
+    /// What the line says; with `Go` its place is taken at once, so that nobody else is told the same.
+    fn ask(&self, uid: &str, task: &AsyncTask, claim: &Claim, priority: i32) -> Place {
+        let mut entries = self.entries();
+        let entry = entry(task, claim, priority);
+        let runs = entries.get(uid).is_some_and(|entry| entry.runs);
+        entries.insert(uid.to_owned(), Entry { runs, ..entry });
+        let found = if runs { Place::Go } else { place(&entries, self.limits, uid) };
+        if let Some(own) = entries.get_mut(uid).filter(|_| found == Place::Go) {
+            own.runs = true;
+        }
+        found
+    }
+
+    fn give_back(&self, uid: &str) {
+        if let Some(own) = self.entries().get_mut(uid) {
+            own.runs = false;
+        }
+    }
+
+    /// The run is not in the line any more: it ended, is held, or is gone. Whoever has room now is woken.
+    pub(super) fn leave(&self, uid: &str) {
+        let mut entries = self.entries();
+        if entries.remove(uid).is_none() {
+            return;
+        }
+        for uid in next(&entries, self.limits) {
+            if let Some(entry) = entries.get(&uid) {
+                // Nobody listens any more when the process ends.
+                let _ = self.wake.unbounded_send(ObjectRef::new(&entry.name).within(&entry.namespace));
+            }
+        }
+    }
+
+    /// What is in progress already, when the operator starts.
+    fn fill(&self) {
+        let mut entries = self.entries();
+        for guarded in self.tasks.state() {
+            let Ok(task) = &guarded.0 else { continue };
+            let runs = matches!(state(task), Some(TaskState::InProgress | TaskState::Canceling));
+            if phase(task) == Phase::Pinned && runs {
+                let lease = task.status.as_ref().and_then(|status| status.queue.as_ref()?.lease.clone());
+                let key = lease.map(|lease| Key { lease, policy: ConcurrencyPolicy::Queue });
+                let claim = Claim { max_running: None, priority_class: None, key };
+                entries.insert(task.uid().unwrap_or_default(), Entry { runs, ..entry(task, &claim, 0) });
+            }
+        }
+    }
+
+    fn wait(&self, uid: &str, claim: &Claim, found: &Place) -> Turn {
+        let policy = claim.key.as_ref().map(|key| key.policy).unwrap_or_default();
+        let entries = self.entries();
+        let name = |uid: &str| entries.get(uid).map_or_else(|| format!("of UID {uid}"), |entry| entry.name.clone());
+        let busy = |message: String| Trouble { reason: "ConcurrencyKeyBusy", message };
+        let never = |state: TaskState, why: Trouble| Turn::Never { state, why };
+        match found {
+            Place::Go => Turn::Go,
+            Place::Replaced { by } => {
+                let message = format!("the newer run {} of the same concurrency key takes its place", name(by));
+                never(TaskState::Canceled, Trouble { reason: "Replaced", message })
+            }
+            Place::Busy { holder, .. } if policy == ConcurrencyPolicy::Reject => {
+                let message = format!(
+                    "run {} of the same concurrency key is in progress, and the definition's policy is Reject: run it \
+                     again when that one has ended",
+                    name(holder)
+                );
+                never(TaskState::Failed, busy(message))
+            }
+            Place::Busy { position, holder } => {
+                let verb = if policy == ConcurrencyPolicy::Replace { "is being cancelled" } else { "is in progress" };
+                let message = format!("run {} of the same concurrency key {verb}: waits for its end", name(holder));
+                Turn::Wait { position: shown(*position), why: busy(message) }
+            }
+            Place::Wait { position, why } => {
+                let limit = entries.get(uid).and_then(|entry| entry.max_running);
+                Turn::Wait { position: shown(*position), why: self.full(*why, *position, limit) }
+            }
+        }
+    }
+
+    fn full(&self, why: Full, position: usize, limit: Option<usize>) -> Trouble {
+        let number = |limit: Option<usize>| limit.map(|limit| limit.to_string()).unwrap_or_default();
+        let place = rounded(position);
+        let message = match why {
+            Full::Definition => {
+                format!("place {place}: {} runs of this definition are in progress, its maxRunning", number(limit))
+            }
+            Full::Namespace => {
+                format!(
+                    "place {place}: {} runs are in progress in this namespace, as many as may be",
+                    number(self.limits.per_namespace)
+                )
+            }
+            Full::Operator => {
+                format!("place {place}: {} runs are in progress, as many as may be", number(self.limits.overall))
+            }
+            Full::Key => format!("place {place} among the runs of the same concurrency key"),
+        };
+        Trouble { reason: "Queued", message }
+    }
+
+    async fn priority(&self, class: Option<&str>) -> Result<i32, TaskError> {
+        let Some(name) = class else { return Ok(0) };
+        let lock = || self.priorities.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().get(name).filter(|(_, since)| since.elapsed() < BELIEVED).map(|(value, _)| *value);
+        if let Some(value) = known {
+            return Ok(value);
+        }
+        let read = Api::<PriorityClass>::all(self.client.clone()).get_opt(name).await;
+        let read = read.map_err(|source| TaskError::ReadPriority { name: name.to_owned(), source })?;
+        // One that is not there: the API server will refuse the pods and say so.
+        let value = read.map_or(0, |class| class.value);
+        lock().insert(name.to_owned(), (value, Instant::now()));
+        Ok(value)
+    }
+
+    // ---- keys
+
+    fn replaced(&self, uid: &str) -> Vec<ObjectRef<Guarded>> {
+        let entries = self.entries();
+        let older = replaces(&entries, uid);
+        older.iter().filter_map(|uid| entries.get(uid)).map(|e| ObjectRef::new(&e.name).within(&e.namespace)).collect()
+    }
+
+    async fn cancel(&self, older: &ObjectRef<Guarded>) -> Result<(), TaskError> {
+        let api = Api::<AsyncTask>::namespaced(self.client.clone(), older.namespace.as_deref().unwrap_or_default());
+        let params = PatchParams { field_manager: Some(MANAGER_OPERATOR.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(json!({"spec": {"cancel": true}}));
+        match api.patch(&older.name, &params, &patch).await {
+            Ok(_) => Ok(()),
+            Err(gone) if is_status(&gone, 404) => Ok(()),
+            Err(source) => Err(TaskError::Replace { name: older.name.clone(), source }),
+        }
+    }
+
+    /// Makes the Lease ours; else the UID of the run that holds it.
+    async fn hold(&self, task: &AsyncTask, key: &Key) -> Result<Option<String>, TaskError> {
+        let uid = task.uid().unwrap_or_default();
+        let leases = Api::<Lease>::namespaced(self.client.clone(), &task.namespace().unwrap_or_default());
+        let fail = |source| TaskError::Lease { name: key.lease.clone(), source };
+        let params = PostParams { field_manager: Some(MANAGER_OPERATOR.to_owned()), ..PostParams::default() };
+        for _ in 0..TRIES {
+            let Some(found) = leases.get_opt(&key.lease).await.map_err(fail)? else {
+                match leases.create(&params, &lease(task, &key.lease, None)).await {
+                    Ok(_) => return Ok(None),
+                    Err(error) if is_status(&error, 409) => continue,
+                    Err(error) => return Err(fail(error)),
+                }
+            };
+            let holder = holder(&found).unwrap_or_default();
+            if holder == uid {
+                return Ok(None);
+            }
+            if self.is_unfinished(&found, &holder).await? {
+                return Ok(Some(holder));
+            }
+            match leases.replace(&key.lease, &params, &lease(task, &key.lease, found.resource_version())).await {
+                Ok(_) => return Ok(None),
+                Err(error) if is_status(&error, 409) || is_status(&error, 404) => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Ok(Some(String::new()))
+    }
+
+    /// Whether the run that holds a Lease is there and not over.
+    async fn is_unfinished(&self, lease: &Lease, holder: &str) -> Result<bool, TaskError> {
+        let Some(owner) = lease.owner_references().iter().find(|owner| owner.uid == holder) else { return Ok(false) };
+        let tasks = Api::<AsyncTask>::namespaced(self.client.clone(), &lease.namespace().unwrap_or_default());
+        let read = tasks.get_opt(&owner.name).await.map_err(TaskError::ReadTask)?;
+        let same = read.filter(|task| task.uid().as_deref() == Some(holder));
+        Ok(same.is_some_and(|task| !state(&task).is_some_and(TaskState::is_terminal)))
+    }
+
+    /// Gives the key back, if this run holds it.
+    pub(super) async fn release_key(&self, task: &AsyncTask, name: &str) -> Result<(), TaskError> {
+        let leases = Api::<Lease>::namespaced(self.client.clone(), &task.namespace().unwrap_or_default());
+        let fail = |source| TaskError::Lease { name: name.to_owned(), source };
+        let Some(found) = leases.get_opt(name).await.map_err(fail)? else { return Ok(()) };
+        if holder(&found) != task.uid() {
+            return Ok(());
+        }
+        let this = Preconditions { uid: found.uid(), resource_version: found.resource_version() };
+        match leases.delete(name, &DeleteParams { preconditions: Some(this), ..DeleteParams::default() }).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_status(&error, 404) || is_status(&error, 409) => Ok(()),
+            Err(error) => Err(fail(error)),
+        }
+    }
+}
+
+fn holder(lease: &Lease) -> Option<String> {
+    lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone())
+}
+
+fn lease(task: &AsyncTask, name: &str, version: Option<String>) -> Lease {
+    Lease {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: task.namespace(),
+            resource_version: version,
+            // It goes with the run that holds it.
+            owner_references: Some(vec![OwnerReference {
+                api_version: AsyncTask::api_version(&()).into_owned(),
+                kind: AsyncTask::kind(&()).into_owned(),
+                name: task.name_any(),
+                uid: task.uid().unwrap_or_default(),
+                ..OwnerReference::default()
+            }]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: task.uid(),
+            acquire_time: Some(MicroTime(Timestamp::now())),
+            ..LeaseSpec::default()
+        }),
+    }
+}
+
+fn entry(task: &AsyncTask, claim: &Claim, priority: i32) -> Entry {
+    Entry {
+        namespace: task.namespace().unwrap_or_default(),
+        name: task.name_any(),
+        definition: task.spec.definition.name.clone(),
+        priority,
+        created: task.creation_timestamp().map(|time| time.0).unwrap_or_default(),
+        max_running: claim.max_running.and_then(|max| usize::try_from(max).ok()),
+        lease: claim.key.as_ref().map(|key| key.lease.clone()),
+        policy: claim.key.as_ref().map(|key| key.policy).unwrap_or_default(),
+        runs: false,
+    }
+}
+
+/// Exact up to 10, then rounded up to two digits: a place far behind is no news with each run that ends.
+fn rounded(position: usize) -> usize {
+    let mut unit = 1;
+    while position / unit >= 100 {
+        unit *= 10;
+    }
+    if position > 10 { position.div_ceil(unit.max(10)) * unit.max(10) } else { position }
+}
+
+fn shown(position: usize) -> Option<i32> {
+    i32::try_from(rounded(position)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rounded;
+
+    #[test]
+    fn a_place_is_exact_near_the_head_and_round_far_behind() {
+        let cases = [(1, 1), (10, 10), (11, 20), (99, 100), (101, 110), (1234, 1300), (10_000, 10_000)];
+        for (position, shown) in cases {
+            assert_eq!(rounded(position), shown, "{position}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! How a run ends, and what there is to say before.
+
+use super::decide::{StepNews, Verdict};
+use super::flow;
+use super::life::{Life, RUNNING, fate, state};
+use crate::api::TaskState;
+use crate::api::state::StepState;
+use crate::api::task::{Failure, StepStatus};
+
+/// How the run ends; `None` while a step is not over, or a Job of one that is has not ended.
+pub(super) fn verdict(life: &Life<'_>) -> Option<Verdict> {
+    let over = life.status.steps.iter().all(|step| state(step).is_over());
+    if !over || life.unfinished().next().is_some() {
+        return None;
+    }
+    let fates: Vec<_> = life.status.steps.iter().map(fate).collect();
+    let failed = |index: &usize| fates[*index].state == StepState::Failed;
+    let stands = |index: &usize| flow::recovered(&life.content.steps, &fates, *index) != Some(true);
+    let all: Vec<usize> = (0..fates.len()).filter(failed).collect();
+    let mut standing: Vec<usize> = all.iter().copied().filter(stands).collect();
+    // Those that failed now have no time yet, and come after those that have.
+    standing.sort_by_key(|index| {
+        let finished = life.status.steps[*index].finish_time.as_ref().map(|time| time.0);
+        (finished.is_none(), finished)
+    });
+    Some(match standing.first() {
+        Some(index) => Verdict::Fails(whole(life, &life.status.steps[*index])),
+        None if all.is_empty() => Verdict::is(TaskState::Complete, "StepsSucceeded", None),
+        None => {
+            let names: Vec<&str> = all.iter().map(|index| life.content.steps[*index].name.as_str()).collect();
+            let message = format!("step {} failed, and an alternative made up for it", names.join(", "));
+            Verdict::is(TaskState::Complete, "Recovered", Some(message))
+        }
+    })
+}
+
+/// The failure of a step with all that is known of it.
+fn whole(life: &Life<'_>, step: &StepStatus) -> Failure {
+    let of_step = |failure: &&Failure| failure.step.as_ref() == Some(&step.name);
+    let now = life.plan.news.steps.iter().find_map(|(name, news)| match news {
+        StepNews::Fails(failure, _) if *name == step.name => Some(failure),
+        _ => None,
+    });
+    if let Some(known) = now.or(life.status.failure.as_ref().filter(of_step)) {
+        return known.clone();
+    }
+    let brief = step.failure.clone().unwrap_or_default();
+    Failure {
+        step: Some(step.name.clone()),
+        reason: brief.reason,
+        code: brief.code,
+        message: brief.message,
+        exit_code: brief.exit_code,
+        ..super::failure::blank()
+    }
+}
+
+/// The end of a run that was cancelled.
+pub(super) fn canceled(life: &Life<'_>) -> Verdict {
+    let failed: Vec<&str> = life
+        .status
+        .steps
+        .iter()
+        .filter(|step| state(step) == StepState::Failed && step.finish_time.is_none())
+        .map(|step| step.name.as_str())
+        .collect();
+    let cleanup = if failed.is_empty() {
+        String::new()
+    } else {
+        format!("; step {} failed while it cleaned up", failed.join(", "))
+    };
+    let message = format!("somebody asked for the end of the run{}{cleanup}", life.content.cancellation.effect());
+    Verdict::is(TaskState::Canceled, "CanceledByUser", Some(message))
+}
+
+/// What there is to say while it goes on: the first thing that is in the way.
+pub(super) fn on_the_way(life: &Life<'_>) -> Verdict {
+    let waits = life.status.steps.iter().find_map(|step| Some((step, step.waiting.as_ref()?)));
+    if let Some((step, waiting)) = waits {
+        let message = format!("the pod of step {} does not start: {}", step.name, waiting.message);
+        return Verdict::is(TaskState::InProgress, waiting.reason.clone(), Some(message));
+    }
+    let in_state = |wanted: StepState| life.status.steps.iter().find(|step| state(step) == wanted);
+    match (in_state(StepState::Running), in_state(StepState::Retrying)) {
+        (None, Some(step)) => {
+            let failure = step.failure.as_ref().map(|failure| failure.message.as_str()).unwrap_or_default();
+            let attempt = step.attempt.unwrap_or(0);
+            let until = step.until.as_ref().map(|until| format!(", the next one starts at {}", until.0));
+            let message =
+                format!("attempt {attempt} of step {} failed{}: {failure}", step.name, until.unwrap_or_default());
+            Verdict::is(TaskState::InProgress, "Retrying", Some(message))
+        }
+        _ => Verdict::is(TaskState::InProgress, RUNNING, None),
+    }
+}

@@ -34,11 +34,12 @@ demo-down: ## Removes everything `make demo` made
 	@rm -rf "$(ASYNCTASK_CACHE)/demo"
 
 .PHONY: test
-test: lint test-unit test-e2e ## Everything CI runs: lint, unit and store tests, and the real cluster
+test: lint test-unit test-e2e test-faults ## Everything CI runs: lint, unit and store tests, and the real cluster, unharmed and harmed
 
 .PHONY: test-unit
 test-unit: ## Unit, property, store and agent tests; the examples' and the cluster tool's own
 	@go vet -C tests/cluster . && go test -C tests/cluster .
+	@go vet -C tests/kstatus . && go test -C tests/kstatus .
 	@cd manifests/examples/course-outline && python3 -m unittest discover -q -s tests -t .
 	@cargo test $(CARGO_FEATURES) --lib --bins --test architecture --test storage --test agent
 
@@ -46,6 +47,16 @@ test-unit: ## Unit, property, store and agent tests; the examples' and the clust
 test-e2e: binaries cluster-build images ## Boots a cluster of its own and tests the installed chart on it
 	@cargo test $(CARGO_FEATURES) --test e2e --no-run
 	@E2E_AGENT="$(AGENT)" tests/e2e/run.sh
+
+.PHONY: test-faults
+test-faults: binaries cluster-build images ## Crashes the operator at every write, loses answers, serves old views; prints a table
+	@cargo test $(CARGO_FEATURES) --test faults --no-run
+	@FAULTS_OPERATOR="$(BIN)/asynctask-operator" tests/faults/run.sh
+
+.PHONY: test-faults-full
+test-faults-full: binaries cluster-build images ## The same with every scenario, refusals, delays and a leader that sleeps
+	@cargo test $(CARGO_FEATURES) --test faults --no-run
+	@FAULTS_OPERATOR="$(BIN)/asynctask-operator" tests/faults/run.sh --include-ignored
 
 .PHONY: lint
 lint: generate-check ## Generated files, format, clippy, each binary alone

@@ -298,3 +298,39 @@ fn claims(status: &AsyncTaskStatus, state: TaskState) -> [Claim; 6] {
         claim(condition::STALLED, Some(failed), &message),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::{Value, json};
+
+    use super::Writer;
+    use crate::api::state::TaskState;
+    use crate::api::task::AsyncTaskStatus;
+
+    /// An AsyncTask as it is right after it came to a state.
+    fn task(state: TaskState) -> Value {
+        let before = TaskState::ALL.into_iter().find(|before| before.next().contains(&state));
+        let before = AsyncTaskStatus { state: before, ..AsyncTaskStatus::default() };
+        let writer = Writer { generation: Some(1), now: Timestamp::UNIX_EPOCH };
+        let status = writer.state(before, state, "Example", Some("an example"), None);
+        let metadata = json!({"name": state.as_str().to_lowercase(), "namespace": "default", "generation": 1});
+        json!({"apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask", "metadata": metadata, "status": status})
+    }
+
+    #[test]
+    fn tools_that_know_kstatus_were_tried_with_each_state_as_we_write_it() {
+        let tasks: BTreeMap<_, _> = TaskState::ALL.into_iter().map(|state| (state.as_str(), task(state))).collect();
+        let page = serde_json::to_string_pretty(&tasks).expect("tasks are JSON") + "\n";
+        // CARGO_MANIFEST_DIR of the run, not of the build: checkouts share a target folder.
+        let root = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+        let file = std::path::Path::new(&root).join("tests/kstatus/tasks.json");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&file, &page).expect("written");
+        }
+        let tried = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(page == tried, "tests/kstatus/tasks.json is older (UPDATE_GOLDEN=1 writes it anew):\n{page}");
+    }
+}

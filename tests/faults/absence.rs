@@ -1,0 +1,68 @@
+//! R05, R23: the operator is away while things happen, and objects come back that were gone.
+
+use serde_json::Value;
+
+use crate::every_write::{reference, settled};
+use crate::oracle::End;
+use crate::scenario::Scenario;
+use crate::site::site;
+use crate::support::{Namespace, kubectl_in, until};
+use crate::table::{Outcome, report};
+
+#[test]
+fn r05_what_ended_while_the_operator_was_away_counts_once() {
+    let site = site();
+    let scenario = Scenario::read("one-step", site);
+    let reference = reference(&scenario, site);
+    let ns = Namespace::new("away");
+    site.proxy.watch(&ns.name, None);
+    scenario.begin(&ns);
+    until("the program runs", || (!site.ledger.runs(&ns.name).is_empty()).then_some(()));
+    site.operator.kill();
+    ns.kubectl(&["wait", "--for=condition=Complete", "job", "--all", "--timeout=120s"]).ok();
+    ns.kubectl(&["delete", "pods", "--all"]).ok();
+
+    site.operator.start();
+
+    scenario.end(&ns);
+    let against = settled(&ns, &reference.end.with_pods_deleted(), site);
+    report("R05", "operator away, pods deleted", &[Outcome::at("the end of the Job", against)]);
+}
+
+#[test]
+fn r23_a_finished_task_that_is_applied_again_from_a_backup_does_not_run_again() {
+    let site = site();
+    let scenario = Scenario::read("one-step", site);
+    let ns = Namespace::new("restored");
+    site.proxy.watch(&ns.name, None);
+    scenario.begin(&ns);
+    scenario.end(&ns);
+    let marked = until("the end is marked", || {
+        let task = ns.get("asynctask", scenario.task());
+        task["metadata"]["annotations"]["asynctask.dev/finished"].is_string().then_some(task)
+    });
+    ns.kubectl(&["delete", "asynctask", scenario.task(), "--timeout=120s"]).ok();
+
+    kubectl_in(&["create"], &without_what_a_backup_leaves_out(marked).to_string()).ok();
+
+    until("the restored task is over", || {
+        (ns.get("asynctask", scenario.task())["status"]["reason"] == "Restored").then_some(())
+    });
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    // The deletion took the Job and the bytes; what matters is that nothing began anew.
+    let end = End::of(&ns, site);
+    let once = |what: &str, count: usize| (count != 1).then(|| format!("{what}: {count}, not 1"));
+    let [_, _, _, _, leaked] = end.judge(&end);
+    let ran = once("runs", end.ledger.values().sum());
+    let created = once("Jobs created", end.changes.get("create jobs").copied().unwrap_or_default());
+    report("R23", "finished task restored", &[Outcome::at("a backup", [ran, None, created, None, leaked])]);
+}
+
+/// What tools for backups strip before they create an object anew: its identity, and its status.
+fn without_what_a_backup_leaves_out(mut object: Value) -> Value {
+    for field in ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields"] {
+        object["metadata"].as_object_mut().unwrap().remove(field);
+    }
+    object.as_object_mut().unwrap().remove("status");
+    object
+}

@@ -1,0 +1,23 @@
+//! Faults, placed: the operator is crashed at every write, answers are lost, watches frozen, old views served.
+//! `tests/faults/run.sh` boots a cluster and calls these; README.md says how a fault is placed and what is compared.
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod absence;
+mod every_write;
+mod ledger;
+mod operator;
+mod oracle;
+mod proxy;
+mod rules;
+mod scenario;
+mod site;
+mod stale;
+mod table;
+mod takeover;
+
+#[allow(dead_code, unreachable_pub, reason = "the end-to-end tests use the rest")]
+#[path = "../e2e/support.rs"]
+mod support;
+
+#[path = "../support/seaweedfs.rs"]
+mod seaweedfs;

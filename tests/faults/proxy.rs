@@ -1,0 +1,235 @@
+//! Stands between the operator and what it writes to: the API server and the store. All is passed on as it is, but for
+//! the faults that are asked for.
+//!
+//! Towards the operator it speaks plain HTTP on this machine, so that no bytes have to be decrypted to be counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::response::Response;
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::watch;
+
+use crate::rules::{Fault, Point, Run, Runs};
+
+/// What lies behind a front.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Behind {
+    ApiServer(String),
+    /// Pods and the gateway come through the same door: only requests from this address are the operator's.
+    Store(String, IpAddr),
+}
+
+type Crash = Box<dyn Fn() + Send + Sync>;
+
+/// The faults, and both fronts.
+pub(crate) struct Proxy {
+    client: reqwest::Client,
+    runs: Mutex<Runs>,
+    frozen: watch::Sender<BTreeSet<String>>,
+    old: Mutex<BTreeMap<String, Bytes>>,
+    crash: OnceLock<Crash>,
+}
+
+impl Proxy {
+    /// `ca` are the PEM certificates of the API server's authority.
+    pub(crate) fn new(ca: &[u8]) -> Arc<Self> {
+        let ca = reqwest::Certificate::from_pem_bundle(ca).unwrap();
+        let client = reqwest::Client::builder().tls_certs_only(ca).redirect(reqwest::redirect::Policy::none());
+        Arc::new(Self {
+            client: client.no_proxy().build().unwrap(),
+            runs: Mutex::default(),
+            frozen: watch::Sender::default(),
+            old: Mutex::default(),
+            crash: OnceLock::new(),
+        })
+    }
+
+    /// What a crash is.
+    pub(crate) fn crash_is(&self, crash: impl Fn() + Send + Sync + 'static) {
+        assert!(self.crash.set(Box::new(crash)).is_ok(), "a crash is defined once");
+    }
+
+    /// Serves the API server behind `url`; the address to go to.
+    pub(crate) async fn api_server(self: &Arc<Self>, url: &str) -> SocketAddr {
+        self.serve(IpAddr::from([127, 0, 0, 1]), Behind::ApiServer(url.to_owned())).await
+    }
+
+    /// Serves the store behind `url` on the address that pods reach too.
+    pub(crate) async fn store(self: &Arc<Self>, ip: IpAddr, url: &str) -> SocketAddr {
+        self.serve(ip, Behind::Store(url.to_owned(), ip)).await
+    }
+
+    async fn serve(self: &Arc<Self>, ip: IpAddr, behind: Behind) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = axum::Router::new().fallback(front).with_state((Arc::clone(self), behind));
+        tokio::spawn(async move {
+            axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await.unwrap();
+        });
+        address
+    }
+
+    /// Counts the writes of a run from now on; with a plan, a fault strikes one of them.
+    pub(crate) fn watch(&self, namespace: &str, planned: Option<(Point, Fault)>) {
+        self.runs().watch(namespace, planned);
+    }
+
+    /// Asks something about a run.
+    pub(crate) fn run<T>(&self, namespace: &str, ask: impl FnOnce(&Run) -> T) -> T {
+        ask(self.runs().of(namespace))
+    }
+
+    /// No event of a watch of these resources passes until [`Self::thaw`]; none is lost.
+    pub(crate) fn freeze(&self, resources: &[&str]) {
+        self.frozen.send_replace(resources.iter().map(|&name| name.to_owned()).collect());
+    }
+
+    /// All watches go on.
+    pub(crate) fn thaw(&self) {
+        self.frozen.send_replace(BTreeSet::new());
+    }
+
+    /// The next list of the resource is this old one.
+    pub(crate) fn list_is(&self, resource: &str, list: String) {
+        lock(&self.old).insert(resource.to_owned(), list.into());
+    }
+
+    fn runs(&self) -> MutexGuard<'_, Runs> {
+        lock(&self.runs)
+    }
+
+    async fn api(self: &Arc<Self>, url: &str, request: Request) -> Response {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let query = uri.query().unwrap_or_default();
+        let fault = self.runs().api(method.as_str(), uri.path(), query);
+        let resource = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
+        let watching = query.split('&').any(|part| part == "watch=true");
+        if method == "GET" && !watching {
+            let old = lock(&self.old).remove(&resource);
+            if let Some(list) = old {
+                return Response::builder().header("content-type", "application/json").body(list.into()).unwrap();
+            }
+        }
+        let answer = self.under(fault, url, request).await;
+        if !watching {
+            return answer;
+        }
+        let (head, body) = answer.into_parts();
+        Response::from_parts(head, Body::from_stream(gated(self.frozen.subscribe(), resource, body)))
+    }
+
+    /// Passes a request on, as the fault allows.
+    async fn under(self: &Arc<Self>, fault: Option<Fault>, url: &str, request: Request) -> Response {
+        match fault {
+            None => self.forward(url, request).await,
+            Some(Fault::CrashBefore) => self.crash().await,
+            Some(Fault::CrashAfter) => {
+                // On its own: our connection to the operator, and we with it, may end at any time.
+                let (proxy, url) = (Arc::clone(self), url.to_owned());
+                let made = tokio::spawn(async move {
+                    whole(proxy.forward(&url, request).await).await;
+                    proxy.crash().await
+                });
+                made.await.unwrap_or_else(|_| hang_up())
+            }
+            Some(Fault::LoseReply) => {
+                whole(self.forward(url, request).await).await;
+                hang_up()
+            }
+            Some(Fault::Answer(status)) => refusal(status),
+            Some(Fault::Hold(time)) => {
+                tokio::time::sleep(time).await;
+                self.forward(url, request).await
+            }
+        }
+    }
+
+    async fn crash(self: &Arc<Self>) -> Response {
+        let proxy = Arc::clone(self);
+        tokio::task::spawn_blocking(move || proxy.crash.get().expect("a crash is defined")()).await.unwrap();
+        hang_up()
+    }
+
+    async fn forward(&self, url: &str, request: Request) -> Response {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut headers = head.headers;
+        for hop in ["connection", "transfer-encoding", "content-length"] {
+            headers.remove(hop);
+        }
+        // The store's signatures cover the host's name; the API server does not look at it.
+        let body = to_bytes(body, usize::MAX).await.unwrap();
+        let sent = self.client.request(head.method, format!("{url}{path}")).headers(headers).body(body).send().await;
+        let Ok(answer) = sent else { hang_up() };
+        let mut response = Response::builder().status(answer.status());
+        for (name, value) in answer.headers().iter().filter(|(name, _)| *name != "transfer-encoding") {
+            response = response.header(name, value);
+        }
+        response.body(Body::from_stream(answer.bytes_stream())).unwrap()
+    }
+}
+
+async fn front(
+    State((proxy, behind)): State<(Arc<Proxy>, Behind)>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    match behind {
+        Behind::ApiServer(url) => proxy.api(&url, request).await,
+        Behind::Store(url, operator) => {
+            let (head, body) = request.into_parts();
+            let body = to_bytes(body, usize::MAX).await.unwrap();
+            let fault = (peer.ip() == operator)
+                .then(|| proxy.runs().store(head.method.as_str(), head.uri.path(), &body))
+                .flatten();
+            proxy.under(fault, &url, Request::from_parts(head, body.into())).await
+        }
+    }
+}
+
+/// The events of a watch, held back while its resource is frozen.
+fn gated(
+    frozen: watch::Receiver<BTreeSet<String>>,
+    resource: String,
+    body: Body,
+) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send + 'static {
+    stream::unfold((body.into_data_stream(), frozen, resource), |(mut body, mut frozen, resource)| async move {
+        let chunk = body.next().await?;
+        let open = frozen.wait_for(|frozen| !frozen.contains(&resource)).await.is_ok();
+        open.then_some((chunk, (body, frozen, resource)))
+    })
+}
+
+/// Reads an answer to its end, so that the write behind it is surely made.
+async fn whole(answer: Response) {
+    let _ = to_bytes(answer.into_body(), usize::MAX).await;
+}
+
+/// Ends the connection without a word. A handler must answer; one that unwinds does not, and this way without noise.
+fn hang_up() -> ! {
+    std::panic::resume_unwind(Box::new("the connection is cut"))
+}
+
+/// As the API server refuses.
+fn refusal(status: u16) -> Response {
+    let reason = match status {
+        409 => "Conflict",
+        410 => "Expired",
+        429 => "TooManyRequests",
+        _ => "InternalError",
+    };
+    let body = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "reason": reason,
+        "message": "a fault that a test has placed",
+    });
+    let response = Response::builder().status(status).header("content-type", "application/json");
+    response.body(body.to_string().into()).unwrap()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,44 @@
+//! The table: a line a fault, with what each oracle says. `run.sh` shows it at the end.
+
+use std::io::Write as _;
+
+use crate::oracle::NAMES;
+
+/// What came of one fault at one place.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    /// Where the fault was placed.
+    pub(crate) place: String,
+    /// Whether it came to that: a run may need fewer writes than the reference.
+    pub(crate) struck: bool,
+    /// What each oracle has against it.
+    pub(crate) against: [Option<String>; 5],
+}
+
+impl Outcome {
+    /// A fault that was placed by the test itself.
+    pub(crate) fn at(place: &str, against: [Option<String>; 5]) -> Self {
+        Self { place: place.to_owned(), struck: true, against }
+    }
+}
+
+/// Writes the line of a fault, and fails if an oracle has something against it.
+#[track_caller]
+pub(crate) fn report(id: &str, fault: &str, outcomes: &[Outcome]) {
+    let struck = outcomes.iter().filter(|outcome| outcome.struck).count();
+    let good = |oracle: usize| outcomes.iter().filter(|outcome| outcome.against[oracle].is_none()).count();
+    let marks: Vec<String> = (0..NAMES.len()).map(|oracle| format!("{}/{}", good(oracle), outcomes.len())).collect();
+    let line = format!("{id}|{fault}|{}|{struck}|{}\n", outcomes.len(), marks.join("|"));
+    let file = std::env::var("FAULTS_TABLE").expect("FAULTS_TABLE is set by run.sh");
+    let mut table = std::fs::File::options().create(true).append(true).open(file).unwrap();
+    table.write_all(line.as_bytes()).unwrap();
+
+    let mut wrong = Vec::new();
+    for Outcome { place, against, .. } in outcomes {
+        for (name, words) in NAMES.iter().zip(against) {
+            wrong.extend(words.as_ref().map(|words| format!("{id} at {place}: {name}: {words}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(struck > 0, "{id}: the fault was placed nowhere");
+}

@@ -2,7 +2,8 @@
 
 use super::decide::{StepNews, Verdict};
 use super::flow;
-use super::life::{Life, RUNNING, fate, state};
+use super::failure::of_deadline;
+use super::life::{Life, OVERDUE, RUNNING, fate, state};
 use crate::api::TaskState;
 use crate::api::state::StepState;
 use crate::api::task::{Failure, StepStatus};
@@ -23,8 +24,10 @@ pub(super) fn verdict(life: &Life<'_>) -> Option<Verdict> {
         let finished = life.status.steps[*index].finish_time.as_ref().map(|time| time.0);
         (finished.is_none(), finished)
     });
+    let overdue = |step: &&StepStatus| step.message.as_deref() == Some(OVERDUE);
     Some(match standing.first() {
         Some(index) => Verdict::Fails(whole(life, &life.status.steps[*index])),
+        None if let Some(step) = life.status.steps.iter().find(overdue) => Verdict::Fails(of_deadline(&step.name)),
         None if all.is_empty() => Verdict::is(TaskState::Complete, "StepsSucceeded", None),
         None => {
             let names: Vec<&str> = all.iter().map(|index| life.content.steps[*index].name.as_str()).collect();

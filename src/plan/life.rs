@@ -26,7 +26,7 @@ const AGENT_AGAIN: Duration = Duration::from_secs(1);
 pub(super) const RUNNING: &str = "Running";
 /// Words of steps that never came to their turn.
 const CANCELED: &str = "the run was cancelled";
-const OVERDUE: &str = "the run's deadline has passed";
+pub(super) const OVERDUE: &str = "the run's deadline has passed";
 
 /// What comes next for a pinned run. `status` is what is known of it.
 pub(super) fn plan(task: &AsyncTask, status: AsyncTaskStatus, execution: &Execution, now: Timestamp) -> Plan {
@@ -121,6 +121,11 @@ impl<'a> Life<'a> {
             Some(Turn::Go) => {
                 self.plan.news.queue = Some(wait::place(self, None));
                 self.start_what_can(|_| true);
+                if matches!(end::verdict(self), Some(Verdict::Is { .. })) {
+                    // It has nothing left to do: it ends as every run does, out of InProgress.
+                    self.wake(self.now);
+                    return self.say(Verdict::is(TaskState::InProgress, RUNNING, None));
+                }
                 self.go_on()
             }
         }
@@ -469,7 +474,7 @@ impl<'a> Life<'a> {
                 step.state = Some(StepState::Failed);
                 step.failure = Some(failure::brief(failure));
             }
-            StepNews::Skips(_) => step.state = Some(StepState::Skipped),
+            StepNews::Skips(words) => (step.state, step.message) = (Some(StepState::Skipped), Some(words.clone())),
             StepNews::Cancels => step.state = Some(StepState::Canceled),
             StepNews::Suspends => step.state = Some(StepState::Waiting),
         }

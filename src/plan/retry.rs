@@ -55,7 +55,7 @@ impl Codes {
 }
 
 /// What an author declared for the failures of a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Attempts after the first that may be spent on failures that count.
     pub limit: u32,
@@ -74,12 +74,6 @@ pub struct Backoff {
     pub factor: u32,
     /// The longest.
     pub max: Duration,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self { limit: 0, backoff: Backoff::default(), rules: Vec::new() }
-    }
 }
 
 impl Default for Backoff {

@@ -133,7 +133,10 @@ fn changes(namespace: &str) -> BTreeMap<String, usize> {
         // Deleting is asked for more than once by its nature: what counts is what was deleted.
         if ours && done && verb == "delete" {
             let name = masked(object["name"].as_str().unwrap_or_default(), namespace);
-            changes.insert(if resource == "pods" { PODS_DELETED.to_owned() } else { format!("delete {resource} {name}") }, 1);
+            changes.insert(
+                if resource == "pods" { PODS_DELETED.to_owned() } else { format!("delete {resource} {name}") },
+                1,
+            );
         }
     }
     changes

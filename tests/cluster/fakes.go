@@ -2,18 +2,24 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
+	"os"
 )
+
+//go:embed stages.yaml
+var stages []byte
 
 // fakeMark is the annotation and taint of nodes that kwok plays. Only pods that tolerate the taint come there.
 const fakeMark = "kwok.x-k8s.io/node"
 
-// kwok plays the kubelet of fake nodes: pods on them run at once, and those of Jobs succeed (its built-in stages).
+// kwok plays the kubelet of fake nodes: pods on them run at once, and those of Jobs succeed (stages.yaml).
 func (c Cluster) kwok() component {
 	health := c.Slot.NodeIP() + ":10247"
 	return component{
 		name: "kwok", ready: get("http://" + health + "/healthz"),
-		args: []string{c.Programs.binary("kwok", "kwok"), "--kubeconfig=" + c.kubeconfig(), "--server-address=" + health,
+		args: []string{c.Programs.binary("kwok", "kwok"), "--kubeconfig=" + c.kubeconfig(),
+			"--config=" + c.Path("config", "stages.yaml"), "--server-address=" + health,
 			"--manage-all-nodes=false", "--manage-nodes-with-annotation-selector=" + fakeMark + "=fake",
 			"--node-lease-duration-seconds=40"},
 	}
@@ -32,6 +38,13 @@ func fakes(c Cluster, nodes int) error {
 	defer release()
 	c.Programs["kwok"] = programs["kwok"]
 	if err := c.save(); err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.Path("config", "stages.yaml"), stages, 0o644); err != nil {
+		return err
+	}
+	// A try before may have ended badly.
+	if err := c.forgetDead(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), bootLimit)

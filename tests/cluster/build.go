@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -23,6 +24,8 @@ type program struct {
 	// ldflags sets what the program says its version is: a format for the version of `module` in go.mod.
 	ldflags func(version string) string
 	module  string
+	// optional is what only some clusters need: built when it is asked for.
+	optional bool
 	// cold is how long a build without any cache takes on two cores: said in the progress, so that nobody kills it.
 	cold string
 }
@@ -58,6 +61,13 @@ var programs = []program{
 		module:   "helm.sh/helm/v4",
 		ldflags:  func(v string) string { return "-X helm.sh/helm/v4/internal/version.version=" + v },
 		cold:     "2 min",
+	},
+	{
+		name:     "kwok",
+		binaries: map[string]string{"kwok": "sigs.k8s.io/kwok/cmd/kwok"},
+		module:   "sigs.k8s.io/kwok",
+		optional: true,
+		cold:     "1 min",
 	},
 	{
 		// Of this module: has no pins of its own.
@@ -188,8 +198,8 @@ func (r recipe) built(cache Cache) bool {
 	return r.name != "pause" || exists(filepath.Join(r.output(cache), "pause.oci.tar"))
 }
 
-// build makes what is missing, and returns where everything is.
-func build(cache Cache) (Programs, error) {
+// build makes what is missing, and returns where everything is: all that each cluster needs, and the wanted programs.
+func build(cache Cache, wanted ...string) (Programs, error) {
 	if err := installPackages(); err != nil {
 		return nil, err
 	}
@@ -200,6 +210,9 @@ func build(cache Cache) (Programs, error) {
 	found := Programs{}
 	var missing []recipe
 	for _, p := range programs {
+		if p.optional && !slices.Contains(wanted, p.name) {
+			continue
+		}
 		r, err := p.recipe(source)
 		if err != nil {
 			return nil, err

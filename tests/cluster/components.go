@@ -26,7 +26,7 @@ func (c Cluster) components() []component {
 	kube := c.Programs.binary("kube", "kube")
 	node := c.Slot.NodeIP()
 	pki := func(file string) string { return c.Path("pki", file) }
-	return []component{
+	all := []component{
 		{
 			name: "etcd", first: true, ready: get("http://" + node + ":2381/health"),
 			args: []string{kube, "etcd", "--name=" + c.Name, "--data-dir=" + c.Path("etcd"),
@@ -88,6 +88,10 @@ func (c Cluster) components() []component {
 			args: []string{c.Programs.binary("coredns", "coredns"), "-conf", c.Path("config", "Corefile")},
 		},
 	}
+	if _, fakes := c.Programs["kwok"]; fakes {
+		all = append(all, c.kwok())
+	}
+	return all
 }
 
 // component finds one by name; the kube- prefix may be left out.

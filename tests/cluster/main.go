@@ -17,7 +17,7 @@ import (
 
 const usage = `usage: cluster VERB [--name NAME] …       (NAME is "dev" unless given)
 
-  build                           install missing packages, build missing binaries into the cache
+  build [kwok]                    install missing packages, build missing binaries into the cache
   which PROGRAM                   print where a built binary is: helm, kube, coredns, ctr
   up [--slot N]                   boot a cluster, or complete one; waits until it serves
   down [--all]                    stop it and remove all it made
@@ -27,6 +27,7 @@ const usage = `usage: cluster VERB [--name NAME] …       (NAME is "dev" unless
   logs [-f] COMPONENT|audit       print a component's log, or the API server's audit log
   restart COMPONENT               stop, start, wait until it serves
   kill COMPONENT [-9|-TERM|-STOP|-CONT]
+  fakes --nodes N                 add fake nodes; pods of Jobs on them succeed without a kubelet (kwok, built on first use)
   exec -- COMMAND…                run a command in the cluster's network (nft, ss, tcpdump, curl …)
 
 Everything is kept in $ASYNCTASK_CACHE (default: ~/.cache/asynctask-operator).
@@ -48,6 +49,7 @@ type options struct {
 	slot   slotFlag
 	all    bool
 	follow bool
+	nodes  int
 	paths  listFlag
 }
 
@@ -70,6 +72,8 @@ func parse(verb string, args []string) (options, []string, error) {
 		flags.BoolVar(&o.all, "all", false, "")
 	case "env":
 		flags.Var(&o.paths, "path", "")
+	case "fakes":
+		flags.IntVar(&o.nodes, "nodes", 1, "")
 	case "logs":
 		flags.BoolVar(&o.follow, "f", false, "")
 	}
@@ -90,7 +94,7 @@ func dispatch(verb string, args []string) error {
 	}
 	switch verb {
 	case "build":
-		_, err := build(cache)
+		_, err := build(cache, rest...)
 		return err
 	case "which":
 		return withOne(rest, func(program string) error { return which(cache, program) })
@@ -107,6 +111,7 @@ func dispatch(verb string, args []string) error {
 		"env":    func(c Cluster) error { return printEnv(c, o.paths) },
 		"load":   func(c Cluster) error { return load(c, rest) },
 		"status": status,
+		"fakes":  func(c Cluster) error { return fakes(c, o.nodes) },
 		"exec":   func(c Cluster) error { return execute(c, rest) },
 		"kill":   func(c Cluster) error { return kill(c, rest) },
 		"logs": func(c Cluster) error {

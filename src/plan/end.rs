@@ -1,8 +1,8 @@
 //! How a run ends, and what there is to say before.
 
 use super::decide::{StepNews, Verdict};
-use super::flow;
 use super::failure::of_deadline;
+use super::flow;
 use super::life::{Life, OVERDUE, RUNNING, fate, state};
 use crate::api::TaskState;
 use crate::api::state::StepState;

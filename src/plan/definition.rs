@@ -13,7 +13,7 @@ use super::flow::When;
 use super::{parameters, retry, steps};
 use crate::api::TaskDefinitionSpec;
 use crate::api::definition::{
-    Allowed, CancellationSpec, ConcurrencyPolicy, InputSpec, OutputSpec, StepInputSpec, StepSpec,
+    Allowed, CancellationSpec, ConcurrencyPolicy, InputSpec, Outcome, OutputSpec, StepInputSpec, StepSpec,
 };
 use crate::api::quantity;
 use crate::contract::env::LOG_OUTPUT;
@@ -344,7 +344,20 @@ fn guarded_stage(stage: &str, field: &str, steps: &[StepSpec], findings: &mut Fi
             };
             findings.plan(format!("{field}: unknown stage {stage:?}: {hint}"));
         }
-        1 => {}
+        1 => {
+            let cleans = |step: &&StepSpec| {
+                let when = step.when.as_ref();
+                when.is_some_and(|when| when.outcome.contains(&Outcome::Canceled))
+                    && step.stages.iter().any(|s| s == stage)
+            };
+            if let Some(step) = steps.iter().find(cleans) {
+                let name = &step.name;
+                findings.plan(format!(
+                    "{field}: {stage:?} belongs to step {name}, which cleans up after a cancelled run, where the stage can \
+                     never be entered: name one of another step"
+                ));
+            }
+        }
         _ => findings
             .plan(format!("{field}: {stage:?} is a stage of several steps: give the one that is meant its own name")),
     }
@@ -564,6 +577,14 @@ mod tests {
         ] {
             all_start(&sentences(two(cancellation)), &[start]);
         }
+        let cleans = sentences(|spec| {
+            two(until("Updating"))(spec);
+            let when = json!({"step": "report", "outcome": ["Canceled"]});
+            for step in spec["steps"].as_array_mut().expect("steps").iter_mut().skip(1) {
+                step["when"] = when.clone();
+            }
+        });
+        assert!(cleans.iter().any(|(_, s)| s.contains("cleans up after a cancelled run")), "{cleans:?}");
         let none = sentences(|spec| spec["cancellation"] = until("Gone"));
         all_start(&none, &["cancellation.stage: unknown stage \"Gone\": no step declares `stages`"]);
     }

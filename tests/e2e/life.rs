@@ -165,6 +165,16 @@ fn retries_follow_the_rules_and_only_what_is_the_authors_counts() {
     let status = ns.finished("flaky");
     assert_eq!((&status["state"], &status["steps"][0]["attempt"]), (&"Complete".into(), &2.into()), "{status:#}");
     assert_eq!(ledger.lines("flaky/"), ["flaky/1", "flaky/2"]);
+    let events = ns.kubectl(&[
+        "get",
+        "events",
+        "--field-selector",
+        "reason=AttemptFailed",
+        "-o",
+        "jsonpath={.items[*].note}{.items[*].message}",
+    ]);
+    let events = events.ok();
+    assert!(events.contains("attempt 1 of step work failed"), "{events}");
     let status = ns.finished("hopeless");
     assert_eq!((&status["failure"]["exitCode"], &status["failure"]["retriable"]), (&65.into(), &false.into()));
     assert_eq!(ledger.lines("hopeless/"), ["hopeless/1"], "a rule says that it is final");

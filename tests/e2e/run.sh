@@ -16,6 +16,8 @@ finish() {
     rm -rf "$work"
   fi
 }
+# A cluster that was kept before left its volume, which the new one would take for another's.
+rm -rf "$work"
 mkdir -p "$work/tmp"
 export TMPDIR=$work/tmp # what tests leave goes with the cluster
 trap finish EXIT

@@ -15,7 +15,8 @@ use super::TaskController;
 use super::error::TaskError;
 use crate::api::condition::cut;
 use crate::api::names::MANAGER_OPERATOR;
-use crate::api::task::AsyncTaskStatus;
+use crate::api::state::StepState;
+use crate::api::task::{AsyncTaskStatus, StepStatus};
 use crate::api::{AsyncTask, TaskState};
 use crate::plan::decide::Plan;
 use crate::plan::snapshot::{Snapshot, state};
@@ -68,6 +69,9 @@ impl TaskController {
             return Ok(None);
         }
         let written = self.write(&snapshot.task, &after).await?;
+        for step in after.steps.iter().filter(|step| gave_up_an_attempt(&before, step)) {
+            self.publish(&written, &attempt_failed(step)).await;
+        }
         if after.state != before.state {
             self.tell(&written, &after).await;
         }
@@ -90,7 +94,7 @@ impl TaskController {
         Ok(Arc::new(written))
     }
 
-    /// At most two Events a run: that it started, and how it ended.
+    /// At most two Events a run beside those of attempts that failed: that it started, and how it ended.
     async fn tell(&self, task: &AsyncTask, status: &AsyncTaskStatus) {
         let Some(now) = state(task) else { return };
         let reason = status.reason.as_deref().unwrap_or_default();
@@ -104,10 +108,28 @@ impl TaskController {
             }
             _ => return,
         };
-        if let Err(error) = self.context.events.publish(&event, &task.object_ref(&())).await {
-            tracing::warn!(uid, error = explain(&error), "the Event cannot be written");
+        self.publish(task, &event).await;
+    }
+
+    async fn publish(&self, task: &AsyncTask, event: &Event) {
+        if let Err(error) = self.context.events.publish(event, &task.object_ref(&())).await {
+            tracing::warn!(uid = task.uid(), error = explain(&error), "the Event cannot be written");
         }
     }
+}
+
+/// Whether an attempt of the step failed since, and another one follows.
+fn gave_up_an_attempt(before: &AsyncTaskStatus, step: &StepStatus) -> bool {
+    let known = before.steps.iter().find(|known| known.name == step.name);
+    step.state == Some(StepState::Retrying) && known.is_none_or(|known| known.state != step.state)
+}
+
+fn attempt_failed(step: &StepStatus) -> Event {
+    let (failure, attempt) = (step.failure.clone().unwrap_or_default(), step.attempt.unwrap_or_default());
+    let until = step.until.as_ref().map(|until| until.0.to_string()).unwrap_or_default();
+    let (name, reason, message) = (&step.name, failure.reason, failure.message);
+    let note = format!("attempt {attempt} of step {name} failed ({reason}): {message}. The next one starts at {until}");
+    event(EventType::Warning, "AttemptFailed", note)
 }
 
 fn started(status: &AsyncTaskStatus) -> Event {

@@ -151,9 +151,6 @@ fn pending(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Times
             format!("Its results could not be stored{message}"),
             "Ask the administrators: `kubectl get outputstores` shows what is wrong. The run starts by itself then",
         ),
-        "WaitingForInput" => {
-            Cause::new(format!("One of its inputs has not been uploaded{message}"), "Finish the upload, or submit anew")
-        }
         _ => Cause::new(format!("It waits{message}"), "Nothing, unless the message names something to mend"),
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::ledger::Ledger;
-use crate::support::{Cluster, Namespace, cli, run, steps, task, until};
+use crate::support::{Cluster, Namespace, cli, root, run, steps, task, until};
 
 /// A diamond with an alternative and a cleanup. `left` fails with 70 where the parameter says so; every step writes to
 /// the ledger.
@@ -227,4 +227,17 @@ fn the_history_of_a_run_outlives_its_object() {
     assert_eq!(ns.get("asynctask", "a"), Value::Null);
     let said = cli(&["-n", &ns.name, "history", "a"]).ok();
     assert!(said.contains("InProgress") && said.contains("Complete"), "{said}");
+}
+
+#[test]
+fn the_sample_of_the_book_runs_as_it_says() {
+    let _cluster = Cluster::shared();
+    let ns = Namespace::new("book");
+    let sample = std::fs::read_to_string(root().join("docs/src/samples/diamond.yaml")).unwrap();
+    ns.define("diamond", &sample);
+    ns.apply(&with("good", "diamond", "parameters: {course: one}")).ok();
+    ns.apply(&with("bad", "diamond", "parameters: {course: two, badMedia: true}")).ok();
+    let (good, bad) = (ns.finished("good"), ns.finished("bad"));
+    assert_eq!((&good["state"], &good["reason"]), (&"Complete".into(), &"StepsSucceeded".into()), "{good:#}");
+    assert_eq!((&bad["state"], &bad["reason"]), (&"Complete".into(), &"Recovered".into()), "{bad:#}");
 }

@@ -117,8 +117,8 @@ fn a_plan_that_cannot_be_is_refused_with_its_field() {
     let of = |name: &str, more: &str, list: &[(&str, &str, &str)]| steps(name, more, list);
     let circle = [("one", "true", "dependsOn: [two]"), ("two", "true", "dependsOn: [one]")];
     no_plan(&ns, "circle", &of("circle", "", &circle), "steps: ", &["one", "two", "wait for each other"]);
-    let when = [("one", "true", ""), ("two", "true", "when: {step: on, outcome: [Failed]}")];
-    no_plan(&ns, "when", &of("when", "", &when), "steps[two].when.step: ", &["\"on\"", "one"]);
+    let when = [("one", "true", ""), ("two", "true", "when: {step: gone, outcome: [Failed]}")];
+    no_plan(&ns, "when", &of("when", "", &when), "steps[two].when.step: ", &["\"gone\"", "one"]);
     let guarded = "  cancellation: {allowed: UntilStage, stage: Writing}";
     let reading = [("one", "true", "stages: [Reading]")];
     no_plan(&ns, "stage", &of("stage", guarded, &reading), "cancellation.stage: ", &["\"Writing\"", "Reading"]);

@@ -61,7 +61,7 @@ impl Queue {
 
     /// Asks for the run's turn. `Go` takes its place.
     pub(super) async fn take(&self, task: &AsyncTask, claim: &Claim) -> Result<Turn, TaskError> {
-        self.filled.get_or_init(|| std::future::ready(self.fill())).await;
+        self.filled.get_or_init(|| async { self.fill() }).await;
         let uid = task.uid().unwrap_or_default();
         let priority = self.priority(claim.priority_class.as_deref()).await?;
         let found = self.ask(&uid, task, claim, priority);

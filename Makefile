@@ -48,6 +48,11 @@ test-e2e: binaries cluster-build images ## Boots a cluster of its own and tests 
 	@cargo test $(CARGO_FEATURES) --test e2e --no-run
 	@E2E_AGENT="$(AGENT)" tests/e2e/run.sh
 
+.PHONY: test-scale
+test-scale: binaries cluster-build images ## Sends 1,000 runs through the queue, on fake nodes
+	@cargo test $(CARGO_FEATURES) --test e2e --no-run
+	@E2E_AGENT="$(AGENT)" SCALE_TASKS=1000 tests/e2e/run.sh queue::many_runs
+
 .PHONY: test-faults
 test-faults: binaries cluster-build images ## Crashes the operator at every write, loses answers, serves old views; prints a table
 	@cargo test $(CARGO_FEATURES) --test faults --no-run

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Cluster, Namespace, cli, root, run, script, task};
+use crate::support::{Cluster, Namespace, cli, root, run, script, steps, task};
 
 /// The task ends as Failed for this reason, its message says these words, and no Job was made.
 #[track_caller]
@@ -95,4 +95,66 @@ fn hostile_archives_fail_with_a_sentence() {
         assert_eq!((&failure["code"], &failure["exitCode"]), (&"InvalidArchive".into(), &65.into()), "{failure:#}");
     }
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// The definition is not usable, and the sentence that says so begins with the field.
+#[track_caller]
+fn no_plan(ns: &Namespace, name: &str, document: &str, field: &str, words: &[&str]) {
+    ns.apply(document).ok();
+    ns.kubectl(&["wait", "--for=condition=Ready=False", &format!("taskdefinition/{name}"), "--timeout=60s"]).ok();
+    let status = ns.get("taskdefinition", name)["status"].clone();
+    let ready = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap().clone();
+    let message = ready["message"].as_str().unwrap();
+    println!("{name}: {message}");
+    assert_eq!(ready["reason"], "InvalidPlan", "{ready:#}");
+    assert!(message.contains(field) && words.iter().all(|word| message.contains(word)), "{message}");
+}
+
+#[test]
+fn a_plan_that_cannot_be_is_refused_with_its_field() {
+    let _turn = Cluster::shared();
+    let ns = Namespace::new("plan");
+    let of = |name: &str, more: &str, list: &[(&str, &str, &str)]| steps(name, more, list);
+    let circle = [("one", "true", "dependsOn: [two]"), ("two", "true", "dependsOn: [one]")];
+    no_plan(&ns, "circle", &of("circle", "", &circle), "steps: ", &["one", "two", "wait for each other"]);
+    let when = [("one", "true", ""), ("two", "true", "when: {step: gone, outcome: [Failed]}")];
+    no_plan(&ns, "when", &of("when", "", &when), "steps[two].when.step: ", &["\"gone\"", "one"]);
+    let guarded = "  cancellation: {allowed: UntilStage, stage: Writing}";
+    let reading = [("one", "true", "stages: [Reading]")];
+    no_plan(&ns, "stage", &of("stage", guarded, &reading), "cancellation.stage: ", &["\"Writing\"", "Reading"]);
+    let twice = [("one", "true", ""), ("one", "true", "")];
+    no_plan(&ns, "twice", &of("twice", "", &twice), "steps: ", &["\"one\"", "twice"]);
+    assert_eq!(ns.kubectl(&["get", "taskrevisions", "-o", "name"]).ok(), "");
+}
+
+#[test]
+fn a_revision_that_is_not_there_is_refused_by_name() {
+    let _turn = Cluster::shared();
+    let ns = Namespace::new("revision");
+    ns.define("quick", &script("quick", "true", ""));
+    ns.apply(&task("t", "quick").replace("name: quick", "name: quick, revision: quick-0123456789")).ok();
+    refused(&ns, "t", "DefinitionGone", &["quick-0123456789"]);
+}
+
+#[test]
+fn what_was_asked_for_cannot_be_changed() {
+    let _turn = Cluster::shared();
+    let ns = Namespace::new("changed");
+    ns.define("quick", &script("quick", "true", ""));
+    ns.apply(&task("t", "quick").replace("spec: {", "spec: {suspend: true, cancel: true, parameters: {a: 1}, ")).ok();
+    let changes = [
+        (r#"{"spec":{"cancel":false}}"#, "spec.cancel"),
+        (r#"{"spec":{"cancel":null}}"#, "spec.cancel"),
+        (r#"{"spec":{"parameters":{"a":2}}}"#, "spec.parameters"),
+        (r#"{"spec":{"parameters":null}}"#, "spec.parameters"),
+        (r#"{"spec":{"definition":{"name":"other"}}}"#, "spec.definition"),
+        (r#"{"spec":{"owner":"somebody-else"}}"#, "spec.owner"),
+        (r#"{"spec":{"priorityClassName":"high"}}"#, "spec.priorityClassName"),
+        (r#"{"spec":{"startAfter":"2030-01-01T00:00:00Z"}}"#, "spec.startAfter"),
+    ];
+    for (change, field) in changes {
+        let said = ns.kubectl(&["patch", "asynctask", "t", "--type=merge", "-p", change]).refused();
+        println!("{change}: {said}");
+        assert!(said.contains(field), "{change}: {said}");
+    }
 }

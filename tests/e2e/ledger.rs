@@ -22,8 +22,9 @@ impl Ledger {
         let kept = Arc::clone(&lines);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let mut request = String::new();
-                let _ = BufReader::new(&stream).read_line(&mut request);
+                // To the empty line: what is left unread when the stream is closed resets it, and the program fails.
+                let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                let request = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
                 let line = request.split_whitespace().nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
                 kept.lock().unwrap().push(line);
                 let _ = (&stream).write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");

@@ -12,6 +12,8 @@ mod crash;
 mod journey;
 mod ledger;
 mod life;
+mod queue;
+mod revisions;
 mod signed;
 mod stores;
 mod support;

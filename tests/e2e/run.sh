@@ -22,6 +22,7 @@ mkdir -p "$work/tmp"
 export TMPDIR=$work/tmp # what tests leave goes with the cluster
 trap finish EXIT
 cluster up --name "$name"
+cluster fakes --name "$name" --nodes 4 # for the queue: no other pod tolerates their taint
 eval "$(cluster env --name "$name" --path "$ASYNCTASK_CACHE/path")"
 # shellcheck disable=SC1091
 source "$ASYNCTASK_CACHE/images/images.env"

@@ -149,6 +149,12 @@ impl Namespace {
         kubectl_in(&["-n", &self.name, "apply"], document)
     }
 
+    /// Creates many objects, faster than by applying them.
+    #[track_caller]
+    pub(crate) fn create(&self, documents: &str) {
+        kubectl_in(&["-n", &self.name, "create"], documents).ok();
+    }
+
     /// One object of this namespace.
     pub(crate) fn get(&self, kind: &str, name: &str) -> Value {
         get(&["-n", &self.name, kind, name])

@@ -1,0 +1,184 @@
+//! Changes under way: definitions, the operator itself, and what is deleted while runs go on.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{Cluster, Namespace, SYSTEM, cli, get, kubectl, root, run, script, task, until};
+
+/// A program that writes a word when it is told to end, and shows a stage meanwhile.
+fn says(word: &str, more: &str) -> String {
+    let shell = format!(
+        r#""$ASYNCTASK_AGENT" stage First; while [ ! -e "$ASYNCTASK_OUTPUTS/go" ]; do sleep 0.2; done; echo {word} > "$ASYNCTASK_OUTPUTS/report.txt""#
+    );
+    script("changes", &shell, &format!("  outputs: [{{name: report, step: work, path: report.txt}}]\n{more}"))
+}
+
+fn works(ns: &Namespace, name: &str) {
+    until(&format!("{name} works"), || (ns.status(name)["steps"][0]["stage"] == "First").then_some(()));
+}
+
+fn waits(ns: &Namespace, name: &str) {
+    until(&format!("{name} waits"), || (ns.status(name)["reason"] == "Queued").then_some(()));
+}
+
+fn release(ns: &Namespace, name: &str) {
+    works(ns, name);
+    let pod = ns.kubectl(&["get", "pods", "-l", &format!("asynctask.dev/task={name}"), "-o", "name"]).ok();
+    ns.kubectl(&["exec", pod.trim(), "-c", "task", "--", "touch", "/asynctask/work/outputs/go"]).ok();
+}
+
+#[track_caller]
+fn ends_with(ns: &Namespace, name: &str, word: &str, revision: i64) {
+    let status = ns.finished(name);
+    assert_eq!(status["state"], "Complete", "{name}: {status:#}");
+    assert_eq!(status["revision"]["number"], revision, "{name}: {status:#}");
+    let report = cli(&["-n", &ns.name, "outputs", "get", name, "report", "-o", "-"]).ok();
+    assert_eq!(report.trim(), word, "{name}");
+}
+
+/// State of a revision, by its number.
+fn state(ns: &Namespace, number: i64) -> Value {
+    let revisions = get(&["-n", &ns.name, "taskrevisions"]);
+    let found = revisions["items"].as_array().unwrap().iter().find(|r| r["spec"]["number"] == number).cloned();
+    found.map(|revision| revision["status"]["state"].clone()).unwrap_or_default()
+}
+
+/// What the command line says of a revision.
+fn shown(ns: &Namespace, number: i64) -> String {
+    let page = cli(&["-n", &ns.name, "definitions", "changes"]).ok();
+    let start = format!("{number} ");
+    let line = page.lines().map(str::trim).find(|line| line.starts_with(&start) && line.contains("changes-"));
+    line.unwrap_or_else(|| panic!("no revision {number}: {page}")).to_owned()
+}
+
+fn revision_is_ready(ns: &Namespace, number: i64) {
+    until(&format!("revision {number} is current"), || {
+        let status = ns.get("taskdefinition", "changes")["status"].clone();
+        (status["revision"]["number"] == number).then_some(())
+    });
+}
+
+#[test]
+fn runs_end_on_the_revision_they_were_asked_on_and_it_retires_after_the_last() {
+    let _cluster = Cluster::shared();
+    let ns = Namespace::new("revisions");
+    ns.define("changes", &says("one", "  concurrency: {maxRunning: 2}"));
+    for name in ["a", "b"] {
+        ns.apply(&task(name, "changes")).ok();
+        works(&ns, name);
+    }
+    for name in ["c", "d"] {
+        ns.apply(&task(name, "changes")).ok();
+        waits(&ns, name);
+    }
+
+    // Other parameters, another program, and room for one more.
+    let parameters = "  parameters: {type: object, required: [word], properties: {word: {type: string}}}";
+    ns.apply(&says("two", &format!("  concurrency: {{maxRunning: 3}}\n{parameters}"))).ok();
+    revision_is_ready(&ns, 2);
+    ns.apply(&task("new", "changes").replacen("spec: {", "spec: {parameters: {word: x}, ", 1)).ok();
+    works(&ns, "new");
+
+    until("revision 1 drains", || (state(&ns, 1) == "Draining").then_some(()));
+    assert_eq!(state(&ns, 2), "Current");
+    let line = shown(&ns, 1);
+    assert!(line.contains("Draining") && line.contains("4 runs"), "{line}");
+    for (name, word, revision) in [("a", "one", 1), ("b", "one", 1), ("c", "one", 1), ("new", "two", 2)] {
+        release(&ns, name);
+        ends_with(&ns, name, word, revision);
+    }
+    works(&ns, "d");
+    assert_eq!(state(&ns, 1), "Draining", "one run is left on it");
+    release(&ns, "d");
+    ends_with(&ns, "d", "one", 1);
+    until("revision 1 retires", || (state(&ns, 1) == "Retired").then_some(()));
+    let line = shown(&ns, 1);
+    assert!(line.contains("Retired") && line.contains("0 runs"), "{line}");
+}
+
+/// The chart with another log filter, which starts new pods of operator and gateway; back when this goes.
+struct Upgraded;
+
+impl Upgraded {
+    fn new() -> Self {
+        upgrade("debug");
+        Self
+    }
+}
+
+impl Drop for Upgraded {
+    fn drop(&mut self) {
+        upgrade("info");
+    }
+}
+
+fn upgrade(filter: &str) {
+    let chart = root().join("charts/asynctask-operator");
+    let set = format!("log.filter={filter}");
+    let mut helm = Command::new("helm");
+    helm.args(["upgrade", "asynctask"]).arg(chart).args(["-n", SYSTEM, "--reuse-values", "--set", &set]);
+    run(&mut helm, None).ok();
+    for workload in ["operator", "gateway"] {
+        let deployment = format!("deployment/asynctask-{workload}");
+        kubectl(&["-n", SYSTEM, "rollout", "status", &deployment, "--timeout=120s"]).ok();
+    }
+}
+
+fn operators() -> String {
+    let component = "app.kubernetes.io/component=operator";
+    kubectl(&["-n", SYSTEM, "get", "pods", "-l", component, "--field-selector=status.phase=Running", "-o", "name"]).ok()
+}
+
+/// UIDs of the Jobs and pods of a namespace, and how often their containers were started again.
+fn children(ns: &Namespace) -> String {
+    let line = "jsonpath={range .items[*]}{.kind} {.metadata.uid} {.status.containerStatuses[*].restartCount}\n{end}";
+    ns.kubectl(&["get", "jobs,pods", "-o", line]).ok()
+}
+
+#[test]
+fn an_upgrade_of_the_operator_disturbs_no_run() {
+    let _cluster = Cluster::alone();
+    let ns = Namespace::new("upgrade");
+    ns.define("changes", &says("one", ""));
+    ns.apply(&task("a", "changes")).ok();
+    works(&ns, "a");
+    let (before, old) = (children(&ns), operators());
+    assert_eq!(before.lines().count(), 2, "a Job and its pod: {before}");
+
+    let upgraded = Upgraded::new();
+
+    assert_ne!(operators(), old, "a new operator");
+    ns.apply(&task("b", "changes")).ok();
+    works(&ns, "b");
+    let after = children(&ns);
+    assert!(before.lines().all(|line| after.lines().any(|other| other == line)), "{before}\n{after}");
+    for name in ["a", "b"] {
+        release(&ns, name);
+        ends_with(&ns, name, "one", 1);
+    }
+    drop(upgraded);
+}
+
+#[test]
+fn a_definition_that_is_deleted_stays_until_its_runs_have_ended() {
+    let _cluster = Cluster::shared();
+    let ns = Namespace::new("removed");
+    ns.define("changes", &says("one", ""));
+    ns.apply(&task("a", "changes")).ok();
+    works(&ns, "a");
+
+    ns.kubectl(&["delete", "taskdefinition", "changes", "--wait=false"]).ok();
+
+    // Whoever comes later is told; by then the operator has seen the deletion.
+    ns.apply(&task("late", "changes")).ok();
+    until("the late one is answered", || ns.status("late")["reason"].as_str().map(drop));
+    let definition = ns.get("taskdefinition", "changes");
+    assert!(definition["metadata"]["deletionTimestamp"].is_string(), "it is kept: {definition:#}");
+    release(&ns, "a");
+    ends_with(&ns, "a", "one", 1);
+    until("the definition is gone", || ns.get("taskdefinition", "changes").is_null().then_some(()));
+    let late = ns.status("late");
+    assert_ne!(late["state"], "InProgress", "{late:#}");
+    assert_eq!(late["revision"], Value::Null, "{late:#}");
+}

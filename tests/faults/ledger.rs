@@ -44,10 +44,12 @@ impl Ledger {
     }
 }
 
-/// One line; the program goes on when it is written down.
+/// One line; the program goes on when it is written down, and learns the how many-th of its kind it is.
 fn enter(mut connection: TcpStream, lines: &Mutex<Vec<String>>) -> std::io::Result<()> {
     let mut line = String::new();
     BufReader::new(connection.try_clone()?).read_line(&mut line)?;
-    lines.lock().unwrap_or_else(PoisonError::into_inner).push(line.trim().to_owned());
-    connection.write_all(b"written\n")
+    let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+    lines.push(line.trim().to_owned());
+    let times = lines.iter().filter(|said| *said == line.trim()).count();
+    writeln!(connection, "written {times}")
 }

@@ -27,21 +27,29 @@ impl Ledger {
         ledger
     }
 
+    /// What the programs of a namespace said, in the order they said it.
+    pub(crate) fn lines(&self, namespace: &str) -> Vec<String> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = format!("{namespace} ");
+        lines.iter().filter_map(|line| line.strip_prefix(&before)).map(str::to_owned).collect()
+    }
+
     /// How often each `task step attempt` of a namespace began.
     pub(crate) fn runs(&self, namespace: &str) -> BTreeMap<String, usize> {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let mut runs = BTreeMap::new();
-        for run in lines.iter().filter_map(|line| line.strip_prefix(&format!("{namespace} "))) {
-            *runs.entry(run.to_owned()).or_default() += 1;
+        for run in self.lines(namespace) {
+            *runs.entry(run).or_default() += 1;
         }
         runs
     }
 }
 
-/// One line; the program goes on when it is written down.
+/// One line; the program goes on when it is written down, and learns the how many-th of its kind it is.
 fn enter(mut connection: TcpStream, lines: &Mutex<Vec<String>>) -> std::io::Result<()> {
     let mut line = String::new();
     BufReader::new(connection.try_clone()?).read_line(&mut line)?;
-    lines.lock().unwrap_or_else(PoisonError::into_inner).push(line.trim().to_owned());
-    connection.write_all(b"written\n")
+    let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+    lines.push(line.trim().to_owned());
+    let times = lines.iter().filter(|said| *said == line.trim()).count();
+    writeln!(connection, "written {times}")
 }

@@ -36,11 +36,13 @@ impl End {
     /// Looks at a namespace as it is now.
     pub(crate) fn of(ns: &Namespace, site: &Site) -> Self {
         let (keys, strays) = site.runtime.block_on(bucket(&ns.name, site));
+        let mut keys: Vec<String> = keys.iter().map(|key| masked(key, &ns.name)).collect();
+        keys.sort();
         Self {
             ledger: site.ledger.runs(&ns.name),
             objects: objects(ns),
             changes: changes(&ns.name),
-            keys: keys.iter().map(|key| masked(key, &ns.name)).collect(),
+            keys,
             strays,
             leaks: leaks(ns, site),
         }
@@ -157,7 +159,9 @@ async fn bucket(namespace: &str, site: &Site) -> (Vec<String>, Vec<String>) {
     }
     let stands = |key: &&String| {
         let last = last(key);
-        last.starts_with("manifest-") || ["commit", "failure", "log"].contains(&last.as_str())
+        key.contains("/_history/")
+            || last.starts_with("manifest-")
+            || ["commit", "failure", "log"].contains(&last.as_str())
     };
     let strays = keys.iter().filter(|key| !stands(key) && !named.contains(*key)).chain(named.difference(&keys));
     (keys.iter().cloned().collect(), strays.cloned().collect())

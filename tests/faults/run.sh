@@ -37,4 +37,4 @@ export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE
 export FAULTS_OPERATOR=${FAULTS_OPERATOR:?the operator binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
 cd "$root"
-cargo test --locked --features full --test faults -- --test-threads=1 --show-output "$@"
+cargo test --locked --features full --test faults -- --test-threads=1 --nocapture "$@"

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::ledger::Ledger;
 use crate::site::Site;
 use crate::support::{Namespace, root, run, until};
 
@@ -23,6 +24,9 @@ struct Head {
 struct Act {
     /// AsyncTask → the state it has to be in before.
     once: BTreeMap<String, String>,
+    /// What the ledger has to say before: `task step attempt`.
+    #[serde(default)]
+    ran: Option<String>,
     /// Arguments of kubectl.
     kubectl: String,
 }
@@ -51,13 +55,22 @@ impl Scenario {
         ns.apply(&self.manifests).ok();
     }
 
-    /// Does what somebody does meanwhile, and waits for the end of every task.
-    pub(crate) fn end(&self, ns: &Namespace) {
+    /// Does what somebody does meanwhile.
+    pub(crate) fn act(&self, ns: &Namespace, ledger: &Ledger) {
         for act in &self.head.acts {
             reach(ns, &act.once);
+            if let Some(line) = &act.ran {
+                until(&format!("{line} of {} runs", ns.name), || {
+                    ledger.runs(&ns.name).contains_key(line).then_some(())
+                });
+            }
             let args = act.kubectl.split_whitespace();
             run(std::process::Command::new("kubectl").args(["-n", &ns.name]).args(args), None).ok();
         }
+    }
+
+    /// Waits for the end of every task.
+    pub(crate) fn end(&self, ns: &Namespace) {
         reach(ns, &self.head.expect);
     }
 

@@ -447,7 +447,10 @@ impl<'a> Life<'a> {
 
     /// Whether nothing is left of what was cancelled: no Job that has not ended, and no pod that lives.
     fn is_quiet(&self) -> bool {
-        let at_work = |step: &str| self.status.steps.iter().any(|s| s.name == step && state(s) == StepState::Running);
+        let runs = |step: &str| self.status.steps.iter().any(|s| s.name == step && state(s) == StepState::Running);
+        // A cleanup's Job may be there before its start is written down: it is waited for by its step, not the other way.
+        let made = |job: &JobFact| !job.deleting && !self.is_stray(job);
+        let at_work = |step: &str| runs(step) || self.unfinished().any(|job| job.step == step && made(job));
         let job = self.unfinished().any(|job| !at_work(&job.step));
         !job && !self.execution.pods.iter().any(|pod| pod.alive && !at_work(&pod.step))
     }

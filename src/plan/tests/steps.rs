@@ -233,6 +233,19 @@ fn a_cancelled_run_is_ended_cleaned_up_once_and_over_only_when_no_pod_is_left() 
 }
 
 #[test]
+fn a_cleanup_whose_start_was_not_written_down_goes_on() {
+    let story = diamond(&json!({})).admitted().done("read", 2).canceled().go(3).go(4).go(5);
+    assert_eq!(story.state_of("clean"), StepState::Running);
+    let story = story.alive("clean", 1).with(|story| {
+        let status = story.task.status.as_mut().expect("a status");
+        let step = status.steps.iter_mut().find(|step| step.name == "clean").expect("a step");
+        (step.state, step.attempt) = (Some(StepState::Waiting), None);
+    });
+    assert_eq!(story.plan(at(6)).actions, [], "its Job is there");
+    assert_eq!(story.go(6).state_of("clean"), StepState::Running);
+}
+
+#[test]
 fn a_cleanup_that_fails_is_not_repeated_and_the_run_is_cancelled_all_the_same() {
     let story = diamond(&json!({})).admitted().done("read", 2).canceled().go(3).go(4).go(5);
     let story = story.fails("clean", 1, 6);

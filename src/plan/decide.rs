@@ -160,6 +160,8 @@ pub enum Verdict {
     },
     /// It failed.
     Fails(Failure),
+    /// It is over, and what was asked of it since changes nothing: that was seen.
+    Seen,
     /// It cannot be deleted yet.
     Stays(Trouble),
 }
@@ -244,6 +246,12 @@ fn finished(task: &AsyncTask) -> Plan {
         Some(state) if state.is_terminal() && !is_marked(task) => {
             let actions = key(task).into_iter().chain(record(task)).chain([Action::Mark(state)]);
             Plan::act(actions.collect(), Verdict::Unchanged)
+        }
+        // Whoever waits for a condition waits for one that speaks of the object as it is.
+        Some(_)
+            if task.status.as_ref().is_some_and(|status| status.observed_generation != task.metadata.generation) =>
+        {
+            Plan::say(Verdict::Seen)
         }
         Some(_) => Plan::rest(),
     }

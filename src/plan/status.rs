@@ -75,6 +75,11 @@ pub fn status(snapshot: &Snapshot, plan: &Plan, applied: &Applied, now: Timestam
             let failed = AsyncTaskStatus { failure: Some(failure), ..after };
             writer.state(failed, TaskState::Failed, &reason, Some(&message), step)
         }
+        Verdict::Seen => {
+            let seen = |condition: Condition| Condition { observed_generation: writer.generation, ..condition };
+            let conditions = after.conditions.into_iter().map(seen).collect();
+            AsyncTaskStatus { observed_generation: writer.generation, conditions, ..after }
+        }
         Verdict::Stays(trouble) => {
             let claim = Claim::new(condition::STALLED, Some(true), trouble.reason, &trouble.message);
             AsyncTaskStatus { conditions: with(&after.conditions, &claim, &writer), ..after }

@@ -184,14 +184,6 @@ fn begun(ledger: &Ledger, name: &str) {
     until("it works", || (!ledger.lines(&format!("{name}/begin")).is_empty()).then_some(()));
 }
 
-/// The status of a run that is over. (`kubectl wait` does not take the word of a status that is older than the spec.)
-fn ended(ns: &Namespace, name: &str) -> Value {
-    until(&format!("{name} is over"), || {
-        let status = ns.status(name);
-        ["Complete", "Canceled", "Failed"].iter().any(|state| status["state"] == *state).then_some(status)
-    })
-}
-
 fn tell_the_first_to_end(ns: &Namespace) {
     let pod = ns.kubectl(&["get", "pods", "-l", "asynctask.dev/task=first", "-o", "name"]).ok();
     ns.kubectl(&["exec", pod.trim(), "-c", "task", "--", "touch", "/asynctask/work/outputs/go"]).ok();
@@ -262,7 +254,7 @@ fn of_runs_that_replace_each_other_the_newest_is_left() {
     let others: Vec<String> = (1..5).map(|n| of_course(&format!("t{n}"), "replaces", "a")).collect();
     ns.create(&others.join("\n---\n"));
 
-    let ends = ["first", "t1", "t2", "t3", "t4"].map(|name| (name, ended(&ns, name)));
+    let ends = ["first", "t1", "t2", "t3", "t4"].map(|name| (name, ns.finished(name)));
     let complete: Vec<&str> =
         ends.iter().filter(|(_, status)| status["state"] == "Complete").map(|(name, _)| *name).collect();
     assert_eq!(complete.len(), 1, "{ends:#?}");

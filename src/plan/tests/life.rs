@@ -322,6 +322,21 @@ fn a_finished_run_is_marked_once_and_never_touched_again() {
 }
 
 #[test]
+fn what_is_asked_of_a_finished_run_is_seen_and_changes_nothing() {
+    let story = task("a").admitted().job_failed(1).go(20).with(|story| {
+        story.task.spec.cancel = Some(true);
+        story.task.metadata.generation = Some(2);
+    });
+    let before = story.status().clone();
+    let story = story.go(30);
+    let after = story.status();
+    assert_eq!((after.observed_generation, after.state), (Some(2), Some(TaskState::Failed)));
+    assert_eq!((&after.transitions, &after.failure), (&before.transitions, &before.failure));
+    assert!(after.conditions.iter().all(|condition| condition.observed_generation == Some(2)));
+    assert_eq!(story.plan(at(31)), Plan::rest());
+}
+
+#[test]
 fn a_restored_copy_of_a_finished_run_never_runs() {
     let story = task("a").with(|story| {
         story.task.metadata.annotations = Some(BTreeMap::from([(ANNOTATION_FINISHED.into(), "Complete".into())]));

@@ -24,6 +24,8 @@ finish() {
     rm -rf "$work"
   fi
 }
+# A cluster that is gone left its volume, which a new one would take for another's.
+cluster status --name "$name" >/dev/null 2>&1 || rm -rf "$work"
 mkdir -p "$work/tmp"
 export TMPDIR=$work/tmp FAULTS_FOLDER=$work FAULTS_TABLE=$work/table
 rm -f "$FAULTS_TABLE"

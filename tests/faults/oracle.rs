@@ -95,6 +95,7 @@ fn lasting(value: &Value, namespace: &str) -> Value {
         Value::Object(fields) => fields
             .iter()
             .filter(|(name, _)| !PASSING.contains(&name.as_str()) && !name.ends_with("last-applied-configuration"))
+            .filter(|(name, value)| *name != "from" || *value != "Pending")
             .map(|(name, value)| (masked(name, namespace), lasting(value, namespace)))
             .collect(),
         other => other.clone(),

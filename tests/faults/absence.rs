@@ -115,7 +115,8 @@ fn r23_a_finished_task_that_is_applied_again_from_a_backup_does_not_run_again() 
     let [_, _, _, _, leaked] = end.judge(&end);
     let ran = once("runs", end.ledger.values().sum());
     let created = once("Jobs created", end.changes.get("create jobs").copied().unwrap_or_default());
-    report("R23", "finished task restored", &[Outcome::at("a backup", [ran, None, created, None, leaked])]);
+    let outcome = Outcome::at("a backup", [ran, None, created, None, leaked]).unasked(&[1, 3]);
+    report("R23", "finished task restored", &[outcome]);
 }
 
 /// What tools for backups strip before they create an object anew: its identity, and its status.

@@ -101,6 +101,7 @@ fn cohort(places: &[Place], fault: Fault, site: &Site) -> Vec<Outcome> {
         place: format!("{point} of {}", scenario.name),
         struck: site.proxy.run(&ns.name, |run| run.struck),
         against: End::of(ns, site).judge(&reference(scenario, site).end),
+        unasked: &[],
     });
     judged.collect()
 }

@@ -13,12 +13,19 @@ pub(crate) struct Outcome {
     pub(crate) struck: bool,
     /// What each oracle has against it.
     pub(crate) against: [Option<String>; 5],
+    /// Oracles that have no say in it, by their places in [`NAMES`]: the table does not count them as content.
+    pub(crate) unasked: &'static [usize],
 }
 
 impl Outcome {
     /// A fault that was placed by the test itself.
     pub(crate) fn at(place: &str, against: [Option<String>; 5]) -> Self {
-        Self { place: place.to_owned(), struck: true, against }
+        Self { place: place.to_owned(), struck: true, against, unasked: &[] }
+    }
+
+    /// The same, where some oracles were not asked.
+    pub(crate) fn unasked(self, unasked: &'static [usize]) -> Self {
+        Self { unasked, ..self }
     }
 }
 
@@ -26,8 +33,12 @@ impl Outcome {
 #[track_caller]
 pub(crate) fn report(id: &str, fault: &str, outcomes: &[Outcome]) {
     let struck = outcomes.iter().filter(|outcome| outcome.struck).count();
-    let good = |oracle: usize| outcomes.iter().filter(|outcome| outcome.against[oracle].is_none()).count();
-    let marks: Vec<String> = (0..NAMES.len()).map(|oracle| format!("{}/{}", good(oracle), outcomes.len())).collect();
+    let mark = |oracle: usize| {
+        let asked: Vec<_> = outcomes.iter().filter(|outcome| !outcome.unasked.contains(&oracle)).collect();
+        let good = asked.iter().filter(|outcome| outcome.against[oracle].is_none()).count();
+        if asked.is_empty() { "not asked".to_owned() } else { format!("{good}/{}", asked.len()) }
+    };
+    let marks: Vec<String> = (0..NAMES.len()).map(mark).collect();
     let line = format!("{id}|{fault}|{}|{struck}|{}\n", outcomes.len(), marks.join("|"));
     let file = std::env::var("FAULTS_TABLE").expect("FAULTS_TABLE is set by run.sh");
     let mut table = std::fs::File::options().create(true).append(true).open(file).unwrap();

@@ -48,7 +48,7 @@ fn asleep_in(scenario: &'static str, of: fn(&str) -> bool, also: fn(&[String]) -
         site.operator.signal("-CONT");
         let mut against = settled(&ns, &reference.end, site);
         against[0] = against[0].take().or_else(|| also(&site.ledger.lines(&ns.name)));
-        outcomes.push(Outcome { place: point.to_string(), struck: true, against });
+        outcomes.push(Outcome { place: point.to_string(), struck: true, against, unasked: &[] });
         drop(successor);
         free_the_lease();
         site.operator.crash();

@@ -72,7 +72,8 @@ fn runs_end_on_the_revision_they_were_asked_on_and_it_retires_after_the_last() {
     ns.apply(&task("c", "changes")).ok();
     waits(&ns, "c");
     // Age is told in seconds: of two runs of one second neither is the older, and the second has room for one.
-    let created: Timestamp = ns.get("asynctask", "c")["metadata"]["creationTimestamp"].as_str().unwrap().parse().unwrap();
+    let created: Timestamp =
+        ns.get("asynctask", "c")["metadata"]["creationTimestamp"].as_str().unwrap().parse().unwrap();
     until("a second later", || (Timestamp::now().as_second() > created.as_second()).then_some(()));
     ns.apply(&task("d", "changes")).ok();
     waits(&ns, "d");

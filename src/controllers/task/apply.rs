@@ -170,11 +170,12 @@ impl TaskController {
         }
     }
 
-    /// Exactly the Job that was seen, with its pods. One that is gone or was made anew meanwhile is no error.
+    /// Exactly the Job that was seen, with its pods. One that is gone or was made anew meanwhile is no error. It stays
+    /// until its pods have ended: they can tell their last words, and its end is the event that theirs is not.
     async fn delete_job(&self, task: &AsyncTask, job: &JobRef) -> Result<(), TaskError> {
         let api = Api::<Job>::namespaced(self.context.client.clone(), &task.namespace().unwrap_or_default());
         let this = Preconditions { uid: Some(job.uid.clone()), resource_version: None };
-        match api.delete(&job.name, &DeleteParams { preconditions: Some(this), ..DeleteParams::background() }).await {
+        match api.delete(&job.name, &DeleteParams { preconditions: Some(this), ..DeleteParams::foreground() }).await {
             Ok(_) => Ok(()),
             Err(error) if is_status(&error, 404) || is_status(&error, 409) => Ok(()),
             Err(source) => Err(TaskError::DeleteJob { name: job.name.clone(), source }),

@@ -54,12 +54,14 @@ impl Attempt {
         }
     }
 
-    /// Lets the call go on while the attempt may write.
+    /// Lets the call go on while the attempt may commit or enter a stage.
     pub(super) fn require_open(&self) -> Result<(), Refusal> {
-        fence::open(self.task_facts(), self.job).map_err(|closed| match closed {
-            Closed::NotYet => not_yet(),
-            Closed::Over(why) => Refusal::Superseded(why),
-        })
+        fence::open(self.task_facts(), self.job).map_err(refusal)
+    }
+
+    /// Lets the call go on while the attempt may upload or report.
+    pub(super) fn require_heard(&self) -> Result<(), Refusal> {
+        fence::heard(self.task_facts(), self.job).map_err(refusal)
     }
 
     pub(super) fn revision(&self) -> Result<&RevisionRef, Refusal> {
@@ -68,6 +70,13 @@ impl Attempt {
 
     pub(super) fn store(&self) -> Result<&StoreRef, Refusal> {
         self.task.status.as_ref().and_then(|status| status.store.as_ref()).ok_or_else(not_yet)
+    }
+}
+
+fn refusal(closed: Closed) -> Refusal {
+    match closed {
+        Closed::NotYet => not_yet(),
+        Closed::Over(why) => Refusal::Superseded(why),
     }
 }
 

@@ -47,9 +47,38 @@ pub(super) enum Closed {
     Over(String),
 }
 
-/// Whether an attempt that runs may still upload, report and commit. A terminating pod may: it is the current attempt
-/// until the record says otherwise. A run that is being cancelled still lets the steps write that clean up after it.
+/// Whether an attempt may still commit, or enter a stage. A terminating pod may: it is the current attempt until the
+/// record says otherwise. A run that is being cancelled still lets the steps write that clean up after it.
 pub(super) fn open(task: TaskFacts, job: JobFacts) -> Result<(), Closed> {
+    let over = |why: String| Err(Closed::Over(why));
+    let (step, current) = of_current(task, job)?;
+    if let Some(why) = interrupted(step, task.suspended, current) {
+        return over(why);
+    }
+    if job.deleting {
+        return over("the Job of this attempt is being deleted".into());
+    }
+    if job.finished {
+        return over("the Job of this attempt has ended".into());
+    }
+    match (task.state, step) {
+        (Some(TaskState::InProgress | TaskState::Canceling), StepState::Running) => Ok(()),
+        _ => Err(Closed::NotYet),
+    }
+}
+
+/// Whether an attempt may still upload and report, which decides nothing. One that was interrupted may, as long as the
+/// run waits for the end of its pods: its log and its last words are all that people will have of it.
+pub(super) fn heard(task: TaskFacts, job: JobFacts) -> Result<(), Closed> {
+    match (task.step, of_current(task, job)) {
+        (Some(StepState::Canceled), Ok(_)) => Ok(()),
+        (Some(StepState::Waiting), Ok(_)) if task.suspended => Ok(()),
+        _ => open(task, job),
+    }
+}
+
+/// State of the step and number of its attempt, when this is the attempt of a run that is not over.
+fn of_current(task: TaskFacts, job: JobFacts) -> Result<(StepState, u32), Closed> {
     let over = |why: String| Err(Closed::Over(why));
     if task.deleting {
         return over("the AsyncTask is being deleted".into());
@@ -64,19 +93,7 @@ pub(super) fn open(task: TaskFacts, job: JobFacts) -> Result<(), Closed> {
     if job.attempt < current {
         return over(format!("attempt {} was superseded by attempt {current}", job.attempt));
     }
-    if let Some(why) = interrupted(step, task.suspended, current) {
-        return over(why);
-    }
-    if job.deleting {
-        return over("the Job of this attempt is being deleted".into());
-    }
-    if job.finished {
-        return over("the Job of this attempt has ended".into());
-    }
-    match (task.state, step) {
-        (Some(TaskState::InProgress | TaskState::Canceling), StepState::Running) => Ok(()),
-        _ => Err(Closed::NotYet),
-    }
+    Ok((step, current))
 }
 
 /// Why nothing of a run in this state may write any more.
@@ -215,19 +232,39 @@ mod tests {
         assert_eq!(open(task(InProgress), job(2)), Ok(()));
     }
 
-    #[test]
-    fn of_all_states_of_run_and_step_two_let_an_attempt_write() {
-        let mut writing = Vec::new();
+    /// The states of run and step, and whether it is to be held, that let an attempt through.
+    fn let_through(
+        by: fn(TaskFacts, JobFacts) -> Result<(), Closed>,
+        job: JobFacts,
+    ) -> Vec<(TaskState, StepState, bool)> {
+        let mut through = Vec::new();
         for state in TaskState::ALL {
             for step in StepState::ALL {
                 for suspended in [false, true] {
-                    if open(TaskFacts { step: Some(step), suspended, ..task(state) }, job(2)).is_ok() {
-                        writing.push((state, step, suspended));
+                    if by(TaskFacts { step: Some(step), suspended, ..task(state) }, job).is_ok() {
+                        through.push((state, step, suspended));
                     }
                 }
             }
         }
+        through
+    }
+
+    #[test]
+    fn of_all_states_of_run_and_step_two_let_an_attempt_write() {
         let running = |state| [(state, Running, false), (state, Running, true)];
-        assert_eq!(writing, [running(InProgress), running(Canceling)].concat());
+        assert_eq!(let_through(open, job(2)), [running(InProgress), running(Canceling)].concat());
+    }
+
+    #[test]
+    fn who_was_interrupted_is_heard_until_the_run_is_over() {
+        let deleted = JobFacts { deleting: true, finished: true, ..job(2) };
+        let canceled = |state| [(state, StepState::Canceled, false), (state, StepState::Canceled, true)];
+        let held = |state| [vec![(state, Waiting, true)], canceled(state).to_vec()].concat();
+        assert_eq!(let_through(heard, deleted), [held(Pending), held(InProgress), held(Canceling)].concat());
+        assert!(let_through(heard, job(1)).is_empty(), "superseded");
+        assert!(
+            heard(TaskFacts { deleting: true, step: Some(StepState::Canceled), ..task(Canceling) }, job(2)).is_err()
+        );
     }
 }

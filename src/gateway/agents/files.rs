@@ -63,7 +63,7 @@ pub(super) async fn plan(
 ) -> Result<Json<UploadPlan>, Refusal> {
     let attempt = gateway.attempts.recent(&agent.pod).await?;
     agent.trail.asks("upload", attempt.what());
-    attempt.require_open()?;
+    attempt.require_heard()?;
     validate_path(&file.path).map_err(|error| Refusal::invalid("InvalidPath", error.to_string()))?;
     let mode = writable(&gateway, &attempt, &file.output, file.seq).await?;
     if file.output == LOG_OUTPUT && file.size > Limits::default().log_bytes + LOG_SLACK {
@@ -93,7 +93,7 @@ pub(super) async fn receive(
 ) -> Result<StatusCode, Refusal> {
     let attempt = gateway.attempts.recent(&agent.pod).await?;
     agent.trail.asks("upload", attempt.what());
-    attempt.require_open()?;
+    attempt.require_heard()?;
     let expected = transfer::announced(&headers)?;
     let mode = writable(&gateway, &attempt, &output, seq).await?;
     let desk = Desk::of(&gateway, &attempt).await?;
@@ -111,7 +111,7 @@ pub(super) async fn parts(
 ) -> Result<Json<PartsReply>, Refusal> {
     let attempt = gateway.attempts.recent(&agent.pod).await?;
     agent.trail.asks("upload", attempt.what());
-    attempt.require_open()?;
+    attempt.require_heard()?;
     let desk = Desk::of(&gateway, &attempt).await?;
     let target = target(&gateway, &attempt, &desk, asked.file.as_ref()).await?;
     let requests: Vec<SignedRequest> = target.sign_parts(&asked).await?;
@@ -126,7 +126,7 @@ pub(super) async fn complete(
 ) -> Result<StatusCode, Refusal> {
     let attempt = gateway.attempts.recent(&agent.pod).await?;
     agent.trail.asks("upload", attempt.what());
-    attempt.require_open()?;
+    attempt.require_heard()?;
     let desk = Desk::of(&gateway, &attempt).await?;
     target(&gateway, &attempt, &desk, asked.file.as_ref()).await?.complete(&asked.upload_id, &asked.parts).await?;
     Ok(DONE)

@@ -186,7 +186,7 @@ pub(super) async fn failure(
 ) -> Result<StatusCode, Refusal> {
     let attempt = gateway.attempts.recent(&agent.pod).await?;
     agent.trail.asks("fail", attempt.what());
-    attempt.require_open()?;
+    attempt.require_heard()?;
     let desk = Desk::of(&gateway, &attempt).await?;
     let report = bounded(FailureReport { log: stored_log(&desk, report.log.clone()).await?, ..report });
     let record = FailureRecord {

@@ -14,7 +14,7 @@ use super::failure::{self, refusal};
 use super::flow::{self, Fate};
 use super::job::{self, Run};
 use super::retry::{self, Next};
-use super::snapshot::{Execution, JobFact, JobRef, Trouble, Turn, attempt, job_name};
+use super::snapshot::{Execution, JobFact, JobRef, PodFact, Trouble, Turn, attempt, job_name};
 use super::{end, wait};
 use crate::api::state::{StepState, TaskState};
 use crate::api::task::{AsyncTaskStatus, StepStatus};
@@ -386,8 +386,9 @@ impl<'a> Life<'a> {
     fn start(&mut self, index: usize) {
         let content = self.content;
         let (step, before) = (&content.steps[index], attempt(&self.status.steps[index]));
-        let pods = self.execution.pods.iter().filter(|pod| pod.step == step.name && pod.alive);
-        if before > 0 && pods.count() > 0 {
+        // The pod of an attempt that began and was not written down is let in once it is.
+        let earlier = |pod: &PodFact| pod.step == step.name && pod.attempt <= before && pod.alive;
+        if self.execution.pods.iter().any(earlier) {
             return self.wake(later(self.now, PODS_AGAIN));
         }
         let number = before + 1;

@@ -131,7 +131,7 @@ impl Proxy {
                 // On its own: our connection to the operator, and we with it, may end at any time.
                 let (proxy, url) = (Arc::clone(self), url.to_owned());
                 let made = tokio::spawn(async move {
-                    whole(proxy.forward(&url, request).await).await;
+                    whole(proxy.pass(&url, request).await).await;
                     proxy.crash().await
                 });
                 made.await.unwrap_or_else(|_| hang_up())
@@ -154,7 +154,15 @@ impl Proxy {
         hang_up()
     }
 
-    async fn forward(&self, url: &str, request: Request) -> Response {
+    /// What has come is made, whatever becomes of our connection to the operator, and of us with it: a write that is cut
+    /// half way would be one that the audit log calls neither made nor refused.
+    async fn forward(self: &Arc<Self>, url: &str, request: Request) -> Response {
+        let (proxy, url) = (Arc::clone(self), url.to_owned());
+        let made = tokio::spawn(async move { proxy.pass(&url, request).await }).await;
+        made.unwrap_or_else(|_| hang_up())
+    }
+
+    async fn pass(&self, url: &str, request: Request) -> Response {
         let (head, body) = request.into_parts();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut headers = head.headers;

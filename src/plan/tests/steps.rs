@@ -134,6 +134,18 @@ fn the_next_attempt_waits_until_no_pod_of_the_one_before_is_left() {
 }
 
 #[test]
+fn an_attempt_whose_start_was_not_written_down_does_not_wait_for_its_own_pod() {
+    let story = diamond(&json!({})).admitted().done("read", 2).fails("right", 1, 10);
+    // The operator that made the Job was gone before it could say so; the pod waits to be let in.
+    let story = story.with(|story| {
+        let job = story.job_of("right", 2);
+        story.world.jobs.push(job);
+    });
+    let story = story.alive("right", 2).go(20);
+    assert_eq!((story.state_of("right"), story.of("right").attempt), (StepState::Running, Some(2)));
+}
+
+#[test]
 fn failures_of_the_platform_do_not_count() {
     let mut story = task("a").admitted();
     for attempt in 1..5 {

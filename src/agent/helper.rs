@@ -198,7 +198,11 @@ fn encode(mut line: ProgressLine) -> Result<Vec<u8>, HelperError> {
         let message = match &mut line {
             ProgressLine::Progress(Progress { message: Some(message), .. }) => message,
             ProgressLine::Fail(failure) => &mut failure.message,
-            ProgressLine::Stage(_) | ProgressLine::Progress(_) | ProgressLine::Done => {
+            ProgressLine::Stage(_)
+            | ProgressLine::Progress(_)
+            | ProgressLine::ItemFailed(_)
+            | ProgressLine::Skip { .. }
+            | ProgressLine::Done => {
                 return Err(HelperError::TooLong);
             }
         };

@@ -191,7 +191,12 @@ mod tests {
     }
 
     fn declared(name: &str, path: &str) -> OutputDeclaration {
-        OutputDeclaration { name: name.into(), path: path.into(), media_type: Some("text/csv".into()) }
+        OutputDeclaration {
+            name: name.into(),
+            path: path.into(),
+            media_type: Some("text/csv".into()),
+            failed_items: false,
+        }
     }
 
     fn paths(found: &[Found]) -> Vec<(&str, u32, &str)> {

@@ -231,6 +231,7 @@ impl Said {
                     ));
                 }
             }
+            ProgressLine::ItemFailed(_) | ProgressLine::Skip { .. } => {}
             ProgressLine::Done => self.done = true,
         }
         Ok(())

@@ -182,10 +182,13 @@ impl Attempt<'_> {
             // The result is what people wait for; a log alone is no reason to withhold it.
             Err(error) => notice(format_args!("the log is not part of the result: {error}")),
         }
-        self.gateway.tell("publish the result", path::COMMIT, &Commit { files }).await.map_err(|error| match error {
-            CallError::Refused { .. } => Failure::new("CommitRefused", exit::GATEWAY, error),
-            CallError::Local { .. } | CallError::Answer { .. } => error.into(),
-        })
+        self.gateway
+            .tell("publish the result", path::COMMIT, &Commit { files, emitted: None, items: None })
+            .await
+            .map_err(|error| match error {
+                CallError::Refused { .. } => Failure::new("CommitRefused", exit::GATEWAY, error),
+                CallError::Local { .. } | CallError::Answer { .. } => error.into(),
+            })
     }
 
     /// Says how it ended to everybody who asks, and returns the exit code.

@@ -24,6 +24,11 @@ pub(super) fn free_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }
 
+/// Schema of a number or a text: a count, or a part such as `5%`.
+pub(super) fn int_or_string(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}] })
+}
+
 /// Every CRD with the name of its file, ready to be written or applied.
 ///
 /// # Panics

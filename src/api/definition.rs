@@ -1,6 +1,7 @@
 //! TaskDefinition: what can be run.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -192,6 +193,13 @@ pub struct StepSpec {
     /// succeeded. Absent: false, the failure stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovers: Option<bool>,
+    /// True: the program writes items to `$ASYNCTASK_EMIT`, one JSON value per line, for a later step that fans out over
+    /// them. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emits_items: Option<bool>,
+    /// The step runs as many pods, one for each shard of the work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fan_out: Option<FanOutSpec>,
     /// Files it takes from outputs of earlier steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -216,6 +224,95 @@ pub struct StepSpec {
     /// must know what to start.
     #[schemars(schema_with = "super::crd::free_object")]
     pub template: Value,
+}
+
+/// The work of a step in shards: one pod for each. Say where they come from with exactly one of `itemsFrom`, `shards`
+/// and `shardsFrom`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FanOutSpec {
+    /// Items, which are cut into shards of `itemsPerShard`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items_from: Option<ItemsFrom>,
+    /// With `itemsFrom`: items per shard; absent: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub items_per_shard: Option<i32>,
+    /// A fixed number of shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub shards: Option<i32>,
+    /// As many shards as a parameter of the run says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards_from: Option<ShardsFrom>,
+    /// Most pods at a time; absent: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub parallelism: Option<i32>,
+    /// How much may fail before the step fails; absent: no shard, and any number of items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate: Option<TolerateSpec>,
+}
+
+/// Where items come from: exactly one of both.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ItemsFrom {
+    /// An earlier step with `emitsItems`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 30))]
+    pub step: Option<String>,
+    /// An input of the definition: each of its lines is an item, a JSON value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub input: Option<String>,
+}
+
+/// As many shards as a parameter says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardsFrom {
+    /// Name of a parameter that is an integer.
+    #[schemars(length(min = 1, max = 253))]
+    pub parameter: String,
+}
+
+/// How much may fail: a number, or a part of all such as `5%`, rounded down.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TolerateSpec {
+    /// Shards; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::crd::int_or_string")]
+    pub failed_shards: Option<IntOrString>,
+    /// Items that programs called failed; absent: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::crd::int_or_string")]
+    pub failed_items: Option<IntOrString>,
+}
+
+/// The files of all shards as one, in the order of the shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AppendSpec {
+    /// True: each shard's file begins with the same line, and it is kept once. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<bool>,
+    /// A file of an earlier step that comes before all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseSpec>,
+}
+
+/// A file of an earlier step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BaseSpec {
+    /// The step.
+    #[schemars(length(min = 1, max = 30))]
+    pub step: String,
+    /// Its output: one file.
+    #[schemars(length(min = 1, max = 63))]
+    pub output: String,
 }
 
 /// A step occurs only when another one has ended so.
@@ -379,14 +476,21 @@ pub struct OutputSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 60))]
     pub title: Option<String>,
-    /// File or folder below `$ASYNCTASK_OUTPUTS`.
-    #[serde(default)]
+    /// File or folder below `$ASYNCTASK_OUTPUTS`; left out with `failedItems` only.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 255))]
     pub path: String,
     /// Media type of its files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 127))]
     pub media_type: Option<String>,
+    /// Of a step that fans out: the files of all shards are put together into one. Absent: each shard's are kept apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub append: Option<AppendSpec>,
+    /// True: the output is the list of the items that the program called failed (`item-failed`), one JSON value a line; it
+    /// can be the input of another run. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_items: Option<bool>,
 }
 
 /// How long things are kept after a run.

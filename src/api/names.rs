@@ -19,6 +19,11 @@ pub const ANNOTATION_FINISHED: &str = "asynctask.dev/finished";
 /// Annotation on the pod template: hash of the revision it was built from.
 pub const ANNOTATION_REVISION: &str = "asynctask.dev/revision";
 
+/// Annotation on the Job of a fan-out that runs only some of the shards: which ones, in the order of the Job's indexes.
+pub const ANNOTATION_SHARDS: &str = "asynctask.dev/shards";
+/// Annotation on such a Job: how many shards had failed for good before it.
+pub const ANNOTATION_FAILED_BEFORE: &str = "asynctask.dev/failed-before";
+
 /// Holds an AsyncTask until its keys are gone from the store.
 pub const FINALIZER_OUTPUTS: &str = "asynctask.dev/outputs";
 

@@ -101,6 +101,8 @@ pub enum StepState {
     Retrying,
     /// Its result is committed and sealed.
     Complete,
+    /// Its result is sealed, and some of its shards or items failed, no more than are tolerated.
+    PartiallyComplete,
     /// It ended without a result.
     Failed,
     /// It ran, or was about to be tried again, when the run was cancelled.
@@ -111,8 +113,16 @@ pub enum StepState {
 
 impl StepState {
     /// Every state, in the order people read them.
-    pub const ALL: [Self; 7] =
-        [Self::Waiting, Self::Running, Self::Retrying, Self::Complete, Self::Failed, Self::Canceled, Self::Skipped];
+    pub const ALL: [Self; 8] = [
+        Self::Waiting,
+        Self::Running,
+        Self::Retrying,
+        Self::Complete,
+        Self::PartiallyComplete,
+        Self::Failed,
+        Self::Canceled,
+        Self::Skipped,
+    ];
 
     /// What it means, for people.
     pub const fn meaning(self) -> &'static str {
@@ -121,6 +131,7 @@ impl StepState {
             Self::Running => "its Job exists",
             Self::Retrying => "an attempt failed, the next one starts by itself",
             Self::Complete => "its result is committed and sealed",
+            Self::PartiallyComplete => "its result is sealed; some shards or items failed, no more than are tolerated",
             Self::Failed => "ended without a result and is not tried again",
             Self::Canceled => "ran, or was about to be tried again, when the run was cancelled",
             Self::Skipped => "does not occur in this run; the message says why",
@@ -134,6 +145,7 @@ impl StepState {
             Self::Running => "Running",
             Self::Retrying => "Retrying",
             Self::Complete => "Complete",
+            Self::PartiallyComplete => "PartiallyComplete",
             Self::Failed => "Failed",
             Self::Canceled => "Canceled",
             Self::Skipped => "Skipped",
@@ -144,7 +156,7 @@ impl StepState {
     pub const fn is_over(self) -> bool {
         match self {
             Self::Waiting | Self::Running | Self::Retrying => false,
-            Self::Complete | Self::Failed | Self::Canceled | Self::Skipped => true,
+            Self::Complete | Self::PartiallyComplete | Self::Failed | Self::Canceled | Self::Skipped => true,
         }
     }
 }

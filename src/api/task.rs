@@ -48,6 +48,7 @@ use super::state::{StepState, TaskState};
     {"rule": "has(self.team) == has(oldSelf.team) && (!has(self.team) || self.team == oldSelf.team)", "message": "spec.team is immutable"},
     {"rule": "has(self.startAfter) == has(oldSelf.startAfter) && (!has(self.startAfter) || self.startAfter == oldSelf.startAfter)", "message": "spec.startAfter is immutable: cancel this run and create another AsyncTask"},
     {"rule": "has(self.priorityClassName) == has(oldSelf.priorityClassName) && (!has(self.priorityClassName) || self.priorityClassName == oldSelf.priorityClassName)", "message": "spec.priorityClassName is immutable: cancel this run and create another AsyncTask"},
+    {"rule": "has(self.retryOf) == has(oldSelf.retryOf) && (!has(self.retryOf) || self.retryOf == oldSelf.retryOf)", "message": "spec.retryOf is immutable: create another AsyncTask"},
     {"rule": "!has(oldSelf.cancel) || !oldSelf.cancel || (has(self.cancel) && self.cancel)", "message": "spec.cancel cannot be taken back: create another AsyncTask to run it again"}
 ]))]
 pub struct AsyncTaskSpec {
@@ -78,6 +79,10 @@ pub struct AsyncTaskSpec {
     /// True: end the run. One way: it cannot be taken back. Leave it out of manifests that are kept in Git.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel: Option<bool>,
+    /// A finished run of the same owner, team, definition, parameters and inputs: what succeeded in it is taken over, and
+    /// only the rest runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<RetryOf>,
     /// PriorityClass of the run's pods and its place in the queue: one of the definition's `priorityClasses`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -111,13 +116,41 @@ pub struct DefinitionRef {
     pub revision: Option<String>,
 }
 
-/// Where an input comes from.
+/// A finished run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+pub struct RetryOf {
+    /// Its name, in the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Where an input comes from: exactly one of both.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.upload) != has(self.output)", "message": "name either an upload or an output of another run"},
+]))]
 pub struct InputRef {
     /// Id of a completed upload of the same owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 36, max = 36), regex(pattern = r"^[0-9a-f-]{36}$"))]
-    pub upload: String,
+    pub upload: Option<String>,
+    /// An output, of one file, of a finished run of the same owner or the same team.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputRef>,
+}
+
+/// An output of another run in the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OutputRef {
+    /// Name of the AsyncTask.
+    #[schemars(length(min = 1, max = 253))]
+    pub task: String,
+    /// Name of the output.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
 }
 
 /// What is known of a run. Written by the operator; `stage`, `guarded` and `progress` of a step by the gateway.
@@ -147,6 +180,9 @@ pub struct AsyncTaskStatus {
     /// Its place among the runs that wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueStatus>,
+    /// The first run of those that continue each other with `retryOf`: its UID is in every idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<RunRef>,
     /// Step the run is in: one word for a column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
@@ -223,6 +259,18 @@ pub struct StoreRef {
     pub uid: String,
 }
 
+/// An AsyncTask of this namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RunRef {
+    /// Name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// UID.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+}
+
 /// A step as declared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -247,6 +295,37 @@ pub struct PlannedStep {
     /// Its success makes up for the failure it answers to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovers: bool,
+    /// It runs one pod for each shard of its work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fan_out: Option<PlannedFanOut>,
+    /// The operator's own work for another step: `Split` cuts an input into items, `Assemble` puts appended outputs
+    /// together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built_in: Option<BuiltInKind>,
+}
+
+/// What is known of a fan-out before it starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedFanOut {
+    /// Step whose items it works on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 30))]
+    pub items_from: Option<String>,
+    /// Number of shards, where it does not hang on items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<i64>,
+    /// Most pods at a time.
+    pub parallelism: i64,
+}
+
+/// Work of the operator's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BuiltInKind {
+    /// Cuts an input into items.
+    Split,
+    /// Puts appended outputs together.
+    Assemble,
 }
 
 /// What became of a step. Only `name` is required: operator and gateway each apply their own fields.
@@ -288,6 +367,22 @@ pub struct StepStatus {
     /// How far the program says it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<StepProgress>,
+    /// What it emitted for a later step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emitted: Option<EmittedStatus>,
+    /// Of a fan-out: what became of its shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<ShardsStatus>,
+    /// What became of its items; told when its result is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemsStatus>,
+    /// Failures of shards and items, equal ones counted together; the most frequent first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub failures: Vec<FailureCount>,
+    /// The run whose result, or whose successful shards, this step took over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<RunRef>,
     /// When its Job was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
@@ -298,6 +393,67 @@ pub struct StepStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub manifest: Option<String>,
+}
+
+/// What a planner emitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EmittedStatus {
+    /// Shards it cut the items into.
+    pub shards: i64,
+    /// Items.
+    pub items: i64,
+}
+
+/// What became of the shards of a fan-out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardsStatus {
+    /// How many there are.
+    pub total: i64,
+    /// Whose pod runs or is about to.
+    pub active: i64,
+    /// That gave their result.
+    pub succeeded: i64,
+    /// That will give none.
+    pub failed: i64,
+    /// Numbers of the failed ones as intervals, `3,7-9`; a long list is cut and ends in `…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub failed_indexes: Option<String>,
+}
+
+/// What became of items.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ItemsStatus {
+    /// Given to programs that gave a result.
+    pub attempted: i64,
+    /// Done.
+    pub succeeded: i64,
+    /// Called failed by the program.
+    pub failed: i64,
+    /// Skipped by the program.
+    pub skipped: i64,
+}
+
+/// Equal failures.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailureCount {
+    /// The author's word, or ours.
+    #[schemars(length(max = 63))]
+    pub code: String,
+    /// Shards that failed so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<i64>,
+    /// Items that failed so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<i64>,
+    /// The message of the first one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub message: String,
 }
 
 /// What a step's pod waits for.

@@ -167,6 +167,7 @@ fn word(state: StepState, paint: Paint) -> String {
         StepState::Waiting => format!("· {}", state.as_str()),
         StepState::Running => paint.cyan(&format!("▶ {}", state.as_str())),
         StepState::Complete => paint.green(&format!("✔ {}", state.as_str())),
+        StepState::PartiallyComplete => paint.green(&format!("◐ {}", state.as_str())),
         StepState::Retrying => paint.cyan(&format!("↻ {}", state.as_str())),
         StepState::Failed => paint.red(&format!("✘ {}", state.as_str())),
         StepState::Canceled => format!("■ {}", state.as_str()),
@@ -184,7 +185,7 @@ fn outcome(outcome: Outcome) -> &'static str {
 
 fn ended(state: StepState) -> Option<&'static str> {
     match state {
-        StepState::Complete => Some(outcome(Outcome::Complete)),
+        StepState::Complete | StepState::PartiallyComplete => Some(outcome(Outcome::Complete)),
         StepState::Failed => Some(outcome(Outcome::Failed)),
         StepState::Canceled => Some(outcome(Outcome::Canceled)),
         StepState::Waiting | StepState::Running | StepState::Retrying | StepState::Skipped => None,
@@ -213,7 +214,7 @@ pub(crate) fn detail(planned: &PlannedStep, step: &StepStatus) -> Option<String>
         Some(at) => format!("stage {} of {}: {}", at + 1, planned.stages.len(), clean(stage)),
         None => format!("stage {}", clean(stage)),
     });
-    let counts = at_work || step.state == Some(StepState::Complete);
+    let counts = at_work || matches!(step.state, Some(StepState::Complete | StepState::PartiallyComplete));
     let units = step.progress.as_ref().filter(|_| counts).and_then(units);
     match (stage, units) {
         (Some(stage), Some(units)) => Some(format!("{stage}, {units}")),
@@ -248,7 +249,7 @@ fn stages(planned: &PlannedStep, step: &StepStatus, paint: Paint) -> String {
 fn stage_word(state: StepState, at: Option<usize>, n: usize, paint: Paint) -> String {
     let ended = matches!(state, StepState::Failed | StepState::Canceled);
     match (state, at) {
-        (StepState::Complete, _) => paint.green("✔ done"),
+        (StepState::Complete | StepState::PartiallyComplete, _) => paint.green("✔ done"),
         (_, Some(at)) if n < at && (ended || state == StepState::Running) => paint.green("✔ done"),
         (StepState::Running, Some(at)) if n == at => paint.cyan("▶ now"),
         (StepState::Failed, Some(at)) if n == at => paint.red("✘ here"),

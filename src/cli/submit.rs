@@ -56,10 +56,14 @@ impl Wanted {
             start_after: self.start_after.map(Time),
             suspend: self.suspend.then_some(true),
             cancel: None,
+            retry_of: None,
             priority_class_name: self.priority.clone(),
             definition: DefinitionRef { name: self.definition.clone(), revision: None },
             parameters: (!self.parameters.is_empty()).then(|| Value::Object(self.parameters.clone())),
-            inputs: uploads.into_iter().map(|(name, upload)| (name, InputRef { upload })).collect(),
+            inputs: uploads
+                .into_iter()
+                .map(|(name, upload)| (name, InputRef { upload: Some(upload), output: None }))
+                .collect(),
             owner: None,
             team: self.team.clone(),
         };

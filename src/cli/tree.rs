@@ -129,6 +129,8 @@ mod tests {
             depends_on: needs.iter().map(|need| (*need).to_owned()).collect(),
             when: None,
             recovers: false,
+            fan_out: None,
+            built_in: None,
         }
     }
 

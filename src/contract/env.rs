@@ -10,6 +10,14 @@ pub const INPUTS: &str = "ASYNCTASK_INPUTS";
 pub const OUTPUTS: &str = "ASYNCTASK_OUTPUTS";
 /// FIFO for JSON lines of progress (see [`crate::contract::wire::ProgressLine`]).
 pub const PROGRESS: &str = "ASYNCTASK_PROGRESS";
+/// FIFO for the items a planner emits: one JSON value per line.
+pub const EMIT: &str = "ASYNCTASK_EMIT";
+/// File with the items of this shard: one JSON value per line.
+pub const ITEMS: &str = "ASYNCTASK_ITEMS";
+/// Number of this shard, from 0.
+pub const SHARD: &str = "ASYNCTASK_SHARD";
+/// How many shards there are.
+pub const SHARDS: &str = "ASYNCTASK_SHARDS";
 /// Name of the AsyncTask.
 pub const NAME: &str = "ASYNCTASK_NAME";
 /// Namespace of the AsyncTask.
@@ -48,6 +56,8 @@ pub const TOKEN_AUDIENCE: &str = "asynctask-agent";
 pub const CONTAINER: &str = "task";
 /// Name of the output every step has without declaring it: stdout and stderr.
 pub const LOG_OUTPUT: &str = "log";
+/// Stands for an output's name where a planner stores its shards of items.
+pub const ITEMS_OUTPUT: &str = "items";
 
 /// The agent's own exit codes, apart from what a program uses (0–128 and 128+signal).
 pub mod exit {

@@ -27,6 +27,10 @@ pub mod path {
     pub const COMMIT: &str = "/agent/v1/commit";
     /// `POST` [`super::FailureReport`] → 204.
     pub const FAILURE: &str = "/agent/v1/failure";
+    /// `GET …?output=name&from=n` → [`super::Segments`]: what an assembling step puts together.
+    pub const SEGMENTS: &str = "/agent/v1/segments";
+    /// `GET …/content` → the bytes of the shard's items (proxied stores only).
+    pub const ITEMS: &str = "/agent/v1/items";
 }
 
 /// Title of the problem (status 409) that answers [`path::STAGE`] when a guarded stage must not be entered, because the
@@ -67,11 +71,114 @@ pub struct Work {
     /// Of the stages those behind the barrier: the program enters one only when [`path::STAGE`] has said yes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub guarded: Vec<String>,
+    /// What the program, or the built-in work, may emit; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emits: Option<EmitLimits>,
+    /// Which shard of a fan-out this is; absent: the step is one pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<ShardWork>,
+    /// Work that the agent does itself: there is no program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built_in: Option<BuiltIn>,
     /// PEM certificates that sign the store's certificate, beside the public roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_ca: Option<String>,
     /// Ceilings the agent keeps.
     pub limits: Limits,
+}
+
+/// Ceilings for emitted items, and where shards are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EmitLimits {
+    /// Items per shard; the last one may have fewer.
+    pub items_per_shard: u32,
+    /// Most shards.
+    pub shards: u32,
+    /// Most items.
+    pub items: u64,
+    /// Longest item, in bytes of its line without the line's end.
+    pub line_bytes: u64,
+}
+
+/// One shard of a fan-out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardWork {
+    /// Number of the shard, from 0: the same over retries and over runs that continue this one.
+    pub number: u32,
+    /// How many there are.
+    pub of: u32,
+    /// Its items; absent: the fan-out is over a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemsSource>,
+}
+
+/// The items of a shard: JSON lines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ItemsSource {
+    /// Bytes.
+    pub size: u64,
+    /// Hex SHA-256, where the store knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Where the bytes are.
+    pub source: SignedRequest,
+}
+
+/// Work that the agent does itself, with the same isolation and limits as a program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all_fields = "camelCase")]
+pub enum BuiltIn {
+    /// Emits each line of an input as an item.
+    Split {
+        /// Name of the input.
+        input: String,
+    },
+    /// Puts the segments of outputs together, in order.
+    Assemble {
+        /// The outputs; each becomes one file at its declared path.
+        outputs: Vec<AssembledOutput>,
+    },
+}
+
+/// An output that is put together from segments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AssembledOutput {
+    /// Name of the output.
+    pub output: String,
+    /// Whether every segment begins with the same line, which is to be kept once.
+    pub header: bool,
+    /// Number of segments, the base file not counted.
+    pub segments: u32,
+    /// File that comes before all segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Segment>,
+}
+
+/// A piece of an output that is put together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Segment {
+    /// Bytes.
+    pub size: u64,
+    /// Hex SHA-256.
+    pub sha256: String,
+    /// Where the bytes are.
+    pub source: SignedRequest,
+}
+
+/// Some segments of an output, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Segments {
+    /// From the number asked for on.
+    pub segments: Vec<Segment>,
+    /// Number of the next one; absent: these were the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u32>,
 }
 
 /// Ceilings the agent keeps.
@@ -143,6 +250,9 @@ pub struct OutputDeclaration {
     /// Declared media type of its files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
+    /// The agent writes it: the items that the program called failed, one a line. There may be none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed_items: bool,
 }
 
 /// One file the agent wants to store.
@@ -294,8 +404,55 @@ pub enum ProgressLine {
     Progress(Progress),
     /// `{"type":"fail","code":"InvalidCourse","message":"…","link":"…"}`
     Fail(AuthorFailure),
+    /// `{"type":"item-failed","item":{"id":7},"reason":"InvalidEmail"}`: the program goes on with the next item.
+    #[serde(rename = "item-failed")]
+    ItemFailed(FailedItem),
+    /// `{"type":"skip","count":1}`: items that needed nothing done.
+    Skip {
+        /// How many.
+        count: u64,
+    },
     /// `{"type":"done"}`: the result is whole even if SIGTERM has come.
     Done,
+}
+
+/// An item that failed while the program went on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedItem {
+    /// The item, or enough of it to do it again.
+    pub item: serde_json::Value,
+    /// A CamelCase word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What became of the items of an attempt. Succeeded are those that neither failed nor were skipped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ItemCounts {
+    /// Items given to the program, or reported by it where it was given none.
+    pub attempted: u64,
+    /// Called failed.
+    pub failed: u64,
+    /// Skipped.
+    pub skipped: u64,
+    /// Failed ones by their reason; at most [`REASONS`], the rest under `Other`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reasons: BTreeMap<String, u64>,
+}
+
+/// Most reasons told apart in [`ItemCounts::reasons`].
+pub const REASONS: usize = 8;
+
+/// What a planner emitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Emitted {
+    /// Shards that were stored, numbered from 0.
+    pub shards: u32,
+    /// Items in them.
+    pub items: u64,
 }
 
 /// What an author says about a failure.
@@ -336,6 +493,12 @@ pub struct CommittedFile {
 pub struct Commit {
     /// Every file of every output, the log included.
     pub files: Vec<CommittedFile>,
+    /// What was emitted, by a step that does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emitted: Option<Emitted>,
+    /// What became of the items; absent: the program was given none and spoke of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemCounts>,
 }
 
 /// Why an attempt failed; recorded in the store, shown in `status.failure`.

@@ -9,10 +9,11 @@ use k8s_openapi::jiff::Timestamp;
 use super::decide::{Action, PODS_AGAIN, Pins, Plan, Verdict, later};
 use super::definition::{ValidatedDefinition, ValidatedStep};
 use super::failure::refusal;
+use super::fanout::{BuiltIn, Source};
 use super::snapshot::{Admission, DefinitionFact, Execution, Trouble, is_held};
 use super::{inputs, life, parameters, queue};
 use crate::api::definition::WhenSpec;
-use crate::api::task::{AsyncTaskStatus, PlannedStep, QueueStatus, RevisionRef, StoreRef};
+use crate::api::task::{AsyncTaskStatus, BuiltInKind, PlannedFanOut, PlannedStep, QueueStatus, RevisionRef, StoreRef};
 use crate::api::{AsyncTask, TaskState};
 
 /// How long a definition may be missing: an apply of many files may create the run a moment before it.
@@ -116,6 +117,8 @@ fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Ti
         content: Ok(Arc::clone(cleared.content)),
         jobs: admission.jobs.clone(),
         results: BTreeMap::new(),
+        tallies: BTreeMap::new(),
+        quiet_until: None,
         pods: admission.pods.clone(),
         turn: admission.turn.clone(),
         agent: admission.agent.clone(),
@@ -138,6 +141,21 @@ fn planned(step: &ValidatedStep, content: &ValidatedDefinition) -> PlannedStep {
             exit_codes: when.codes.texts(),
         }),
         recovers: step.recovers,
+        fan_out: step.fan_out.as_ref().map(|fan_out| PlannedFanOut {
+            items_from: match fan_out.source {
+                Source::Items { step } => Some(name(&step)),
+                Source::Fixed(_) | Source::Parameter(_) => None,
+            },
+            shards: match fan_out.source {
+                Source::Fixed(shards) => Some(i64::from(shards)),
+                Source::Items { .. } | Source::Parameter(_) => None,
+            },
+            parallelism: i64::from(fan_out.parallelism),
+        }),
+        built_in: step.built_in.as_ref().map(|built_in| match built_in {
+            BuiltIn::Split { .. } => BuiltInKind::Split,
+            BuiltIn::Assemble { .. } => BuiltInKind::Assemble,
+        }),
     }
 }
 

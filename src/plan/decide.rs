@@ -52,6 +52,13 @@ pub enum Action {
         /// Its files.
         sealed: Sealed,
     },
+    /// Write the manifest of a step that fans out: what became of each of its shards.
+    SealShards {
+        /// The step.
+        step: String,
+        /// How many shards there are.
+        total: u32,
+    },
     /// Give the key back.
     ReleaseKey(String),
     /// Write the history record.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::cancel::Cancellation;
+use super::fanout::{self, BuiltIn, FanOut, is_appended};
 use super::flow::When;
 use super::{parameters, retry, steps};
 use crate::api::TaskDefinitionSpec;
@@ -105,8 +106,35 @@ pub struct ValidatedStep {
     pub retry: retry::Policy,
     /// Limit of the work folder, as a Kubernetes quantity.
     pub workspace: Option<String>,
+    /// It emits items, so many per shard.
+    pub emits: Option<u32>,
+    /// It runs a pod for each shard.
+    pub fan_out: Option<FanOut>,
+    /// It is the operator's own work, and there is no template.
+    pub built_in: Option<BuiltIn>,
     /// The author's pod template: shape checked, one container `task`, nothing of ours in the way.
     pub(super) template: Value,
+}
+
+impl ValidatedDefinition {
+    /// The outputs whose files a step writes: its own, or those that it puts together.
+    pub fn outputs_of<'a>(&'a self, step: &'a ValidatedStep) -> impl Iterator<Item = &'a OutputSpec> {
+        let writer = match &step.built_in {
+            Some(BuiltIn::Assemble { of }) => &self.steps[*of].name,
+            Some(BuiltIn::Split { .. }) | None => &step.name,
+        };
+        let assembles = matches!(step.built_in, Some(BuiltIn::Assemble { .. }));
+        self.outputs.iter().filter(move |output| output.step == *writer && (!assembles || is_appended(output, true)))
+    }
+
+    /// The step that gives an output to people and later steps: the one that puts it together, where one does.
+    #[must_use]
+    pub fn giver(&self, output: &OutputSpec) -> Option<&ValidatedStep> {
+        let writer = self.steps.iter().find(|step| step.name == output.step)?;
+        let name = fanout::assemble_name(&writer.name);
+        let appended = writer.fan_out.is_some() && is_appended(output, true);
+        if appended { self.steps.iter().find(|step| step.name == name) } else { Some(writer) }
+    }
 }
 
 /// What is wrong with a definition.
@@ -396,6 +424,9 @@ fn outputs(spec: &TaskDefinitionSpec, findings: &mut Findings) {
             let known: Vec<&str> = spec.steps.iter().map(|step| step.name.as_str()).collect();
             let known = known.join(", ");
             findings.plan(format!("{field}.step: there is no step {:?}: name one of {known}", output.step));
+        }
+        if output.failed_items == Some(true) {
+            continue;
         }
         if let Some(why) = unusable_path(&output.path) {
             findings.plan(format!("{field}.path: {:?} {why}", output.path));

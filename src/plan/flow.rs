@@ -66,7 +66,7 @@ fn met(steps: &[ValidatedStep], fates: &[Fate], when: &When) -> Option<Result<()
     let (fate, name) = (fates[when.step], &steps[when.step].name);
     let outcome = match fate.state {
         StepState::Waiting | StepState::Running | StepState::Retrying => return None,
-        StepState::Complete => Some(Outcome::Complete),
+        StepState::Complete | StepState::PartiallyComplete => Some(Outcome::Complete),
         StepState::Failed => Some(Outcome::Failed),
         StepState::Canceled => Some(Outcome::Canceled),
         StepState::Skipped => None,
@@ -84,7 +84,7 @@ fn met(steps: &[ValidatedStep], fates: &[Fate], when: &When) -> Option<Result<()
 /// known. `on` is the step that the waiting one answers to: what became of that one was judged already.
 fn satisfied(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: Option<usize>) -> Option<Result<(), usize>> {
     match fates[index].state {
-        StepState::Complete => Some(Ok(())),
+        StepState::Complete | StepState::PartiallyComplete => Some(Ok(())),
         StepState::Waiting | StepState::Running | StepState::Retrying => None,
         StepState::Canceled => Some(Err(index)),
         StepState::Skipped => stood_aside(steps, fates, index, on),
@@ -112,7 +112,7 @@ pub fn recovered(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Optio
     let mut open = false;
     for other in (0..steps.len()).filter(|other| answers(&steps[*other])) {
         match fates[other].state {
-            StepState::Complete => return Some(true),
+            StepState::Complete | StepState::PartiallyComplete => return Some(true),
             StepState::Waiting | StepState::Running | StepState::Retrying => open = true,
             StepState::Failed => match recovered(steps, fates, other) {
                 Some(true) => return Some(true),
@@ -127,7 +127,7 @@ pub fn recovered(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Optio
 
 fn ended(state: StepState) -> &'static str {
     match state {
-        StepState::Complete => "ended well",
+        StepState::Complete | StepState::PartiallyComplete => "ended well",
         StepState::Failed => "failed",
         StepState::Canceled => "was cancelled",
         StepState::Skipped => "was skipped",

@@ -40,7 +40,7 @@ pub(super) fn violations(
             return Some(format!("inputs.{shown}: the definition has no such input: {known}"));
         }
         let usable = uploads.get(name).is_some_and(|fact| is_usable(fact, owner, &task.spec.definition.name, name));
-        let upload = cut(&reference.upload, 63);
+        let upload = cut(reference.upload.as_deref().unwrap_or_default(), 63);
         (!usable).then(|| {
             format!(
                 "inputs.{shown}: {upload} is no finished upload of {owner} for this input of this definition: upload \

@@ -442,7 +442,11 @@ impl<'a> Life<'a> {
             StepState::Running => job.attempt != attempt(step),
             // Made a moment ago, and not written down yet.
             StepState::Waiting | StepState::Retrying => !wanted || job.attempt != attempt(step) + 1,
-            StepState::Complete | StepState::Failed | StepState::Canceled | StepState::Skipped => true,
+            StepState::Complete
+            | StepState::PartiallyComplete
+            | StepState::Failed
+            | StepState::Canceled
+            | StepState::Skipped => true,
         }
     }
 

@@ -1,12 +1,23 @@
 //! Names made from names: always the same from the same, so that whoever comes second finds what the first one made.
 
+use sha2::{Digest, Sha256};
+
 /// Name of the Job of an attempt: a DNS label that people can read and that no other run shares.
 ///
 /// `<task ≤ 30>-<step ≤ 20>-<8 hex of the task's UID>-<attempt>`
 #[must_use]
 pub fn job(task: &str, task_uid: &str, step: &str, attempt: u32) -> String {
     let uid: String = task_uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
-    format!("{}-{}-{uid}-{attempt}", label(task, 30), label(step, 20))
+    format!("{}-{}-{uid}-{attempt}", label(task, 30), short(step, 20))
+}
+
+/// A name as it is, or its beginning and a piece of its hash: two long names that begin alike stay two.
+fn short(name: &str, max: usize) -> String {
+    if name.len() <= max {
+        return label(name, max);
+    }
+    let hash = hex::encode(Sha256::digest(name.as_bytes()));
+    format!("{}-{}", label(name, max - 5), &hash[..4])
 }
 
 /// Name of the TaskRevision of a definition with this content: `<definition>-<first 10 of the hash>`.
@@ -58,6 +69,13 @@ mod tests {
     fn two_runs_of_one_name_have_two_jobs() {
         assert_ne!(job("a", UID, "s", 1), job("a", "ffffffff-0000-4000-8000-000000000000", "s", 1));
         assert_ne!(job("a", UID, "s", 1), job("a", UID, "s", 2));
+    }
+
+    #[test]
+    fn two_steps_whose_long_names_begin_alike_have_two_jobs() {
+        let step = |end: &str| job("a", UID, &format!("send-reminder-to-students-{end}"), 1);
+        assert_ne!(step("a"), step("b"));
+        assert_eq!(step("a"), step("a"));
     }
 
     #[test]

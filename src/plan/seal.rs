@@ -3,7 +3,7 @@
 use super::snapshot::{CommitFact, Results};
 use crate::api::task::OutputStatus;
 use crate::contract::env::LOG_OUTPUT;
-use crate::contract::wire::CommittedFile;
+use crate::contract::wire::{CommittedFile, Emitted, ItemCounts};
 
 /// The files of one attempt, chosen to be the result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,12 +12,21 @@ pub struct Sealed {
     pub pod_uid: String,
     /// The files.
     pub files: Vec<CommittedFile>,
+    /// What was emitted.
+    pub emitted: Option<Emitted>,
+    /// What became of its items.
+    pub items: Option<ItemCounts>,
 }
 
 /// The commit that counts: of several the one of the smallest pod UID, so that whoever decides decides the same.
 pub(super) fn winner(commits: &[CommitFact]) -> Option<Sealed> {
     let commit = commits.iter().min_by(|a, b| a.pod_uid.cmp(&b.pod_uid))?;
-    Some(Sealed { pod_uid: commit.pod_uid.clone(), files: commit.files.clone() })
+    Some(Sealed {
+        pod_uid: commit.pod_uid.clone(),
+        files: commit.files.clone(),
+        emitted: commit.emitted,
+        items: commit.items.clone(),
+    })
 }
 
 /// The log of the last attempt that left one: all that people can read of a step without a result.
@@ -25,11 +34,11 @@ pub(super) fn log(results: &Results) -> Option<Sealed> {
     let reported = results.failures.iter().filter(|failure| failure.report.log.is_some());
     let newest = reported.max_by(|a, b| (a.failed_at, &a.pod_uid).cmp(&(b.failed_at, &b.pod_uid)));
     if let Some((failure, log)) = newest.and_then(|failure| Some((failure, failure.report.log.clone()?))) {
-        return Some(Sealed { pod_uid: failure.pod_uid.clone(), files: vec![log] });
+        return Some(Sealed { pod_uid: failure.pod_uid.clone(), files: vec![log], emitted: None, items: None });
     }
     let created = |uid: &str| results.pods.iter().find(|pod| pod.uid == uid).and_then(|pod| pod.created);
     let left = results.logs.iter().max_by_key(|log| (created(&log.pod_uid), &log.pod_uid))?;
-    Some(Sealed { pod_uid: left.pod_uid.clone(), files: vec![left.file.clone()] })
+    Some(Sealed { pod_uid: left.pod_uid.clone(), files: vec![left.file.clone()], emitted: None, items: None })
 }
 
 /// What the status says of the files of a step: one entry per output in the order they were committed, the log last.
@@ -67,7 +76,8 @@ mod tests {
 
     #[test]
     fn of_several_commits_everybody_picks_the_same() {
-        let commit = |uid: &str| CommitFact { pod_uid: uid.into(), files: vec![file("a", 0, 1)] };
+        let commit =
+            |uid: &str| CommitFact { pod_uid: uid.into(), files: vec![file("a", 0, 1)], emitted: None, items: None };
         let (a, b) = (winner(&[commit("b"), commit("a")]), winner(&[commit("a"), commit("b")]));
         assert_eq!(a, b);
         assert_eq!(a.expect("one").pod_uid, "a");
@@ -77,7 +87,7 @@ mod tests {
     #[test]
     fn outputs_are_counted_and_the_log_comes_last() {
         let files = vec![file("log", 0, 9), file("b", 0, 1), file("a", 0, 2), file("b", 1, u64::MAX)];
-        let counted = outputs("s", &Sealed { pod_uid: "p".into(), files });
+        let counted = outputs("s", &Sealed { pod_uid: "p".into(), files, emitted: None, items: None });
         let seen: Vec<_> = counted.iter().map(|output| (output.name.as_str(), output.files, output.size)).collect();
         assert_eq!(seen, [("b", 2, i64::MAX), ("a", 1, 2), ("log", 1, 9)]);
     }

@@ -10,12 +10,14 @@ use serde_json::Value;
 use super::agent::Agent;
 use super::definition::ValidatedDefinition;
 use super::names;
+use super::shards::ShardSet;
 use super::stores::NoStore;
+use super::tally::Tally;
 use crate::api::names::{ANNOTATION_FINISHED, FINALIZER_OUTPUTS};
 use crate::api::state::StepState;
 use crate::api::task::{AsyncTaskStatus, RevisionRef, StepStatus, StoreRef};
 use crate::api::{AsyncTask, TaskState};
-use crate::contract::wire::{CommittedFile, FailureReport, Termination};
+use crate::contract::wire::{CommittedFile, Emitted, FailureReport, ItemCounts, Termination};
 
 /// Where a run is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +136,10 @@ pub struct Admission {
     pub parameters: Value,
     /// What is known of each upload that `spec.inputs` names, by input.
     pub uploads: BTreeMap<String, UploadFact>,
+    /// The run that `spec.retryOf` names, if it names one.
+    pub retry: Option<RetryFact>,
+    /// What is known of each output of another run that `spec.inputs` names, by input.
+    pub outputs: BTreeMap<String, OutputFact>,
     /// Its Jobs, if somebody made any already: us, before we could say so.
     pub jobs: Vec<JobFact>,
     /// Its pods, when it is to be cancelled.
@@ -179,6 +185,24 @@ pub enum DefinitionFact {
         /// Its content.
         content: Arc<ValidatedDefinition>,
     },
+}
+
+/// What is known of the run that another one continues.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RetryFact {
+    /// There is none of this name.
+    Missing,
+    /// It is there, read as it is now.
+    Found(Box<AsyncTask>),
+}
+
+/// What is known of an output of another run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OutputFact {
+    /// There is no such run.
+    Missing,
+    /// The run, read as it is now.
+    Of(Box<AsyncTask>),
 }
 
 /// What is known of an upload.
@@ -228,6 +252,23 @@ pub struct JobFact {
     pub deleting: bool,
     /// How it ended, once it has.
     pub end: Option<JobEnd>,
+    /// Of a fan-out: what its indexes do.
+    pub indexes: Option<IndexFact>,
+}
+
+/// What the indexes of a Job do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexFact {
+    /// The shards it runs, in the order of its indexes.
+    pub shards: ShardSet,
+    /// Shards that had failed for good before it, of a Job that runs only the rest.
+    pub failed_before: u32,
+    /// Pods that run or are about to.
+    pub active: u32,
+    /// Indexes whose pod ended with exit code 0.
+    pub succeeded: u32,
+    /// Shards that will not be tried again.
+    pub failed: ShardSet,
 }
 
 impl JobFact {
@@ -269,6 +310,11 @@ pub struct Execution {
     pub jobs: Vec<JobFact>,
     /// What the attempts of steps whose Job has ended left, by step; the error says why it cannot be read now.
     pub results: BTreeMap<String, Result<Results, Trouble>>,
+    /// What came of the shards of steps that fan out and whose Job has ended, or that are to run what is left of them, by
+    /// step; the error says why it cannot be read now.
+    pub tallies: BTreeMap<String, Result<Tally, Trouble>>,
+    /// Until then counts of shards are no news: a status is not written with every pod that ends.
+    pub quiet_until: Option<Timestamp>,
     /// Its pods, where [`needs_pods`] says so.
     pub pods: Vec<PodFact>,
     /// Its place in the queue, once it was asked for.
@@ -306,6 +352,10 @@ pub struct CommitFact {
     pub pod_uid: String,
     /// Its files.
     pub files: Vec<CommittedFile>,
+    /// What was emitted.
+    pub emitted: Option<Emitted>,
+    /// What became of its items.
+    pub items: Option<ItemCounts>,
 }
 
 /// A report of failure.

@@ -9,6 +9,7 @@ use super::decide::{CancelNews, News, Pins, Plan, StepNews, Verdict};
 use super::failure::{brief, refusal};
 use super::seal::{self, Sealed};
 use super::snapshot::{JobFact, Phase, Snapshot, Trouble, phase};
+use super::tally::Tally;
 use crate::api::condition::{self, Claim, cut};
 use crate::api::state::{StepState, TaskState};
 use crate::api::task::{AsyncTaskStatus, Failure, QueueStatus, StepStatus, Transition};
@@ -24,8 +25,21 @@ pub struct Applied {
     pub jobs: BTreeMap<String, JobFact>,
     /// Hex digests of the manifests that were written, by step.
     pub manifests: BTreeMap<String, String>,
+    /// Of steps that fan out: what is in the manifests that were written.
+    pub shards: BTreeMap<String, ShardSeal>,
     /// What stopped an action.
     pub trouble: Option<Trouble>,
+}
+
+/// What is in the manifest of a step that fans out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardSeal {
+    /// Hex digest of the manifest.
+    pub manifest: String,
+    /// Sum over the shards, as they were sealed.
+    pub tally: Tally,
+    /// Files and bytes of each output, by its name.
+    pub outputs: BTreeMap<String, (i64, i64)>,
 }
 
 /// The operator's part of the status: without `progress` of the run and `stage`, `guarded` and `progress` of its steps,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::definition::{Findings, ValidatedStep};
+use super::fanout;
 use super::flow::When;
 use super::graph::{Graph, find};
 use super::retry::{Backoff, Codes, Policy, Rule};
@@ -23,16 +24,27 @@ const START_TIMEOUT: Duration = Duration::from_secs(600);
 /// Reads the steps. Those with violations are left out.
 pub(super) fn validate(spec: &TaskDefinitionSpec, findings: &mut Findings) -> Vec<ValidatedStep> {
     let steps = &spec.steps;
-    count(steps, findings);
+    count(spec, findings);
     let graph = Graph::of(steps);
-    let read = (0..steps.len()).filter_map(|index| validate_step(spec, &graph, index, findings)).collect();
+    let read: Vec<_> = (0..steps.len()).filter_map(|index| validate_step(spec, &graph, index, findings)).collect();
     circles(steps, &graph, findings);
-    read
+    fanout::check(spec, &graph, findings);
+    if read.len() == steps.len() { fanout::with_built_ins(spec, read) } else { read }
 }
 
-fn count(steps: &[StepSpec], findings: &mut Findings) {
+fn count(spec: &TaskDefinitionSpec, findings: &mut Findings) {
+    let steps = &spec.steps;
     if steps.is_empty() || steps.len() > MAX_STEPS {
         let sentence = format!("steps: has {} entries: declare at least one and at most {MAX_STEPS}", steps.len());
+        findings.plan(sentence);
+    }
+    let built_in = fanout::built_ins(spec);
+    if built_in > 0 && steps.len() + built_in > MAX_STEPS {
+        let all = steps.len() + built_in;
+        let sentence = format!(
+            "steps: are {all} with the {built_in} built-in ones that split inputs and put outputs together, at most \
+             {MAX_STEPS} are taken"
+        );
         findings.plan(sentence);
     }
     findings.unique("steps", steps.iter().map(|step| step.name.as_str()));
@@ -75,6 +87,10 @@ fn validate_step(
     if let Some(size) = &workspace {
         findings.take(format!("{field}.workspace.size"), quantity::bytes(size));
     }
+    let fan_out = fanout::read(spec, graph, index, findings);
+    if step.fan_out.is_some() && fan_out.is_none() {
+        return None;
+    }
     let template = template::validate(&step.template, &format!("{field}.template"), findings);
     Some(ValidatedStep {
         name: step.name.clone(),
@@ -88,6 +104,9 @@ fn validate_step(
         start_timeout: start?,
         retry: retry?,
         workspace,
+        emits: fanout::emits(spec, step),
+        fan_out,
+        built_in: None,
         template: template?,
     })
 }

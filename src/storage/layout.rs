@@ -5,8 +5,10 @@
 //! <prefix>/<namespace>/_uploads/<id>/{data,record}
 //! <prefix>/<namespace>/_history/<yyyy>/<mm>/<task-name>/<task-uid>.json
 //! <prefix>/<namespace>/<task-uid>/<step>/manifest-<sha256>
-//! <prefix>/<namespace>/<task-uid>/<step>/<shard>/<pod-uid>/{commit,failure,log,files/<output>/<seq>}
+//! <prefix>/<namespace>/<task-uid>/<step>/<shard>/<pod-uid>/{commit,failure,log,files/<output>/<seq>,items/<n>}
 //! ```
+//!
+//! `<shard>` has six digits, so that a listing gives the shards in their order and a reader needs no memory of them.
 //!
 //! Every part is a name that Kubernetes made or checked, and is checked again here: it can hold no `/` and cannot
 //! begin with `_` or `.`, so no name can be taken for another part, for `_owner`, `_uploads` or `_history`.
@@ -223,7 +225,13 @@ impl StepKeys {
     /// # Errors
     /// A UID that cannot be part of a key.
     pub fn attempt(&self, shard: u32, pod_uid: &str) -> Result<AttemptKeys, InvalidPart> {
-        Ok(AttemptKeys { prefix: Prefix(format!("{}{shard}/{}/", self.prefix, checked("pod UID", pod_uid)?)) })
+        Ok(AttemptKeys { prefix: Prefix(format!("{}{shard:06}/{}/", self.prefix, checked("pod UID", pod_uid)?)) })
+    }
+
+    /// To list the attempts of one shard.
+    #[must_use]
+    pub fn shard_prefix(&self, shard: u32) -> Prefix {
+        Prefix(format!("{}{shard:06}/", self.prefix))
     }
 
     /// Reads a key found below [`Self::attempts_prefix`]. `None`: not an attempt's key (a manifest, or foreign).
@@ -239,10 +247,15 @@ impl StepKeys {
             ["files", output, seq] => {
                 AttemptKind::File { output: checked("output", output).ok()?, seq: parse_number(seq)? }
             }
+            ["items", number] => AttemptKind::Items { number: parse_number(number)? },
             _ => return None,
         };
-        Some(AttemptKey { shard: parse_number(shard)?, pod_uid: checked("pod UID", pod_uid).ok()?, kind })
+        Some(AttemptKey { shard: parse_shard(shard)?, pod_uid: checked("pod UID", pod_uid).ok()?, kind })
     }
+}
+
+fn parse_shard(text: &str) -> Option<u32> {
+    text.parse::<u32>().ok().filter(|shard| format!("{shard:06}") == text)
 }
 
 /// Only the spelling we write: `007` and `+7` would be second names of `7`.
@@ -277,6 +290,11 @@ pub enum AttemptKind {
         /// Number of the file within it.
         seq: u32,
     },
+    /// Items that a planner emitted, for one shard.
+    Items {
+        /// Number of the shard.
+        number: u32,
+    },
 }
 
 /// Keys of one attempt: all that one pod may write.
@@ -308,6 +326,18 @@ impl AttemptKeys {
     #[must_use]
     pub fn log(&self) -> String {
         format!("{}log", self.prefix)
+    }
+
+    /// The items of shard `number`, written by a planner.
+    #[must_use]
+    pub fn items(&self, number: u32) -> String {
+        format!("{}items/{number}", self.prefix)
+    }
+
+    /// To list the shards of items that a planner wrote.
+    #[must_use]
+    pub fn items_prefix(&self) -> Prefix {
+        Prefix(format!("{}items/", self.prefix))
     }
 
     /// A file of an output; the built-in output `log` has its one file at [`Self::log`].
@@ -366,10 +396,10 @@ mod tests {
         let attempt = step().attempt(0, "p-1").expect("valid");
         assert_eq!(layout.owner(), "prod/tasks/_owner");
         assert_eq!(layout.task("studio", "t-1").expect("valid").prefix().as_str(), "prod/tasks/studio/t-1/");
-        assert_eq!(attempt.commit(), "prod/tasks/studio/t-1/import/0/p-1/commit");
-        assert_eq!(attempt.failure(), "prod/tasks/studio/t-1/import/0/p-1/failure");
-        assert_eq!(attempt.log(), "prod/tasks/studio/t-1/import/0/p-1/log");
-        assert_eq!(attempt.file("report", 3).expect("valid"), "prod/tasks/studio/t-1/import/0/p-1/files/report/3");
+        assert_eq!(attempt.commit(), "prod/tasks/studio/t-1/import/000000/p-1/commit");
+        assert_eq!(attempt.failure(), "prod/tasks/studio/t-1/import/000000/p-1/failure");
+        assert_eq!(attempt.log(), "prod/tasks/studio/t-1/import/000000/p-1/log");
+        assert_eq!(attempt.file("report", 3).expect("valid"), "prod/tasks/studio/t-1/import/000000/p-1/files/report/3");
         assert_eq!(attempt.file("log", 0).expect("valid"), attempt.log());
         assert!(attempt.file("log", 1).is_err());
         let empty = Digest::of(b"");

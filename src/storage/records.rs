@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::digest::Digest;
-use crate::contract::wire::{CommittedFile, FailureReport};
+use crate::contract::wire::{CommittedFile, Emitted, FailureReport, ItemCounts};
 
 /// Version written into records; readers refuse a newer one.
 pub const VERSION: u32 = 1;
@@ -31,8 +31,17 @@ pub struct CommitRecord {
     pub attempt: u32,
     /// UID of the pod.
     pub pod_uid: String,
+    /// Number of the shard; 0 for a step of one pod.
+    #[serde(default)]
+    pub shard: u32,
     /// Every file of the attempt, the log included.
     pub files: Vec<CommittedFile>,
+    /// What was emitted, by a step that does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emitted: Option<Emitted>,
+    /// What became of its items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemCounts>,
     /// When the gateway wrote this.
     pub committed_at: Timestamp,
 }
@@ -49,6 +58,9 @@ pub struct FailureRecord {
     pub step: String,
     /// Number of the attempt, from 1.
     pub attempt: u32,
+    /// Number of the shard; 0 for a step of one pod.
+    #[serde(default)]
+    pub shard: u32,
     /// UID of the pod.
     pub pod_uid: String,
     /// The agent's report.
@@ -67,10 +79,89 @@ pub struct Manifest {
     pub task_uid: String,
     /// Name of the step.
     pub step: String,
-    /// UID of the pod whose commit won.
+    /// UID of the pod whose commit won; empty for a fan-out, whose shards name theirs.
     pub pod_uid: String,
-    /// The files, ordered by output and number within it.
+    /// The files, ordered by output and number within it; empty for a fan-out.
     pub files: Vec<ManifestFile>,
+    /// The shards of a fan-out, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pages: Vec<PageRef>,
+}
+
+/// A page of a fan-out's manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PageRef {
+    /// Digest of the page, which is also its name.
+    pub sha256: Digest,
+    /// Number of its first shard.
+    pub first: u32,
+    /// Number of its shards.
+    pub shards: u32,
+    /// How many of them gave no result.
+    pub failed: u32,
+    /// Files and bytes of each output in it.
+    pub outputs: BTreeMap<String, Volume>,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Volume {
+    /// Files.
+    pub files: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Some shards of a fan-out, in their order. Its key is its digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestPage {
+    /// [`VERSION`]
+    pub version: u32,
+    /// UID of the AsyncTask.
+    pub task_uid: String,
+    /// Name of the step.
+    pub step: String,
+    /// The shards; every one of the fan-out is in exactly one page.
+    pub shards: Vec<SealedShard>,
+}
+
+/// What became of a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SealedShard {
+    /// Its number, from 0.
+    pub shard: u32,
+    /// UID of the pod whose commit won, or whose failure was the last one told; empty: nobody left a word.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod_uid: String,
+    /// Number of the attempt; 0 when nobody left a word.
+    #[serde(default)]
+    pub attempt: u32,
+    /// Its files; of a failed one only the log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ManifestFile>,
+    /// What became of its items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemCounts>,
+    /// Why it gave no result; absent: it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<ShardFailure>,
+}
+
+/// Why a shard gave no result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardFailure {
+    /// A CamelCase word: the author's or ours.
+    pub code: String,
+    /// A sentence.
+    pub message: String,
+    /// Exit code of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
 }
 
 /// A file of a sealed result.
@@ -94,6 +185,32 @@ pub struct ManifestFile {
     pub key: String,
 }
 
+impl ManifestPage {
+    /// The bytes to store and their digest.
+    #[must_use]
+    pub fn seal(&self) -> (Bytes, Digest) {
+        let bytes = encode(self);
+        let digest = Digest::of(&bytes);
+        (bytes, digest)
+    }
+
+    /// Reads a stored page and checks that it is the one that was sealed.
+    ///
+    /// # Errors
+    /// Bytes with another digest, or not a page.
+    pub fn open(bytes: &[u8], sealed: Digest) -> Result<Self, RecordError> {
+        opened(bytes, sealed)
+    }
+}
+
+fn opened<T: DeserializeOwned>(bytes: &[u8], sealed: Digest) -> Result<T, RecordError> {
+    let found = Digest::of(bytes);
+    if found != sealed {
+        return Err(RecordError::NotTheSealed { found, sealed });
+    }
+    decode(bytes)
+}
+
 impl Manifest {
     /// The bytes to store and their digest, the same for the same result: files sorted, fields in declared order.
     #[must_use]
@@ -109,11 +226,7 @@ impl Manifest {
     /// # Errors
     /// Bytes with another digest, or not a manifest.
     pub fn open(bytes: &[u8], sealed: Digest) -> Result<Self, RecordError> {
-        let found = Digest::of(bytes);
-        if found != sealed {
-            return Err(RecordError::NotTheSealed { found, sealed });
-        }
-        decode(bytes)
+        opened(bytes, sealed)
     }
 }
 
@@ -282,7 +395,7 @@ mod tests {
     }
 
     fn manifest(files: Vec<ManifestFile>) -> Manifest {
-        Manifest { version: VERSION, task_uid: "t".into(), step: "s".into(), pod_uid: "p".into(), files }
+        Manifest { version: VERSION, task_uid: "t".into(), step: "s".into(), pod_uid: "p".into(), files, pages: vec![] }
     }
 
     #[test]
@@ -359,7 +472,10 @@ mod tests {
             step: "s".repeat(63),
             attempt: 1,
             pod_uid: "p".repeat(36),
+            shard: 0,
             files: vec![committed; 1001],
+            emitted: None,
+            items: None,
             committed_at: Timestamp::UNIX_EPOCH,
         };
         assert!((encode(&record).len() as u64) < RECORD_MAX / 2);

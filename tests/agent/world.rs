@@ -127,13 +127,16 @@ pub(crate) fn work() -> Work {
         outputs: vec![],
         stages: vec!["Unpacking".into(), "Verifying".into(), "Updating".into()],
         guarded: vec!["Updating".into()],
+        emits: None,
+        shard: None,
+        built_in: None,
         store_ca: None,
         limits: Limits::default(),
     }
 }
 
 pub(crate) fn output(name: &str, path: &str) -> OutputDeclaration {
-    OutputDeclaration { name: name.into(), path: path.into(), media_type: Some("text/csv".into()) }
+    OutputDeclaration { name: name.into(), path: path.into(), media_type: Some("text/csv".into()), failed_items: false }
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {

@@ -59,6 +59,7 @@ impl TaskController {
                 Ok(manifest) => drop(done.applied.manifests.insert(step.clone(), manifest)),
                 Err(trouble) => done.applied.trouble = Some(trouble),
             },
+            Action::SealShards { .. } => {}
             Action::ReleaseKey(lease) => self.queue.release_key(task, lease).await?,
             Action::Record => done.applied.trouble = self.record(task).await.err(),
             Action::Mark(state) => done.task = Some(self.mark(task, *state).await?),
@@ -162,7 +163,8 @@ impl TaskController {
         }
         let pod_uid = sealed.pod_uid.clone();
         let (bytes, digest) =
-            Manifest { version: VERSION, task_uid: uid, step: step.to_owned(), pod_uid, files }.seal();
+            Manifest { version: VERSION, task_uid: uid, step: step.to_owned(), pod_uid, files, pages: Vec::new() }
+                .seal();
         match open.store.put(&keys.manifest(digest), bytes, PutMode::Create).await {
             // Named by its content: what is there is the same.
             Ok(()) | Err(StoreError::AlreadyExists { .. }) => Ok(digest.to_string()),

@@ -72,7 +72,8 @@ impl TaskController {
         let pods = if task.spec.is_canceled() { self.pods(task).await? } else { Vec::new() };
         let pods = pods.iter().map(results::pod_fact).collect();
         let (turn, agent) = (known.turn, self.context.agent());
-        Ok(Admission { definition, store, parameters, uploads, jobs, pods, turn, agent })
+        let (retry, outputs) = (None, BTreeMap::new());
+        Ok(Admission { definition, store, parameters, uploads, retry, outputs, jobs, pods, turn, agent })
     }
 
     fn cached_jobs_of(&self, task: &AsyncTask) -> Vec<JobFact> {
@@ -176,7 +177,9 @@ impl TaskController {
         let namespace = task.namespace().unwrap_or_default();
         let mut facts = BTreeMap::new();
         for (input, reference) in &task.spec.inputs {
-            facts.insert(input.clone(), self.upload(&namespace, &reference.upload, store).await);
+            if let Some(upload) = &reference.upload {
+                facts.insert(input.clone(), self.upload(&namespace, upload, store).await);
+            }
         }
         facts
     }
@@ -227,7 +230,9 @@ impl TaskController {
         for left in results.values_mut().flatten() {
             left.pods.clone_from(&pods);
         }
-        Ok(Execution { content, jobs, results, pods, turn: known.turn, agent: self.context.agent() })
+        let (tallies, quiet_until) = (BTreeMap::new(), None);
+        let (turn, agent) = (known.turn, self.context.agent());
+        Ok(Execution { content, jobs, results, tallies, quiet_until, pods, turn, agent })
     }
 
     async fn content(
@@ -358,5 +363,6 @@ pub(super) fn job_fact(job: &Job, task: &AsyncTask) -> JobFact {
         ready: status.and_then(|status| status.ready).unwrap_or_default() > 0,
         deleting: job.metadata.deletion_timestamp.is_some(),
         end,
+        indexes: None,
     }
 }

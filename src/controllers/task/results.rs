@@ -97,7 +97,12 @@ impl Reader<'_> {
     async fn commit(&self, key: &str, pod_uid: &str) -> Result<Option<CommitFact>, Trouble> {
         let Some(record) = self.record::<CommitRecord>(key).await? else { return Ok(None) };
         let ours = record.task_uid == self.uid && record.step == self.step && record.pod_uid == pod_uid;
-        Ok(ours.then_some(CommitFact { pod_uid: record.pod_uid, files: record.files }))
+        Ok(ours.then_some(CommitFact {
+            pod_uid: record.pod_uid,
+            files: record.files,
+            emitted: record.emitted,
+            items: record.items,
+        }))
     }
 
     async fn failure(&self, key: &str, pod_uid: &str) -> Result<Option<FailureFact>, Trouble> {
@@ -190,7 +195,7 @@ fn record(key: AttemptKey) -> Option<(String, Kind)> {
         AttemptKind::Commit => Kind::Commit,
         AttemptKind::Failure => Kind::Failure,
         AttemptKind::Log => Kind::Log,
-        AttemptKind::File { .. } => return None,
+        AttemptKind::File { .. } | AttemptKind::Items { .. } => return None,
     };
     (key.shard == 0).then_some((key.pod_uid, kind))
 }

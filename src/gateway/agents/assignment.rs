@@ -70,6 +70,7 @@ async fn work(
         name: output.name.clone(),
         path: output.path.clone(),
         media_type: output.media_type.clone(),
+        failed_items: output.failed_items == Some(true),
     });
     let step = content.steps.iter().find(|step| step.name == attempt.step);
     let stages = step.map(|step| step.stages.as_slice()).unwrap_or_default();
@@ -80,6 +81,9 @@ async fn work(
         outputs: outputs.collect(),
         stages: stages.to_vec(),
         guarded: cancellation.behind(&attempt.step, stages).to_vec(),
+        emits: None,
+        shard: None,
+        built_in: None,
         store_ca: desk.open.ca.clone(),
         limits: Limits::default(),
     })

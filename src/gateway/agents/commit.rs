@@ -47,7 +47,10 @@ pub(super) async fn commit(
         step: attempt.step.clone(),
         attempt: attempt.job.attempt,
         pod_uid: attempt.pod_uid.clone(),
+        shard: 0,
         files: commit.files.clone(),
+        emitted: commit.emitted,
+        items: commit.items.clone(),
         committed_at: jiff::Timestamp::now(),
     };
     match desk.open.store.put(&desk.own.commit(), records::encode(&record), PutMode::Create).await {

@@ -113,7 +113,7 @@ fn interrupted(step: StepState, suspended: bool, attempt: u32) -> Option<String>
         StepState::Canceled => Some("the run was cancelled".into()),
         StepState::Waiting if suspended => Some("the run is suspended".into()),
         StepState::Retrying => Some(format!("attempt {attempt} has failed and is superseded by the next one")),
-        StepState::Complete | StepState::Failed | StepState::Skipped => {
+        StepState::Complete | StepState::PartiallyComplete | StepState::Failed | StepState::Skipped => {
             Some(format!("the step is over (state {})", step.as_str()))
         }
         StepState::Running | StepState::Waiting => None,

@@ -56,7 +56,8 @@ pub(super) async fn sources(
 ) -> Result<Vec<InputSource>, Refusal> {
     let mut sources = Vec::new();
     for (name, input) in &attempt.task.spec.inputs {
-        let upload = upload(desk, attempt, name, &input.upload).await?;
+        let Some(id) = &input.upload else { continue };
+        let upload = upload(desk, attempt, name, id).await?;
         sources.push(upload.offer(desk, format!("{}/{name}/content", path::INPUTS)).await?);
     }
     for input in taken(content, &attempt.step) {
@@ -159,7 +160,7 @@ pub(super) async fn content(
     let source = match which.file {
         None => {
             let input = attempt.task.spec.inputs.get(&name).ok_or(Refusal::NotFound)?;
-            upload(&desk, &attempt, &name, &input.upload).await?
+            upload(&desk, &attempt, &name, input.upload.as_deref().ok_or(Refusal::NotFound)?).await?
         }
         Some(number) => {
             let revision = revision(&gateway, &attempt).await?;

@@ -194,6 +194,7 @@ pub(super) async fn failure(
         task_uid: attempt.task_uid(),
         step: attempt.step.clone(),
         attempt: attempt.job.attempt,
+        shard: 0,
         pod_uid: attempt.pod_uid.clone(),
         report,
         failed_at: jiff::Timestamp::now(),

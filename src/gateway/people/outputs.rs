@@ -265,7 +265,14 @@ mod tests {
             key: "k".into(),
         };
         let files = outputs.iter().enumerate().map(file).collect();
-        Arc::new(Manifest { version: 1, task_uid: "t".into(), step: "s".into(), pod_uid: "p".into(), files })
+        Arc::new(Manifest {
+            version: 1,
+            task_uid: "t".into(),
+            step: "s".into(),
+            pod_uid: "p".into(),
+            files,
+            pages: vec![],
+        })
     }
 
     #[test]

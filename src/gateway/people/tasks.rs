@@ -204,8 +204,11 @@ pub(super) async fn create(
 }
 
 fn spec(asked: NewTask, start_after: Option<Time>, owner: &str) -> AsyncTaskSpec {
-    let inputs: BTreeMap<_, _> =
-        asked.inputs.into_iter().map(|(name, input)| (name, InputRef { upload: input.upload })).collect();
+    let inputs: BTreeMap<_, _> = asked
+        .inputs
+        .into_iter()
+        .map(|(name, input)| (name, InputRef { upload: Some(input.upload), output: None }))
+        .collect();
     AsyncTaskSpec {
         definition: DefinitionRef { name: asked.definition, revision: asked.revision },
         parameters: asked.parameters,
@@ -215,6 +218,7 @@ fn spec(asked: NewTask, start_after: Option<Time>, owner: &str) -> AsyncTaskSpec
         start_after,
         suspend: None,
         cancel: None,
+        retry_of: None,
         priority_class_name: asked.priority_class_name,
     }
 }

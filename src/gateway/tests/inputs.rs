@@ -25,6 +25,7 @@ async fn seal(world: &World) {
         step: "fetch".into(),
         pod_uid: "pod-0".into(),
         files,
+        pages: Vec::new(),
     };
     let (bytes, digest) = manifest.seal();
     open.store.put(&step.manifest(digest), bytes, PutMode::Create).await.expect("stored");

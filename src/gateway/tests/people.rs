@@ -176,6 +176,7 @@ async fn seal(world: &World) {
         step: "import".into(),
         pod_uid: "pod-uid".into(),
         files,
+        pages: Vec::new(),
     };
     let (bytes, digest) = manifest.seal();
     open.store.put(&step.manifest(digest), bytes, PutMode::Create).await.expect("stored");

@@ -68,6 +68,8 @@ fn task(name: &str) -> Story {
             store: Ok(StoreRef { name: "team".into(), uid: "s-1".into() }),
             parameters: json!({}),
             uploads: BTreeMap::new(),
+            retry: None,
+            outputs: BTreeMap::new(),
             jobs: Vec::new(),
             pods: Vec::new(),
             turn: None,
@@ -164,6 +166,8 @@ impl Story {
             content: Ok(self.content()),
             jobs: self.world.jobs.clone(),
             results,
+            tallies: BTreeMap::new(),
+            quiet_until: None,
             pods: if needed { self.world.pods.clone() } else { Vec::new() },
             turn: self.world.turn.clone(),
             agent: self.admission.agent.clone(),
@@ -215,6 +219,7 @@ impl Story {
             ready: true,
             deleting: false,
             end: None,
+            indexes: None,
         }
     }
 
@@ -336,6 +341,11 @@ impl Story {
 }
 
 fn committed(pods: &[&str]) -> Results {
-    let commit = |uid: &&str| CommitFact { pod_uid: (*uid).into(), files: vec![file("report"), file("log")] };
+    let commit = |uid: &&str| CommitFact {
+        pod_uid: (*uid).into(),
+        files: vec![file("report"), file("log")],
+        emitted: None,
+        items: None,
+    };
     Results { commits: pods.iter().map(commit).collect(), ..Results::default() }
 }

@@ -208,7 +208,10 @@ impl World {
             step: "run".into(),
             attempt: 1,
             pod_uid: pod_uid.into(),
+            shard: 0,
             files: vec![file],
+            emitted: None,
+            items: None,
             committed_at: jiff::Timestamp::UNIX_EPOCH,
         }
     }

@@ -1,0 +1,201 @@
+//! What came of the shards of a fan-out, added up shard by shard: costs memory by intervals and kinds, never by shards.
+
+use std::collections::BTreeMap;
+
+use super::shards::ShardSet;
+use crate::api::condition::cut;
+use crate::api::task::{FailureCount, ItemsStatus};
+use crate::contract::env::exit;
+use crate::contract::wire::{ItemCounts, REASONS};
+
+/// Kinds of failure told apart while they are counted; a status shows the most frequent of them.
+const KINDS: usize = 64;
+/// Of them so many are shown.
+const SHOWN: usize = 8;
+/// Stands for kinds beyond [`KINDS`].
+const OTHER: &str = "Other";
+const CODE_MAX: usize = 63;
+const MESSAGE_MAX: usize = 256;
+
+/// What is known of one shard, once no pod of it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShardFact {
+    /// It gave its result.
+    Committed {
+        /// What became of its items.
+        items: Option<ItemCounts>,
+    },
+    /// It gave none, and its last attempt said why.
+    Failed {
+        /// The author's word or ours.
+        code: String,
+        /// A sentence.
+        message: String,
+        /// Exit code of the program, or of the agent.
+        exit_code: i32,
+    },
+    /// It gave none, and nobody left a word.
+    Silent,
+}
+
+/// The sum.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Shards that gave their result.
+    pub committed: u32,
+    /// Shards whose program failed.
+    pub failed: ShardSet,
+    /// Shards that gave no result through no fault of their program: the platform failed, or nobody left a word.
+    pub lost: ShardSet,
+    /// What became of all items.
+    pub items: ItemCounts,
+    shards: BTreeMap<String, Kind>,
+    reasons: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Kind {
+    count: u64,
+    message: String,
+}
+
+impl Tally {
+    /// Adds a shard. Shards come in ascending order, each once.
+    pub fn add(&mut self, shard: u32, fact: ShardFact) {
+        match fact {
+            ShardFact::Committed { items } => {
+                self.committed += 1;
+                self.count(items.unwrap_or_default());
+            }
+            ShardFact::Silent => {
+                self.lost.push(shard);
+                self.fail("OutputNotCommitted", "the pod left neither a result nor a report");
+            }
+            ShardFact::Failed { code, message, exit_code } => {
+                if is_platforms(exit_code) {
+                    self.lost.push(shard)
+                } else {
+                    self.failed.push(shard)
+                }
+                self.fail(&code, &message);
+            }
+        }
+    }
+
+    fn fail(&mut self, code: &str, message: &str) {
+        let code = cut(code, CODE_MAX);
+        let code = if self.shards.contains_key(&code) || self.shards.len() < KINDS { code } else { OTHER.to_owned() };
+        let kind = self.shards.entry(code).or_default();
+        kind.count += 1;
+        if kind.message.is_empty() {
+            kind.message = cut(message, MESSAGE_MAX);
+        }
+    }
+
+    fn count(&mut self, items: ItemCounts) {
+        self.items.attempted = self.items.attempted.saturating_add(items.attempted);
+        self.items.failed = self.items.failed.saturating_add(items.failed);
+        self.items.skipped = self.items.skipped.saturating_add(items.skipped);
+        for (reason, count) in items.reasons {
+            let known = self.reasons.contains_key(&reason) || self.reasons.len() < KINDS;
+            let reason = if known { reason } else { OTHER.to_owned() };
+            let sum = self.reasons.entry(reason).or_default();
+            *sum = sum.saturating_add(count);
+        }
+    }
+
+    /// Shards that gave no result.
+    #[must_use]
+    pub fn without_result(&self) -> u32 {
+        self.failed.len() + self.lost.len()
+    }
+
+    /// What became of the items; `None` where there were none.
+    #[must_use]
+    pub fn items(&self) -> Option<ItemsStatus> {
+        items_status(&self.items)
+    }
+
+    /// Equal failures, the most frequent first.
+    #[must_use]
+    pub fn failures(&self) -> Vec<FailureCount> {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let shards = self.shards.iter().map(|(code, kind)| FailureCount {
+            code: code.clone(),
+            shards: Some(number(kind.count)),
+            items: None,
+            message: kind.message.clone(),
+        });
+        let items = self.reasons.iter().map(|(reason, count)| FailureCount {
+            code: reason.clone(),
+            shards: None,
+            items: Some(number(*count)),
+            message: String::new(),
+        });
+        let mut all: Vec<FailureCount> = shards.chain(items).collect();
+        // A shard that failed weighs more than an item.
+        all.sort_by_key(|failure| std::cmp::Reverse((failure.shards.is_some(), failure.shards.or(failure.items))));
+        all.truncate(SHOWN);
+        all
+    }
+}
+
+/// Whether an exit code is one by which the agent says that gateway or store, not the program, stood in the way.
+#[must_use]
+pub fn is_platforms(exit_code: i32) -> bool {
+    u8::try_from(exit_code).is_ok_and(|code| matches!(code, exit::GATEWAY | exit::UPLOAD | exit::FENCED))
+}
+
+/// What became of items, as a status says it.
+#[must_use]
+pub fn items_status(items: &ItemCounts) -> Option<ItemsStatus> {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let done = items.attempted.saturating_sub(items.failed).saturating_sub(items.skipped);
+    (*items != ItemCounts::default()).then(|| ItemsStatus {
+        attempted: number(items.attempted),
+        succeeded: number(done),
+        failed: number(items.failed),
+        skipped: number(items.skipped),
+    })
+}
+
+const _: () = assert!(REASONS <= SHOWN, "a pod tells no more reasons than a status shows");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(code: &str, exit_code: i32) -> ShardFact {
+        ShardFact::Failed { code: code.into(), message: format!("{code} happened"), exit_code }
+    }
+
+    #[test]
+    fn shards_are_counted_and_equal_failures_told_together() {
+        let mut tally = Tally::default();
+        let reasons = BTreeMap::from([("Bounced".to_owned(), 2)]);
+        let items = ItemCounts { attempted: 10, failed: 2, skipped: 1, reasons };
+        tally.add(0, ShardFact::Committed { items: Some(items) });
+        tally.add(1, failed("InvalidEmail", 65));
+        tally.add(2, failed("InvalidEmail", 65));
+        tally.add(3, failed("GatewayUnreachable", 240));
+        tally.add(4, ShardFact::Silent);
+        assert_eq!((tally.committed, tally.without_result()), (1, 4));
+        assert_eq!((tally.failed.to_string(), tally.lost.to_string()), ("1-2".into(), "3-4".into()));
+        let items = tally.items().expect("items");
+        assert_eq!((items.attempted, items.succeeded, items.failed, items.skipped), (10, 7, 2, 1));
+        let told: Vec<_> = tally.failures().into_iter().map(|f| (f.code, f.shards, f.items)).collect();
+        assert_eq!(told[0], ("InvalidEmail".to_owned(), Some(2), None));
+        assert_eq!(told[3], ("Bounced".to_owned(), None, Some(2)));
+    }
+
+    #[test]
+    fn a_million_kinds_of_failure_cost_no_more_than_some() {
+        let mut tally = Tally::default();
+        for shard in 0..100_000 {
+            tally.add(shard, failed(&format!("Code{shard}"), 1));
+        }
+        assert_eq!((tally.failures().len(), tally.shards.len()), (SHOWN, KINDS + 1));
+        assert_eq!(tally.failures()[0].code, OTHER);
+        assert_eq!(tally.failed.to_string(), "0-99999");
+    }
+}

@@ -65,7 +65,7 @@ impl ShardRun {
 fn rules(policy: &Policy) -> Vec<Value> {
     let ours = [exit::GATEWAY, exit::UPLOAD, exit::FENCED, exit::CANCELED];
     let ours = json!({"action": "Count", "onExitCodes": on_codes(ours.map(i32::from).into())});
-    let authors = policy.rules.iter().flat_map(|rule| rule_of(rule));
+    let authors = policy.rules.iter().flat_map(rule_of);
     let disruption = json!({"action": "Ignore", "onPodConditions": on_disruption()});
     std::iter::once(ours).chain(authors).chain([disruption]).collect()
 }

@@ -20,8 +20,10 @@ use self::fake::Server;
 use super::error::TaskError;
 use super::freshness::Freshness;
 use super::queue::Queue;
+use super::quiet::Quiet;
 use super::report::Ended;
 use super::revisions::Revisions;
+use super::shards::Tallies;
 use super::watch::Caches;
 use super::{Pace, TaskController};
 use crate::api::definition::TaskDefinitionStatus;
@@ -93,6 +95,8 @@ fn world() -> World {
         revisions: Revisions::new(client.clone()),
         queue: Queue::new(client, Limits::default(), tasks, mpsc::unbounded().0),
         freshness: Freshness::default(),
+        tallies: Tallies::default(),
+        quiet: Quiet::default(),
         ended: Ended::new(&context.metrics),
         context,
     };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use asynctask_operator::api::quantity;
 use asynctask_operator::controllers::injection::Choice;
 use asynctask_operator::controllers::{self, Settings};
 use asynctask_operator::plan::queue::Limits;
@@ -52,6 +53,9 @@ struct Args {
     /// Most runs in progress at a time in each namespace; without it there is no limit
     #[arg(long, env = "ASYNCTASK_MAX_RUNNING_PER_NAMESPACE", value_name = "N")]
     max_running_per_namespace: Option<usize>,
+    /// How long a node may not be heard of before the pods of steps on it are given up and started elsewhere
+    #[arg(long, env = "ASYNCTASK_NODE_LOST_AFTER", value_name = "DURATION", default_value = "5m", value_parser = quantity::duration)]
+    node_lost_after: Duration,
     /// Address of /healthz, /readyz and /metrics
     #[arg(long, env = "ASYNCTASK_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
@@ -94,6 +98,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         filesystem_root: args.filesystem_root,
         trial_store: args.trial_store,
         limits: Limits { overall: args.max_running, per_namespace: args.max_running_per_namespace },
+        node_lost_after: args.node_lost_after,
     };
     controllers::start(settings, &connector, &mut supervisor, &readiness, &metrics).await?;
     supervisor.run(PATIENCE).await?;

@@ -6,6 +6,7 @@
 //! | `store` | OutputStores tried before a task depends on one |
 //! | `certificate` | the gateway's certificate |
 //! | `injection` | the answer to how the agent gets into pods |
+//! | `nodes` | pods on lost nodes given up |
 //! | `trial` | the default store of a first try |
 //! | `task` | AsyncTasks admitted, run, sealed and taken away |
 
@@ -14,6 +15,7 @@ pub mod context;
 mod definition;
 pub mod injection;
 mod kinds;
+mod nodes;
 mod pace;
 mod store;
 mod task;
@@ -24,6 +26,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::sync::watch;
@@ -63,6 +66,8 @@ pub struct Settings {
     pub trial_store: Option<String>,
     /// Most runs in progress at a time.
     pub limits: Limits,
+    /// How long a node may not be heard of before the pods on it are given up.
+    pub node_lost_after: Duration,
 }
 
 /// Waits for the CRDs and for the lease, then starts every controller as a part of the process. Returns early when
@@ -92,6 +97,7 @@ pub async fn start(
         filesystem_root,
         trial_store,
         limits,
+        node_lost_after,
     } = settings;
     let lease = LeaseSpec { name: lease, namespace: namespace.clone(), identity: pod_name.clone() };
     let acquired = supervisor.first(lease::acquire(connector.lease_client()?, &lease, readiness)).await;
@@ -136,6 +142,7 @@ pub async fn start(
     supervisor.spawn("gateway certificate", endless(keeper.run(supervisor.stopping())));
     supervisor.spawn("store controller", endless(store::run(Arc::clone(&context))));
     supervisor.spawn("definition controller", endless(definition::run(Arc::clone(&context))));
+    supervisor.spawn("lost nodes", endless(nodes::run(Arc::clone(&context), node_lost_after)));
     supervisor.spawn("task controller", endless(task::run(context)));
     Ok(())
 }

@@ -55,12 +55,23 @@ impl Pace {
         generation: Option<i64>,
         work: impl Future<Output = Result<Next, E>>,
     ) -> Action {
+        self.run_within(self.deadline, uid, generation, work).await
+    }
+
+    /// The same with a deadline of its own.
+    pub(super) async fn run_within<E: Reason>(
+        &self,
+        deadline: Duration,
+        uid: &str,
+        generation: Option<i64>,
+        work: impl Future<Output = Result<Next, E>>,
+    ) -> Action {
         let key = format!("{uid}/{}", generation.unwrap_or_default());
         if let Some(left) = self.backoff.remaining(&key, Instant::now()) {
             return Action::requeue(left);
         }
         let began = Instant::now();
-        let outcome = timeout(self.deadline, work).await;
+        let outcome = timeout(deadline, work).await;
         let (result, next) = match &outcome {
             Ok(Ok(next)) => ("ok", *next),
             Ok(Err(error)) => {
@@ -68,7 +79,7 @@ impl Pace {
                 (error.reason(), Next::TryAgain)
             }
             Err(_) => {
-                tracing::warn!(controller = self.controller, uid, seconds = self.deadline.as_secs(), "took too long");
+                tracing::warn!(controller = self.controller, uid, seconds = deadline.as_secs(), "took too long");
                 ("Deadline", Next::TryAgain)
             }
         };

@@ -440,6 +440,8 @@ pub struct Remains {
     pub jobs: Vec<JobRef>,
     /// How many of its pods have not ended.
     pub pods: usize,
+    /// Names of runs that took results over from it, or are about to: they read its keys.
+    pub adopters: Vec<String>,
 }
 
 /// A Job to delete.

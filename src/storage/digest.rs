@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
@@ -87,6 +89,26 @@ impl Expected {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self { size: bytes.len() as u64, sha256: Digest::of(bytes) }
+    }
+
+    /// Of bytes that stream past; `None`: there are more than `max`.
+    ///
+    /// # Errors
+    /// The stream's own.
+    pub async fn of_stream<E>(
+        mut bytes: impl Stream<Item = Result<Bytes, E>> + Unpin,
+        max: u64,
+    ) -> Result<Option<Self>, E> {
+        let (mut size, mut hash) = (0, Sha256::new());
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk?;
+            size += chunk.len() as u64;
+            if size > max {
+                return Ok(None);
+            }
+            hash.update(&chunk);
+        }
+        Ok(Some(Self { size, sha256: Digest(hash.finalize().into()) }))
     }
 }
 

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::TaskController;
 use super::error::TaskError;
-use super::observe::job_fact;
+use super::facts::job_fact;
 use super::results::require_owner;
+use super::shards::unsealed;
 use crate::api::names::{ANNOTATION_FINISHED, FINALIZER_OUTPUTS, MANAGER_OPERATOR};
 use crate::api::task::StoreRef;
 use crate::api::{AsyncTask, TaskState};
@@ -42,7 +43,10 @@ impl TaskController {
     pub(super) async fn apply(&self, task: &AsyncTask, actions: &[Action]) -> Result<Done, TaskError> {
         let mut done = Done::default();
         for action in actions {
-            let alone = matches!(action, Action::CreateJob { .. } | Action::Seal { .. } | Action::DeleteJob(_));
+            let alone = matches!(
+                action,
+                Action::CreateJob { .. } | Action::Seal { .. } | Action::SealShards { .. } | Action::DeleteJob(_)
+            );
             if done.applied.trouble.is_none() || alone {
                 self.act(task, action, &mut done).await?;
             }
@@ -59,7 +63,10 @@ impl TaskController {
                 Ok(manifest) => drop(done.applied.manifests.insert(step.clone(), manifest)),
                 Err(trouble) => done.applied.trouble = Some(trouble),
             },
-            Action::SealShards { .. } => {}
+            Action::SealShards { step, total } => match self.seal_shards(task, step, *total).await {
+                Ok(sealed) => drop(done.applied.shards.insert(step.clone(), sealed)),
+                Err(trouble) => done.applied.trouble = Some(trouble),
+            },
             Action::ReleaseKey(lease) => self.queue.release_key(task, lease).await?,
             Action::Record => done.applied.trouble = self.record(task).await.err(),
             Action::Mark(state) => done.task = Some(self.mark(task, *state).await?),
@@ -136,12 +143,7 @@ impl TaskController {
     }
 
     async fn seal(&self, task: &AsyncTask, step: &str, sealed: &Sealed) -> Result<String, Trouble> {
-        let fail = |reason: &'static str, error: &dyn std::error::Error| Trouble {
-            reason,
-            message: format!(
-                "the step has ended, but its result cannot be sealed: {error}. It is tried again until it can be"
-            ),
-        };
+        let fail = unsealed;
         let pinned = task.status.as_ref().and_then(|status| status.store.as_ref());
         let pinned = pinned.expect("invariant: what is sealed was read from the store the run is pinned to");
         let open = self.context.stores.by_ref(pinned).await.map_err(|error| fail(error.reason(), &error))?;

@@ -8,6 +8,8 @@ use crate::runtime::client::explain;
 pub(super) enum TaskError {
     #[error("the AsyncTask cannot be read: {}", explain(.0))]
     ReadTask(#[source] kube::Error),
+    #[error("AsyncTask {name}, which this run takes from, cannot be read: {}", explain(.source))]
+    ReadNeighbour { name: String, source: kube::Error },
     #[error("TaskDefinition {name} cannot be read: {}", explain(.source))]
     ReadDefinition { name: String, source: kube::Error },
     #[error("TaskRevision {name} cannot be read: {}", explain(.source))]
@@ -48,6 +50,7 @@ impl Reason for TaskError {
     fn reason(&self) -> &'static str {
         match self {
             Self::ReadTask(_) => "ReadTask",
+            Self::ReadNeighbour { .. } => "ReadNeighbour",
             Self::ReadDefinition { .. } => "ReadDefinition",
             Self::ReadRevision { .. } => "ReadRevision",
             Self::ListStores(_) => "ListStores",

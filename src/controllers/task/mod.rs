@@ -8,13 +8,17 @@
 
 mod apply;
 mod error;
+mod facts;
 mod freshness;
 mod history;
+mod neighbours;
 mod observe;
 mod queue;
+mod quiet;
 mod report;
 mod results;
 mod revisions;
+mod shards;
 mod watch;
 
 #[cfg(test)]
@@ -35,13 +39,16 @@ use self::error::TaskError;
 use self::freshness::Freshness;
 use self::observe::Known;
 use self::queue::Queue;
+use self::quiet::Quiet;
 use self::report::Ended;
 use self::revisions::Revisions;
+use self::shards::Tallies;
 use self::watch::{Caches, Guarded};
 use super::context::Context;
 use super::pace::{Next, Pace};
 use crate::api::{AsyncTask, TaskState};
 use crate::plan::decide::{Action as PlannedAction, Plan, StepNews, Verdict, plan};
+use crate::plan::fanout::MAX_SHARDS;
 use crate::plan::snapshot::{Phase, Seen, Snapshot, Turn, phase, state};
 use crate::runtime::client::{explain_watch, is_status};
 
@@ -49,6 +56,8 @@ use crate::runtime::client::{explain_watch, is_status};
 const MAX_DELAY: Duration = Duration::from_secs(60);
 /// A reconcile that takes longer has failed. Long enough to delete a page of outputs from a slow store many times.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// On top of it for each shard that may have to be read and sealed.
+const A_SHARD: Duration = Duration::from_millis(10);
 /// Reconciles at a time.
 const CONCURRENCY: u16 = 16;
 /// Until the watch has shown our own last write.
@@ -65,6 +74,8 @@ struct TaskController {
     revisions: Revisions,
     freshness: Freshness,
     queue: Queue,
+    tallies: Tallies,
+    quiet: Quiet,
     ended: Ended,
 }
 
@@ -78,6 +89,8 @@ pub(super) async fn run(context: Arc<Context>) {
         caches,
         revisions: Revisions::new(context.client.clone()),
         freshness: Freshness::default(),
+        tallies: Tallies::default(),
+        quiet: Quiet::default(),
         ended: Ended::new(&context.metrics),
         context: Arc::clone(&context),
     });
@@ -108,7 +121,15 @@ async fn reconcile(guarded: Arc<Guarded>, state: Arc<TaskController>) -> Result<
         return Ok(Action::requeue(CATCH_UP));
     }
     let (uid, generation) = (task.uid().unwrap_or_default(), task.meta().generation);
-    Ok(state.pace.run(&uid, generation, state.look(Arc::new(task.clone()))).await)
+    let deadline = DEADLINE + A_SHARD * shards(task);
+    Ok(state.pace.run_within(deadline, &uid, generation, state.look(Arc::new(task.clone()))).await)
+}
+
+/// How many shards the largest fan-out of a run has.
+fn shards(task: &AsyncTask) -> u32 {
+    let steps = task.status.iter().flat_map(|status| &status.steps);
+    let totals = steps.filter_map(|step| u32::try_from(step.shards.as_ref()?.total).ok());
+    totals.max().unwrap_or(0).min(MAX_SHARDS)
 }
 
 /// What follows a round.
@@ -167,6 +188,8 @@ impl TaskController {
         let done = self.apply(task, &plan.actions).await?;
         if done.released {
             self.freshness.forget(&uid);
+            self.tallies.forget_all(&uid);
+            self.quiet.forget(&uid);
             self.queue.leave(&uid);
             tracing::info!(uid, task = task.name_any(), "let go");
             return Ok((Step::Done(Next::Rest), Known::default()));

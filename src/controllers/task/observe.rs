@@ -14,21 +14,27 @@ use serde_json::json;
 
 use super::TaskController;
 use super::error::TaskError;
+use super::facts::job_fact;
 use super::results;
 use super::revisions::Known as KnownRevision;
+use super::shards::{self, Ended};
 use crate::api::condition::{self, READY};
-use crate::api::names::{ANNOTATION_REVISION, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK_UID};
+use crate::api::names::{LABEL_STEP, LABEL_TASK_UID};
 use crate::api::state::StepState;
 use crate::api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
 use crate::api::{AsyncTask, OutputStore, TaskDefinition};
 use crate::plan::definition::ValidatedDefinition;
 use crate::plan::snapshot::{
-    Admission, DefinitionFact, Execution, JobEnd, JobFact, JobRef, Phase, Remains, Results, Seen, Snapshot, Trouble,
+    Admission, DefinitionFact, Execution, JobFact, JobRef, Phase, Remains, Results, RetryFact, Seen, Snapshot, Trouble,
     Turn, UploadFact, attempt, job_name, needs_pods, phase, running,
 };
 use crate::plan::stores::{NoStore, choose};
+use crate::plan::tally::Tally;
 use crate::storage::StoreError;
 use crate::storage::records::{self, RECORD_MAX, UploadRecord};
+
+/// Field selector of pods whose program may still run.
+const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
 /// What this reconcile knows beside what the watches show.
 #[derive(Clone, Debug, Default)]
@@ -63,16 +69,24 @@ impl TaskController {
 
     async fn admission(&self, task: &AsyncTask, known: Known) -> Result<Admission, TaskError> {
         let jobs = if known.jobs.is_empty() { self.cached_jobs_of(task) } else { known.jobs };
-        let definition = self.definition(task, jobs.first()).await?;
+        let (retry, outputs) = (self.retry(task).await?, self.outputs(task).await?);
+        let continued = match &retry {
+            Some(RetryFact::Found(run)) => run.status.clone().unwrap_or_default(),
+            Some(RetryFact::Missing) | None => AsyncTaskStatus::default(),
+        };
+        let definition = self.definition(task, jobs.first(), continued.revision.as_ref()).await?;
         let (store, uploads) = match &definition {
-            DefinitionFact::Ready { content, .. } => self.store(task, content.store.as_deref()).await?,
+            // What is taken over is in that run's store, so this run's own results are, too.
+            DefinitionFact::Ready { content, .. } => {
+                let wanted = continued.store.as_ref().map(|store| store.name.as_str()).or(content.store.as_deref());
+                self.store(task, wanted).await?
+            }
             DefinitionFact::Missing(_) | DefinitionFact::NotReady(_) => (Err(NoStore::NoDefault), BTreeMap::new()),
         };
         let parameters = task.spec.parameters.clone().unwrap_or_else(|| json!({}));
-        let pods = if task.spec.is_canceled() { self.pods(task).await? } else { Vec::new() };
+        let pods = if task.spec.is_canceled() { self.pods(task, &[]).await? } else { Vec::new() };
         let pods = pods.iter().map(results::pod_fact).collect();
         let (turn, agent) = (known.turn, self.context.agent());
-        let (retry, outputs) = (None, BTreeMap::new());
         Ok(Admission { definition, store, parameters, uploads, retry, outputs, jobs, pods, turn, agent })
     }
 
@@ -84,17 +98,24 @@ impl TaskController {
         found.iter().map(|job| job_fact(job, task)).filter(|job| job.ours).collect()
     }
 
-    /// Which revision the run would be pinned to: the one its Job was built from, the one it asks for, or the
-    /// definition's current one.
-    async fn definition(&self, task: &AsyncTask, job: Option<&JobFact>) -> Result<DefinitionFact, TaskError> {
+    /// Which revision the run would be pinned to: the one its Job was built from, the one it asks for, the one of the
+    /// run that it continues, or the definition's current one.
+    async fn definition(
+        &self,
+        task: &AsyncTask,
+        job: Option<&JobFact>,
+        continued: Option<&RevisionRef>,
+    ) -> Result<DefinitionFact, TaskError> {
         let namespace = task.namespace().unwrap_or_default();
         let wanted = &task.spec.definition;
         let built_from = job.and_then(|job| job.revision.as_ref());
-        if let Some(name) = built_from.or(wanted.revision.as_ref()) {
+        let continued = continued.map(|revision| &revision.name);
+        if let Some(name) = built_from.or(wanted.revision.as_ref()).or(continued) {
             let known = self.revisions.named(&namespace, name).await?;
             let known = known.filter(|known| known.definition == wanted.name);
             let missing = || {
-                let (definition, hint) = (&wanted.name, "leave spec.definition.revision out to run the current one");
+                let hint = "leave spec.definition.revision and spec.retryOf out to run the current one";
+                let definition = &wanted.name;
                 format!("TaskRevision {name} of {definition} does not exist in namespace {namespace}: {hint}")
             };
             return Ok(known.map_or_else(|| DefinitionFact::Missing(missing()), usable));
@@ -215,8 +236,9 @@ impl TaskController {
         let status = task.status.clone().unwrap_or_default();
         let content = self.content(task, &status).await?;
         let jobs = self.jobs_of(task, &status, known.jobs).await?;
+        let fans = fans_out(&status, content.as_deref().ok());
         let mut results = BTreeMap::new();
-        for (step, attempt) in running(&status) {
+        for (step, attempt) in running(&status).filter(|(step, _)| !fans.contains(step)) {
             let job = jobs.iter().find(|job| job.step == step && job.attempt == attempt);
             if job.is_none_or(|job| job.end.is_some()) {
                 results.insert(step.to_owned(), results::read(&self.context.stores, task, step).await);
@@ -225,14 +247,41 @@ impl TaskController {
         let unexplained = |left: &Result<Results, Trouble>| left.as_ref().is_ok_and(|left| left.commits.is_empty());
         let mut pods = Vec::new();
         if results.values().any(unexplained) || needs_pods(task, &jobs, Timestamp::now()) {
-            pods = self.pods(task).await?.iter().map(results::pod_fact).collect();
+            pods = self.pods(task, &fans).await?.iter().map(results::pod_fact).collect();
         }
         for left in results.values_mut().flatten() {
             left.pods.clone_from(&pods);
         }
-        let (tallies, quiet_until) = (BTreeMap::new(), None);
+        let tallies = self.tallies_of(task, &status, &fans, &jobs).await;
+        let quiet_until = self.quiet.until(&task.uid().unwrap_or_default(), Timestamp::now());
         let (turn, agent) = (known.turn, self.context.agent());
         Ok(Execution { content, jobs, results, tallies, quiet_until, pods, turn, agent })
+    }
+
+    /// What came of the shards of steps whose pods have ended, or that are to run what is left of them.
+    async fn tallies_of(
+        &self,
+        task: &AsyncTask,
+        status: &AsyncTaskStatus,
+        fans: &[&str],
+        jobs: &[JobFact],
+    ) -> BTreeMap<String, Result<Tally, Trouble>> {
+        let mut tallies = BTreeMap::new();
+        for step in status.steps.iter().filter(|step| fans.contains(&step.name.as_str())) {
+            let total = step.shards.as_ref().and_then(|shards| u32::try_from(shards.total).ok());
+            let (Some(total), Some(end)) = (total, shards::due(step, jobs, Timestamp::now())) else { continue };
+            let (uid, name) = (task.uid().unwrap_or_default(), step.name.clone());
+            let ended = Ended { uid, step: name.clone(), attempt: attempt(step), end };
+            let tally = match self.tallies.recall(&ended) {
+                Some(tally) => Ok(tally),
+                None => self.tally(task, &name, total).await,
+            };
+            if let Ok(tally) = &tally {
+                self.tallies.remember(ended, tally.clone());
+            }
+            tallies.insert(name, tally);
+        }
+        tallies
     }
 
     async fn content(
@@ -283,9 +332,22 @@ impl TaskController {
         Ok(read.map(|job| job_fact(&job, task)))
     }
 
-    async fn pods(&self, task: &AsyncTask) -> Result<Vec<Pod>, TaskError> {
+    /// Of steps that fan out only the pods that have not ended: there are no more of them than run side by side.
+    async fn pods(&self, task: &AsyncTask, fans: &[&str]) -> Result<Vec<Pod>, TaskError> {
+        if fans.is_empty() {
+            return self.list_pods(task, of_task(task)).await;
+        }
+        let (labels, fans) = (of_task(task).label_selector.unwrap_or_default(), fans.join(","));
+        let plain = ListParams::default().labels(&format!("{labels},{LABEL_STEP} notin ({fans})"));
+        let shards = ListParams::default().labels(&format!("{labels},{LABEL_STEP} in ({fans})")).fields(NOT_ENDED);
+        let mut pods = self.list_pods(task, plain).await?;
+        pods.extend(self.list_pods(task, shards).await?);
+        Ok(pods)
+    }
+
+    async fn list_pods(&self, task: &AsyncTask, which: ListParams) -> Result<Vec<Pod>, TaskError> {
         let api = Api::<Pod>::namespaced(self.context.client.clone(), &task.namespace().unwrap_or_default());
-        Ok(api.list(&of_task(task)).await.map_err(TaskError::ListPods)?.items)
+        Ok(api.list(&which).await.map_err(TaskError::ListPods)?.items)
     }
 
     /// What could still write. Both are listed live: a Job made a moment ago is in no copy.
@@ -293,14 +355,24 @@ impl TaskController {
         let namespace = task.namespace().unwrap_or_default();
         let api = Api::<Job>::namespaced(self.context.client.clone(), &namespace);
         let jobs = api.list_metadata(&of_task(task)).await.map_err(TaskError::ListJobs)?;
-        let pods = self.pods(task).await?.iter().filter(|pod| !results::has_ended(pod)).count();
+        let pods = self.list_pods(task, of_task(task).fields(NOT_ENDED)).await?;
+        let pods = pods.iter().filter(|pod| !results::has_ended(pod)).count();
         let jobs = jobs.items.into_iter().map(|job| JobRef {
             name: job.name_any(),
             uid: job.uid().unwrap_or_default(),
             deleting: job.metadata.deletion_timestamp.is_some(),
         });
-        Ok(Remains { jobs: jobs.collect(), pods })
+        Ok(Remains { jobs: jobs.collect(), pods, adopters: self.adopters(task) })
     }
+}
+
+/// Steps that fan out, also of a revision that cannot be read.
+fn fans_out<'a>(status: &'a AsyncTaskStatus, content: Option<&ValidatedDefinition>) -> Vec<&'a str> {
+    let declared = |name: &str| {
+        content.is_some_and(|content| content.steps.iter().any(|step| step.name == name && step.fan_out.is_some()))
+    };
+    let fans = status.steps.iter().filter(|step| step.shards.is_some() || declared(&step.name));
+    fans.map(|step| step.name.as_str()).collect()
 }
 
 fn of_task(task: &AsyncTask) -> ListParams {
@@ -331,38 +403,5 @@ fn current(guarded: &DeserializeGuard<TaskDefinition>) -> Result<RevisionRef, St
             let why = ready.map_or("it was not checked yet", |ready| ready.message.as_str());
             Err(format!("TaskDefinition {name} is not ready: {why}"))
         }
-    }
-}
-
-/// What counts about a Job.
-pub(super) fn job_fact(job: &Job, task: &AsyncTask) -> JobFact {
-    let owner = job.owner_references().iter().find(|owner| owner.controller == Some(true));
-    let status = job.status.as_ref();
-    let label = |key: &str| job.labels().get(key).cloned();
-    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let end = conditions.iter().filter(|condition| condition.status == "True").find_map(|condition| {
-        match condition.type_.as_str() {
-            "Complete" => Some(JobEnd::Succeeded),
-            "Failed" => Some(JobEnd::Failed {
-                reason: condition.reason.clone().unwrap_or_default(),
-                message: condition.message.clone().unwrap_or_default(),
-            }),
-            _ => None,
-        }
-    });
-    JobFact {
-        name: job.name_any(),
-        uid: job.uid().unwrap_or_default(),
-        ours: owner.is_some_and(|owner| Some(&owner.uid) == task.metadata.uid.as_ref()),
-        revision: job.annotations().get(ANNOTATION_REVISION).cloned(),
-        step: label(LABEL_STEP).unwrap_or_default(),
-        attempt: label(LABEL_ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or_default(),
-        created: job.creation_timestamp().map(|time| time.0),
-        started: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
-        suspended: job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default(),
-        ready: status.and_then(|status| status.ready).unwrap_or_default() > 0,
-        deleting: job.metadata.deletion_timestamp.is_some(),
-        end,
-        indexes: None,
     }
 }

@@ -91,6 +91,7 @@ impl TaskController {
         let written = self.tasks(task).patch_status(&name, &params, &Patch::Apply(patch)).await;
         let written = written.map_err(TaskError::WriteStatus)?;
         self.freshness.wrote(&written);
+        self.quiet.wrote(&written, Timestamp::now());
         Ok(Arc::new(written))
     }
 

@@ -16,11 +16,11 @@ use crate::storage::records::{self, CommitRecord, FailureRecord, RECORD_MAX, Rec
 use crate::storage::{Digest, StoreError};
 
 /// Keys per page of a listing.
-const PAGE: usize = 1000;
+pub(super) const PAGE: usize = 1000;
 /// Largest log that is sealed without a report of it: above what an agent stores.
-const LOG_MAX: u64 = 16 << 20;
+pub(super) const LOG_MAX: u64 = 16 << 20;
 /// A pod's log without a report is plain text, as every log.
-const LOG_TYPE: &str = "text/plain";
+pub(super) const LOG_TYPE: &str = "text/plain";
 
 /// Reads all records of a step. Pods are the caller's.
 ///
@@ -36,7 +36,7 @@ pub(super) async fn read(stores: &Stores, task: &AsyncTask, step: &str) -> Resul
     reader.all(&keys).await
 }
 
-fn stuck(reason: &'static str, error: &dyn std::error::Error) -> Trouble {
+pub(super) fn stuck(reason: &'static str, error: &dyn std::error::Error) -> Trouble {
     Trouble {
         reason,
         message: format!(
@@ -45,10 +45,12 @@ fn stuck(reason: &'static str, error: &dyn std::error::Error) -> Trouble {
     }
 }
 
-struct Reader<'a> {
-    open: &'a OpenStore,
-    uid: &'a str,
-    step: &'a str,
+/// Reads what the attempts of a step left.
+pub(super) struct Reader<'a> {
+    pub(super) open: &'a OpenStore,
+    /// UID of the run.
+    pub(super) uid: &'a str,
+    pub(super) step: &'a str,
 }
 
 impl Reader<'_> {
@@ -114,7 +116,7 @@ impl Reader<'_> {
     }
 
     /// A record; `None` for what is none. One of a newer release is no reason to call a step failed.
-    async fn record<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Trouble> {
+    pub(super) async fn record<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Trouble> {
         let Some(bytes) = self.bytes(key, RECORD_MAX).await? else { return Ok(None) };
         match records::decode(&bytes) {
             Ok(record) => Ok(Some(record)),

@@ -11,7 +11,9 @@ use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, pred
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::OnceCell;
 
-use crate::api::names::{ANNOTATION_FINISHED, ANNOTATION_REVISION, LABEL_TASK_UID};
+use crate::api::names::{
+    ANNOTATION_FAILED_BEFORE, ANNOTATION_FINISHED, ANNOTATION_REVISION, ANNOTATION_SHARDS, LABEL_TASK_UID,
+};
 use crate::api::{AsyncTask, OutputStore, TaskDefinition};
 use crate::controllers::watches::PAGE;
 use crate::plan::snapshot::{Phase, phase};
@@ -106,13 +108,17 @@ fn jobs(client: &Client) -> (Store<Job>, impl Stream<Item = Events<Job>> + Send 
     (reader, stream)
 }
 
-fn slim_job(job: &mut Job) {
+/// What [`super::facts::job_fact`] reads. Of 10,000 shards the numbers of those that are done are long, and no news.
+pub(super) fn slim_job(job: &mut Job) {
+    const KEPT: [&str; 3] = [ANNOTATION_REVISION, ANNOTATION_SHARDS, ANNOTATION_FAILED_BEFORE];
     job.managed_fields_mut().clear();
-    job.annotations_mut().retain(|key, _| key == ANNOTATION_REVISION);
-    let suspend = job.spec.take().and_then(|spec| spec.suspend);
-    job.spec = Some(JobSpec { suspend, ..JobSpec::default() });
-    let JobStatus { conditions, ready, start_time, .. } = job.status.take().unwrap_or_default();
-    job.status = Some(JobStatus { conditions, ready, start_time, ..JobStatus::default() });
+    job.annotations_mut().retain(|key, _| KEPT.contains(&key.as_str()));
+    let JobSpec { suspend, completion_mode, completions, .. } = job.spec.take().unwrap_or_default();
+    job.spec = Some(JobSpec { suspend, completion_mode, completions, ..JobSpec::default() });
+    let JobStatus { conditions, ready, start_time, active, succeeded, failed_indexes, .. } =
+        job.status.take().unwrap_or_default();
+    job.status =
+        Some(JobStatus { conditions, ready, start_time, active, succeeded, failed_indexes, ..JobStatus::default() });
 }
 
 fn definitions(

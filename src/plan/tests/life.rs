@@ -354,7 +354,7 @@ fn a_restored_copy_of_a_finished_run_never_runs() {
 #[test]
 fn nothing_is_deleted_from_the_store_while_a_pod_could_write() {
     let job = JobRef { name: "j".into(), uid: "j-1".into(), deleting: false };
-    let remains = Remains { jobs: vec![job.clone()], pods: 1 };
+    let remains = Remains { jobs: vec![job.clone()], pods: 1, ..Remains::default() };
     let story = task("a").admitted().deleted(5).with(|story| story.remains = remains);
     let plan = story.plan(at(6));
     assert_eq!((plan.actions, plan.wake_at), (vec![Action::DeleteJob(job)], Some(at(7))));

@@ -123,7 +123,7 @@ impl State {
         if !listed {
             return failure(StatusCode::NOT_FOUND, "NotFound");
         }
-        let wanted = query.split("task-uid%3D").nth(1).and_then(|rest| rest.split('&').next());
+        let wanted = query.split("task-uid%3D").nth(1).and_then(|rest| rest.split(['&', '%']).next());
         let items: Vec<&Value> = self
             .objects
             .iter()

@@ -3,6 +3,7 @@
 mod fake;
 mod faults;
 mod run;
+mod shards;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,9 +21,11 @@ use self::fake::Server;
 use super::error::TaskError;
 use super::freshness::Freshness;
 use super::queue::Queue;
+use super::quiet::Quiet;
 use super::report::Ended;
 use super::revisions::Revisions;
-use super::watch::Caches;
+use super::shards::Tallies;
+use super::watch::{Caches, Guarded};
 use super::{Pace, TaskController};
 use crate::api::definition::TaskDefinitionStatus;
 use crate::api::task::RevisionRef;
@@ -54,18 +57,32 @@ struct World {
     volume: tempfile::TempDir,
     controller: TaskController,
     jobs: reflector::store::Writer<Job>,
+    tasks: reflector::store::Writer<Guarded>,
     /// Kept: without it the controller would wait for a copy that never fills.
     _senders: (watch::Sender<Option<Injection>>, watch::Sender<Option<GatewayAccess>>),
 }
 
+/// What runs where a test says nothing else.
+fn plain() -> Value {
+    json!([{"name": "run", "template": template()}])
+}
+
+fn template() -> Value {
+    json!({"spec": {"containers": [{"name": "task", "image": "i@sha256:0", "command": ["c"]}]}})
+}
+
 fn world() -> World {
+    world_of(&plain())
+}
+
+fn world_of(steps: &Value) -> World {
     let server = Server::default();
     let volume = tempfile::tempdir().expect("folder");
     let marked = volume.path().join("trial/objects/asynctask");
     std::fs::create_dir_all(&marked).expect("folder");
     std::fs::write(marked.join("_owner"), br#"{"clusterUid":"c"}"#).expect("the mark of a probed store");
-    furnish(&server);
-    let (tasks, _) = reflector::store();
+    furnish(&server, steps);
+    let (tasks, tasks_writer) = reflector::store();
     let (jobs_reader, jobs) = reflector::store();
     let (definitions, _) = reflector::store();
     let (stores, _) = reflector::store();
@@ -93,19 +110,19 @@ fn world() -> World {
         revisions: Revisions::new(client.clone()),
         queue: Queue::new(client, Limits::default(), tasks, mpsc::unbounded().0),
         freshness: Freshness::default(),
+        tallies: Tallies::default(),
+        quiet: Quiet::default(),
         ended: Ended::new(&context.metrics),
         context,
     };
-    World { server, volume, controller, jobs, _senders: (injection_sender, access_sender) }
+    World { server, volume, controller, jobs, tasks: tasks_writer, _senders: (injection_sender, access_sender) }
 }
 
-fn furnish(server: &Server) {
+fn furnish(server: &Server, steps: &Value) {
     let mut definition: TaskDefinition = serde_json::from_value(json!({
         "apiVersion": "asynctask.dev/v1alpha1", "kind": "TaskDefinition",
         "metadata": {"name": "report", "namespace": "studio", "uid": "d-1", "generation": 1},
-        "spec": {"title": "Report", "steps": [{"name": "run", "template": {"spec": {"containers": [
-            {"name": "task", "image": "i@sha256:0", "command": ["c"]},
-        ]}}}]},
+        "spec": {"title": "Report", "steps": steps},
     }))
     .expect("a definition");
     let mut revision = revision::build(&definition, 1);
@@ -192,9 +209,13 @@ impl World {
 
     /// What agent and gateway leave when a program succeeds in this pod.
     async fn commit(&self, pod_uid: &str) {
-        let attempt = self.keys().attempt(0, pod_uid).expect("keys");
+        self.commit_shard(0, pod_uid).await;
+    }
+
+    async fn commit_shard(&self, shard: u32, pod_uid: &str) {
+        let attempt = self.keys().attempt(shard, pod_uid).expect("keys");
         self.put(&attempt.file("out", 0).expect("a key"), b"result").await;
-        let record = self.record(pod_uid);
+        let record = CommitRecord { shard, ..self.record(pod_uid) };
         self.put(&attempt.commit(), &records::encode(&record)).await;
     }
 

@@ -9,7 +9,7 @@
 //! | [`upload`], [`download`], [`target`] | bytes: verified, resumed, never out of their folder |
 //! | [`change`], [`following`] | what is done to a run that exists, and what follows a submission |
 //! | [`facts`], [`cause`] | why a run does not go on: what is read for it, and the sentence (pure) |
-//! | [`follow`], [`render`], [`plan_page`], [`tree`], [`definition_page`] | what people see (the pages are pure) |
+//! | [`follow`], [`render`], [`plan_page`], [`fan_out`], [`tree`], [`definition_page`] | what people see (the pages are pure) |
 //!
 //! Tasks are created and read through the Kubernetes API, so that RBAC, admission and audit see the person; only bytes
 //! go through the gateway.
@@ -24,6 +24,7 @@ mod download;
 mod error;
 mod exit;
 mod facts;
+mod fan_out;
 mod follow;
 mod following;
 mod format;

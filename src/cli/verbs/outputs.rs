@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::api::AsyncTask;
 use crate::cli::connect::Session;
 use crate::cli::download::{Outcome, to_file, to_stdout};
 use crate::cli::error::CliError;
@@ -12,10 +13,9 @@ use crate::cli::gateway::{Gateway, GatewayError};
 use crate::cli::meter::Meter;
 use crate::cli::target::Target;
 use crate::cli::terminal::{is_terminal, print};
+use crate::cli::verbs::shards::sharded;
 use crate::cli::words::{clean, size, table};
 use crate::contract::env::LOG_OUTPUT;
-use crate::api::AsyncTask;
-use crate::cli::verbs::shards::sharded;
 use crate::contract::people::{DownloadTicket, FileView, OutputList, OutputView};
 
 /// List or fetch what a run gave back
@@ -278,7 +278,11 @@ mod tests {
 
     #[test]
     fn all_outputs_one_output_or_one_file_are_chosen() {
-        assert_eq!(paths(&args(None, None)).expect("chosen"), ["0 r/a", "1 r/b", "2 ?"], "the log only when it is named");
+        assert_eq!(
+            paths(&args(None, None)).expect("chosen"),
+            ["0 r/a", "1 r/b", "2 ?"],
+            "the log only when it is named"
+        );
         assert_eq!(paths(&args(Some("log"), None)).expect("chosen"), ["0 log"]);
         assert_eq!(paths(&args(Some("reports"), Some(2))).expect("chosen"), ["1 r/b"]);
         assert!(matches!(paths(&args(Some("reports"), Some(4))), Err(OutputsError::File { files: 3, .. })));

@@ -25,7 +25,7 @@ pub const MAX_ITEMS: u64 = 50_000_000;
 /// Longest item: its line in bytes, without the line's end.
 pub const MAX_LINE: u64 = 1 << 20;
 /// Items per shard where the definition does not say.
-const ITEMS_PER_SHARD: i32 = 100;
+pub const ITEMS_PER_SHARD: i32 = 100;
 /// Pods at a time where the definition does not say.
 const PARALLELISM: i32 = 10;
 /// Longest name of a step that has built-in ones beside it: `assemble-` and it are a name, too.

@@ -23,7 +23,11 @@ impl Ledger {
             // Each on its own: a pod that is gone before it has said its line must not keep the others waiting.
             for connection in listener.incoming().flatten() {
                 let lines = Arc::clone(&lines);
-                std::thread::spawn(move || enter(connection, &lines));
+                std::thread::spawn(move || {
+                    if let Err(error) = enter(connection, &lines) {
+                        println!("the ledger missed a line: {error}");
+                    }
+                });
             }
         });
         ledger

@@ -12,6 +12,8 @@
 mod certificate;
 pub mod context;
 mod definition;
+#[cfg(test)]
+mod fake;
 pub mod injection;
 mod kinds;
 mod pace;

@@ -49,9 +49,9 @@ test-e2e: binaries cluster-build images ## Boots a cluster of its own and tests 
 	@E2E_AGENT="$(AGENT)" tests/e2e/run.sh
 
 .PHONY: test-scale
-test-scale: binaries cluster-build images ## Sends 1,000 runs through the queue, on fake nodes
+test-scale: binaries cluster-build images ## On fake nodes: 1,000 runs through the queue, 500 requests to cancel raced
 	@cargo test $(CARGO_FEATURES) --test e2e --no-run
-	@E2E_AGENT="$(AGENT)" SCALE_TASKS=1000 tests/e2e/run.sh queue::many_runs
+	@E2E_AGENT="$(AGENT)" THREADS=1 SCALE_TASKS=1000 SCALE_RACES=500 tests/e2e/run.sh queue::many_runs races::
 
 .PHONY: test-faults
 test-faults: binaries cluster-build images ## Crashes the operator at every write, loses answers, serves old views; prints a table

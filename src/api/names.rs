@@ -16,6 +16,9 @@ pub const LABEL_ATTEMPT: &str = "asynctask.dev/attempt";
 
 /// Annotation on an AsyncTask that has reached a terminal state: a copy restored from a backup never runs again.
 pub const ANNOTATION_FINISHED: &str = "asynctask.dev/finished";
+/// Annotation on an AsyncTask that is cancelled because a newer run of its concurrency key takes its place: the name of
+/// that run. Written together with `spec.cancel`.
+pub const ANNOTATION_REPLACED_BY: &str = "asynctask.dev/replaced-by";
 /// Annotation on the pod template: hash of the revision it was built from.
 pub const ANNOTATION_REVISION: &str = "asynctask.dev/revision";
 

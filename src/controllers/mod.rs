@@ -13,6 +13,8 @@
 mod certificate;
 pub mod context;
 mod definition;
+#[cfg(test)]
+mod fake;
 pub mod injection;
 mod kinds;
 mod nodes;

@@ -13,7 +13,7 @@ use super::definition::{ValidatedDefinition, ValidatedStep};
 use super::failure::refusal;
 use super::fanout::{BuiltIn, FanOut, MAX_SHARDS, Source};
 use super::snapshot::{Admission, DefinitionFact, Execution, RetryFact, Trouble, is_held};
-use super::{inputs, life, parameters, queue};
+use super::{cancel, inputs, life, parameters, queue};
 use crate::api::definition::WhenSpec;
 use crate::api::state::StepState;
 use crate::api::task::{
@@ -30,8 +30,9 @@ pub(super) fn plan(task: &AsyncTask, admission: &Admission, now: Timestamp) -> P
         if admission.pods.iter().any(|pod| pod.alive) {
             return Plan::rest().wake(later(now, PODS_AGAIN));
         }
-        let message = "somebody asked for the end of the run before it was admitted: nothing ran".to_owned();
-        return Plan::say(Verdict::is(TaskState::Canceled, "CanceledByUser", Some(message)));
+        let Trouble { reason, message } = cancel::why(task);
+        let message = format!("{message}; it was not admitted, and nothing ran");
+        return Plan::say(Verdict::is(TaskState::Canceled, reason, Some(message)));
     }
     match check(task, admission, now) {
         Ok(cleared) => start(task, admission, &cleared, now),

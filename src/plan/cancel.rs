@@ -1,6 +1,9 @@
-//! Whether a run can be cancelled, or held, now.
+//! Whether a run can be cancelled, or held, now, and for whom it is.
 
 use super::definition::ValidatedStep;
+use super::queue::replaced;
+use super::snapshot::{Trouble, replaced_by};
+use crate::api::AsyncTask;
 use crate::api::definition::Allowed;
 use crate::api::state::StepState;
 use crate::api::task::StepStatus;
@@ -95,6 +98,12 @@ impl Cancellation {
         };
         Some(format!("{why}; the request is kept and takes effect when that step has ended{}", self.effect()))
     }
+}
+
+/// Why a run that is to be cancelled is.
+pub(super) fn why(task: &AsyncTask) -> Trouble {
+    let by_user = || Trouble { reason: "CanceledByUser", message: "somebody asked for the end of the run".to_owned() };
+    replaced_by(task).map_or_else(by_user, replaced)
 }
 
 /// Whether a step goes on, or starts, although the run is being cancelled: it is there for that.

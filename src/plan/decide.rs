@@ -17,6 +17,8 @@ use crate::api::{AsyncTask, TaskState};
 
 /// Between two looks at pods that have to end: nothing wakes us when they do.
 pub(super) const PODS_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at runs that need the results of one that is to be deleted.
+const ADOPTERS_AGAIN: Duration = Duration::from_secs(5);
 /// How long pods may take to end before the object says what it waits for.
 pub(super) const PODS_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -320,10 +322,33 @@ fn deleting(snapshot: &Snapshot, remains: &Remains, now: Timestamp) -> Plan {
         let verdict = waiting_for_pods(since, remains.pods, now).map_or(Verdict::Unchanged, Verdict::Stays);
         return Plan::act(doomed, verdict).wake(later(now, PODS_AGAIN));
     }
+    if let Some(verdict) = needed(remains) {
+        // They read its keys; nothing wakes us when the last of them is gone.
+        return Plan::act(Vec::new(), verdict).wake(later(now, ADOPTERS_AGAIN));
+    }
     // Without a store the run never wrote a key: agents are let in only once it is pinned.
     let pinned = task.status.as_ref().and_then(|status| status.store.clone());
     let actions = record(task).into_iter().chain(pinned.map(Action::DeleteKeys)).chain(key(task));
     Plan::act(actions.chain([Action::Release]).collect(), Verdict::Unchanged)
+}
+
+/// Whether other runs took results over, which are where this run wrote them.
+fn needed(remains: &Remains) -> Option<Verdict> {
+    const NAMED: usize = 5;
+    let names = &remains.adopters;
+    let named: Vec<&str> = names.iter().take(NAMED).map(String::as_str).collect();
+    let more = names.len().checked_sub(NAMED).filter(|more| *more > 0);
+    let more = more.map(|more| format!(" and {more} more")).unwrap_or_default();
+    (!names.is_empty()).then(|| {
+        Verdict::Stays(Trouble {
+            reason: "ResultsInUse",
+            message: format!(
+                "waits for the end of run {}{more}, which took results over from this one with retryOf and reads them where \
+                 they are: delete that first",
+                named.join(", ")
+            ),
+        })
+    })
 }
 
 fn waiting_for_pods(since: Option<Timestamp>, pods: usize, now: Timestamp) -> Option<Trouble> {

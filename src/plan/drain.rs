@@ -33,13 +33,14 @@ pub struct Drain {
     pub draining: Option<String>,
 }
 
+/// `current` is the name of the revision that new runs are pinned to; none is once the definition is being deleted.
 /// `kept` is how many retired revisions stay. Only what was retired before goes: whoever was about to be pinned to it
 /// has had the time to show.
 #[must_use]
-pub fn plan(current: &str, mut revisions: Vec<RevisionFact>, kept: usize) -> Drain {
+pub fn plan(current: Option<&str>, mut revisions: Vec<RevisionFact>, kept: usize) -> Drain {
     revisions.sort_by_key(|revision| revision.number);
     let state = |revision: &RevisionFact| match revision {
-        current_one if current_one.name == current => RevisionState::Current,
+        current_one if Some(current_one.name.as_str()) == current => RevisionState::Current,
         RevisionFact { busy: true, .. } => RevisionState::Draining,
         _ => RevisionState::Retired,
     };
@@ -92,8 +93,11 @@ mod tests {
 
     #[test]
     fn a_new_revision_lets_the_busy_ones_drain_and_retires_the_idle_ones() {
-        let drain =
-            plan("r3", vec![revision(3, None, false), revision(2, Current, true), revision(1, Draining, false)], 5);
+        let drain = plan(
+            Some("r3"),
+            vec![revision(3, None, false), revision(2, Current, true), revision(1, Draining, false)],
+            5,
+        );
         assert_eq!(states(&drain), [("r1", Retired), ("r2", Draining), ("r3", Current)]);
         assert_eq!((drain.draining.as_deref(), drain.goes), (Some("2"), vec![]));
     }
@@ -101,15 +105,28 @@ mod tests {
     #[test]
     fn what_is_recorded_is_no_news() {
         let before = vec![revision(1, Retired, false), revision(2, Draining, true), revision(3, Current, true)];
-        assert_eq!(plan("r3", before, 5), Drain { draining: Some("2".to_owned()), ..Drain::default() });
+        assert_eq!(plan(Some("r3"), before, 5), Drain { draining: Some("2".to_owned()), ..Drain::default() });
     }
 
     #[test]
     fn a_run_may_wake_a_retired_revision_and_an_old_one_may_be_current_again() {
-        let drain =
-            plan("r1", vec![revision(1, Retired, false), revision(2, Retired, true), revision(3, Current, true)], 5);
+        let drain = plan(
+            Some("r1"),
+            vec![revision(1, Retired, false), revision(2, Retired, true), revision(3, Current, true)],
+            5,
+        );
         assert_eq!(states(&drain), [("r1", Current), ("r2", Draining), ("r3", Draining)]);
         assert_eq!(drain.draining.as_deref(), Some("2, 3"));
+    }
+
+    #[test]
+    fn of_a_definition_that_is_deleted_no_revision_is_current() {
+        let drain = plan(None, vec![revision(1, Draining, false), revision(2, Current, true)], usize::MAX);
+        assert_eq!(states(&drain), [("r1", Retired), ("r2", Draining)]);
+        assert_eq!(drain.draining.as_deref(), Some("2"));
+        let drain = plan(None, vec![revision(1, Retired, false), revision(2, Draining, false)], usize::MAX);
+        assert_eq!(states(&drain), [("r2", Retired)]);
+        assert_eq!((drain.draining, drain.goes), (None, vec![]));
     }
 
     #[test]
@@ -117,7 +134,7 @@ mod tests {
         let mut revisions: Vec<RevisionFact> = (1..=5).map(|number| revision(number, Retired, false)).collect();
         revisions.push(revision(6, Current, false));
         let gone = |revisions: &[RevisionFact], kept| -> Vec<i64> {
-            plan("r6", revisions.to_vec(), kept).goes.iter().map(|revision| revision.number).collect()
+            plan(Some("r6"), revisions.to_vec(), kept).goes.iter().map(|revision| revision.number).collect()
         };
         assert_eq!(gone(&revisions, 5), Vec::<i64>::new());
         assert_eq!(gone(&revisions, 2), [1, 2, 3]);

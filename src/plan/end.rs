@@ -2,8 +2,9 @@
 
 use super::decide::{ShardsEnd, StepNews, Verdict};
 use super::failure::of_deadline;
-use super::flow;
 use super::life::{Life, OVERDUE, RUNNING, fate, state};
+use super::snapshot::Trouble;
+use super::{cancel, flow};
 use crate::api::TaskState;
 use crate::api::state::StepState;
 use crate::api::task::{Failure, StepStatus};
@@ -100,8 +101,9 @@ pub(super) fn canceled(life: &Life<'_>) -> Verdict {
     } else {
         format!("; step {} failed while it cleaned up", failed.join(", "))
     };
-    let message = format!("somebody asked for the end of the run{}{cleanup}", life.content.cancellation.effect());
-    Verdict::is(TaskState::Canceled, "CanceledByUser", Some(message))
+    let Trouble { reason, message } = cancel::why(life.task);
+    let message = format!("{message}{}{cleanup}", life.content.cancellation.effect());
+    Verdict::is(TaskState::Canceled, reason, Some(message))
 }
 
 /// What there is to say while it goes on: the first thing that is in the way.

@@ -15,7 +15,7 @@ use super::flow::{self, Fate};
 use super::job::{self, Run};
 use super::retry::{self, Next};
 use super::snapshot::{Execution, JobFact, JobRef, PodFact, Trouble, Turn, attempt, job_name};
-use super::{end, seal, spread, wait};
+use super::{cancel, end, seal, spread, wait};
 use crate::api::state::{StepState, TaskState};
 use crate::api::task::{AsyncTaskStatus, ShardsStatus, StepStatus, Waiting};
 use crate::api::{AsyncTask, names};
@@ -253,7 +253,7 @@ impl<'a> Life<'a> {
         self.say(Verdict::is(
             TaskState::Canceling,
             "Canceled",
-            Some(format!("somebody asked for the end of the run{effect}")),
+            Some(format!("{}{effect}", cancel::why(self.task).message)),
         ))
     }
 

@@ -6,6 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::snapshot::Trouble;
 use crate::api::definition::ConcurrencyPolicy;
 use crate::api::names::LEASE_PREFIX;
 
@@ -89,6 +90,13 @@ pub enum Full {
     Operator,
     /// Another run that waits comes first for the same key.
     Key,
+}
+
+/// Why a run is cancelled whose place a newer one takes.
+#[must_use]
+pub fn replaced(newer: &str) -> Trouble {
+    let message = format!("the newer run {newer} of the same concurrency key takes its place");
+    Trouble { reason: "Replaced", message }
 }
 
 /// All runs that are in progress or could be, by UID.

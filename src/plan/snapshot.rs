@@ -13,11 +13,14 @@ use super::names;
 use super::shards::ShardSet;
 use super::stores::NoStore;
 use super::tally::Tally;
-use crate::api::names::{ANNOTATION_FINISHED, FINALIZER_OUTPUTS};
+use crate::api::names::{ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, FINALIZER_OUTPUTS};
 use crate::api::state::StepState;
 use crate::api::task::{AsyncTaskStatus, RevisionRef, StepStatus, StoreRef};
 use crate::api::{AsyncTask, TaskState};
 use crate::contract::wire::{CommittedFile, Emitted, FailureReport, ItemCounts, Termination};
+
+/// Longest name of an object.
+const NAME_MAX: usize = 253;
 
 /// Where a run is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,13 @@ pub fn state(task: &AsyncTask) -> Option<TaskState> {
 /// Whether the object bears the mark of a finished run.
 pub(super) fn is_marked(task: &AsyncTask) -> bool {
     task.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(ANNOTATION_FINISHED))
+}
+
+/// Name of the newer run for whose sake this one is cancelled.
+pub(super) fn replaced_by(task: &AsyncTask) -> Option<&str> {
+    let newer = task.metadata.annotations.as_ref()?.get(ANNOTATION_REPLACED_BY)?;
+    // Whoever creates a run that is cancelled from the start can write anything here.
+    (newer.len() <= NAME_MAX).then_some(newer)
 }
 
 /// Whether our finalizer holds the object.

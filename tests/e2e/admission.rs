@@ -44,6 +44,7 @@ fn status_and_our_names_are_nobody_elses_to_write() {
             "only the operator",
         ),
         (&["annotate", "asynctask", "t", "--overwrite", "asynctask.dev/finished=no"], "metadata.annotations"),
+        (&["annotate", "asynctask", "t", "asynctask.dev/replaced-by=x"], "metadata.annotations"),
         (&["label", "asynctask", "t", "asynctask.dev/task-uid=x"], "metadata.labels"),
         (
             &["patch", "asynctask", "t", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#],
@@ -54,6 +55,9 @@ fn status_and_our_names_are_nobody_elses_to_write() {
         let said = ns.kubectl(args).refused();
         assert!(said.contains(word), "{args:?}: {said}");
     }
+    let marked = "metadata: {name: u, annotations: {asynctask.dev/replaced-by: x}}";
+    let said = ns.apply(&task("u", "quick").replace("metadata: {name: u}", marked)).refused();
+    assert!(said.contains("metadata.annotations"), "{said}");
 }
 
 #[test]
@@ -106,10 +110,17 @@ fn a_finished_task_restored_from_a_backup_never_runs_again() {
     ns.define("quick", &script("quick", "true", ""));
     let restored = task("t", "quick")
         .replace("metadata: {name: t}", "metadata: {name: t, annotations: {asynctask.dev/finished: Complete}}");
-    ns.apply(&restored).ok();
+    let marks = "annotations: {asynctask.dev/finished: Canceled, asynctask.dev/replaced-by: x}";
+    let replaced = task("u", "quick")
+        .replace("metadata: {name: u}", &format!("metadata: {{name: u, {marks}}}"))
+        .replacen("spec: {", "spec: {cancel: true, ", 1);
+    for document in [&restored, &replaced] {
+        ns.apply(document).ok();
+    }
 
-    let status = ns.finished("t");
-
-    assert_eq!((&status["state"], &status["reason"]), (&"Canceled".into(), &"Restored".into()), "{status:#}");
+    for name in ["t", "u"] {
+        let status = ns.finished(name);
+        assert_eq!((&status["state"], &status["reason"]), (&"Canceled".into(), &"Restored".into()), "{status:#}");
+    }
     assert_eq!(ns.kubectl(&["get", "jobs,pods", "-o", "name"]).ok(), "");
 }

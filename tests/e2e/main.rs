@@ -13,6 +13,7 @@ mod journey;
 mod ledger;
 mod life;
 mod queue;
+mod races;
 mod revisions;
 mod signed;
 mod stores;

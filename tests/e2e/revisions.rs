@@ -180,6 +180,7 @@ fn a_definition_that_is_deleted_stays_until_its_runs_have_ended() {
     until("the late one is answered", || ns.status("late")["reason"].as_str().map(drop));
     let definition = ns.get("taskdefinition", "changes");
     assert!(definition["metadata"]["deletionTimestamp"].is_string(), "it is kept: {definition:#}");
+    until("its revision drains", || (state(&ns, 1) == "Draining").then_some(()));
     release(&ns, "a");
     ends_with(&ns, "a", "one", 1);
     until("the definition is gone", || ns.get("taskdefinition", "changes").is_null().then_some(()));

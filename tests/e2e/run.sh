@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Boots a cluster of its own, installs the chart as a user would, and runs the end-to-end tests against it.
-# usage: run.sh [test-name filter and cargo test arguments…]       KEEP=1 leaves the cluster up
+# usage: run.sh [test-name filter and cargo test arguments…]       KEEP=1 leaves the cluster up, THREADS=n runs n tests at a time
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$here/../..
@@ -31,4 +31,4 @@ export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE
 export E2E_AGENT=${E2E_AGENT:?the agent binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
 cd "$root"
-cargo test --locked --features full --test e2e -- --test-threads=4 --show-output "$@"
+cargo test --locked --features full --test e2e -- --test-threads="${THREADS:-4}" --show-output "$@"

@@ -311,11 +311,11 @@ pub(crate) fn curl(args: &[&str]) -> Answer {
 }
 
 /// URL of the gateway under the name in its certificate; [`curl`] is told its cluster IP, which this machine routes to.
-fn gateway_url() -> String {
+pub(crate) fn gateway_url() -> String {
     format!("https://asynctask-gateway.{SYSTEM}.svc")
 }
 
-fn gateway_address() -> &'static str {
+pub(crate) fn gateway_address() -> &'static str {
     static ADDRESS: OnceLock<String> = OnceLock::new();
     ADDRESS.get_or_init(|| {
         let service = get(&["-n", SYSTEM, "service", "asynctask-gateway"]);
@@ -323,7 +323,7 @@ fn gateway_address() -> &'static str {
     })
 }
 
-fn gateway_ca() -> PathBuf {
+pub(crate) fn gateway_ca() -> PathBuf {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
     FILE.get_or_init(|| {
         let pem = get(&["-n", SYSTEM, "configmap", "asynctask-gateway-ca"])["data"]["ca.crt"].clone();

@@ -20,8 +20,14 @@ impl Ledger {
         let ledger = Self { address: listener.local_addr().unwrap(), lines: Arc::default() };
         let lines = Arc::clone(&ledger.lines);
         std::thread::spawn(move || {
+            // Each on its own: a pod that is gone before it has said its line must not keep the others waiting.
             for connection in listener.incoming().flatten() {
-                let _ = enter(connection, &lines);
+                let lines = Arc::clone(&lines);
+                std::thread::spawn(move || {
+                    if let Err(error) = enter(connection, &lines) {
+                        println!("the ledger missed a line: {error}");
+                    }
+                });
             }
         });
         ledger

@@ -90,3 +90,23 @@ fn reach(ns: &Namespace, states: &BTreeMap<String, String>) {
         });
     }
 }
+
+#[test]
+fn the_definitions_of_all_scenarios_can_be_run() {
+    use asynctask_operator::api::TaskDefinition;
+    use asynctask_operator::plan::definition::validate;
+    use serde::Deserialize;
+
+    for file in std::fs::read_dir(root().join("tests/faults/scenarios")).unwrap() {
+        let file = file.unwrap().path();
+        let text = std::fs::read_to_string(&file).unwrap();
+        for document in serde_yaml_ng::Deserializer::from_str(&text).skip(1) {
+            let object = serde_json::Value::deserialize(document).unwrap();
+            if object["kind"] == "TaskDefinition" {
+                let definition: TaskDefinition = serde_json::from_value(object).unwrap();
+                let valid = validate(&definition.spec).map(drop);
+                assert_eq!(valid, Ok(()), "{}", file.display());
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! R06, R22: two operators. The first one falls asleep in the middle of a write and wakes when another has taken over.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::every_write::{reference, settled};
 use crate::operator::Operator;
@@ -40,11 +40,12 @@ fn asleep_in(scenario: &'static str, of: fn(&str) -> bool, also: fn(&[String]) -
         site.proxy.watch(&ns.name, Some((point.clone(), Fault::Hold(SLEEP))));
         scenario.begin(&ns);
         until("the write is on its way", || site.proxy.run(&ns.name, |run| run.struck).then_some(()));
+        let arrives = Instant::now() + SLEEP;
         site.operator.signal("-STOP");
         until("the successor leads", || (holder() == SUCCESSOR).then_some(()));
         scenario.end(&ns);
         // The write arrives only now, in the name of the first.
-        std::thread::sleep(SLEEP);
+        std::thread::sleep(arrives.saturating_duration_since(Instant::now()) + Duration::from_secs(1));
         site.operator.signal("-CONT");
         let mut against = settled(&ns, &reference.end, site);
         against[0] = against[0].take().or_else(|| also(&site.ledger.lines(&ns.name)));

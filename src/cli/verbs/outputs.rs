@@ -272,7 +272,8 @@ mod tests {
 
     fn paths(args: &GetArgs) -> Result<Vec<String>, OutputsError> {
         let shown = |n: usize, file: Option<&FileView>| format!("{n} {}", file.map_or("?", |file| &file.path));
-        let chosen = choose(&outputs(), args, &said());
+        let outputs = outputs();
+        let chosen = choose(&outputs, args, &said());
         chosen.map(|chosen| chosen.into_iter().map(|(_, n, file)| shown(n, file)).collect())
     }
 

@@ -85,8 +85,8 @@ impl<'a> Drains<'a> {
     }
 
     /// Records every state that is news and removes what is beyond `kept`. `current` is the name of the revision that
-    /// new runs are pinned to.
-    pub(super) async fn tend(&self, current: &str, kept: usize) -> Result<Drain, DrainError> {
+    /// new runs are pinned to, if they are pinned to any.
+    pub(super) async fn tend(&self, current: Option<&str>, kept: usize) -> Result<Drain, DrainError> {
         let drain = drain::plan(current, self.facts(current).await?, kept);
         for (name, state) in &drain.states {
             self.record(name, *state).await?;
@@ -97,7 +97,7 @@ impl<'a> Drains<'a> {
         Ok(drain)
     }
 
-    async fn facts(&self, current: &str) -> Result<Vec<RevisionFact>, DrainError> {
+    async fn facts(&self, current: Option<&str>) -> Result<Vec<RevisionFact>, DrainError> {
         let of_this = ListParams::default().fields(&format!("spec.definition={}", self.name));
         let listed = self.revisions.list(&of_this).await.map_err(|source| self.cannot_list("revisions", source))?;
         let ours = |revision: &TaskRevision| {
@@ -108,7 +108,7 @@ impl<'a> Drains<'a> {
         let fact = async |revision: TaskRevision| {
             let name = revision.name_any();
             // Of the current one nothing depends on it.
-            let busy = name != current && self.is_busy(&name).await?;
+            let busy = Some(name.as_str()) != current && self.is_busy(&name).await?;
             let state = revision.status.as_ref().and_then(|status| status.state);
             let uid = revision.uid().unwrap_or_default();
             Ok(RevisionFact { name, uid, number: revision.spec.number, state, busy })

@@ -6,6 +6,8 @@ mod dry_run;
 mod freeze;
 mod hold;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -85,6 +87,14 @@ struct Proof {
     agent: Agent,
 }
 
+/// What a definition that is being deleted waits for.
+struct Ending {
+    /// In a sentence.
+    why: String,
+    /// Numbers of the revisions that runs are still pinned to.
+    draining: Option<String>,
+}
+
 /// Runs until the process ends.
 pub(super) async fn run(context: Arc<Context>) {
     let pace = Pace::new("definition", DEADLINE, MAX_DELAY, context.reconciles.clone());
@@ -126,8 +136,7 @@ async fn reconcile(
 impl DefinitionController {
     async fn look(&self, definition: &TaskDefinition) -> Result<Next, DefinitionControllerError> {
         if definition.meta().deletion_timestamp.is_some() {
-            let Some(why) = self.end(definition.meta()).await? else { return Ok(Next::Rest) };
-            let draining = definition.status.as_ref().and_then(|status| status.draining.clone());
+            let Some(Ending { why, draining }) = self.end(definition.meta()).await? else { return Ok(Next::Rest) };
             self.reporter.report(definition, Finding::refused("Deleting", why), draining).await?;
             return Ok(Next::LookAgain(DELETE_AGAIN));
         }
@@ -137,7 +146,7 @@ impl DefinitionController {
         let last = definition.status.as_ref().and_then(|status| status.revision.as_ref());
         let draining = match finding.revision.as_ref().or(last) {
             Some(current) => {
-                Drains::of(&self.context.client, definition.meta()).tend(&current.name, kept).await?.draining
+                Drains::of(&self.context.client, definition.meta()).tend(Some(&current.name), kept).await?.draining
             }
             None => None,
         };
@@ -156,22 +165,26 @@ impl DefinitionController {
 
     /// Lets a deleted definition go, or says what it waits for. Runs that are pinned to no revision are not among it:
     /// they find out by themselves that their definition is gone.
-    async fn end(&self, definition: &ObjectMeta) -> Result<Option<String>, DefinitionControllerError> {
+    async fn end(&self, definition: &ObjectMeta) -> Result<Option<Ending>, DefinitionControllerError> {
         self.proven().remove(definition.uid.as_deref().unwrap_or_default());
         if !hold::is_held(definition) {
             return Ok(None);
         }
-        let runs = Drains::of(&self.context.client, definition).runs().await?;
+        let drains = Drains::of(&self.context.client, definition);
+        let runs = drains.runs().await?;
+        // The garbage collector takes those of a definition that is gone; who orphans them finds them retired.
+        let draining = drains.tend(None, usize::MAX).await?.draining;
         if runs == 0 {
             hold::release(&self.context.client, definition).await?;
             return Ok(None);
         }
         let most = usize::try_from(MOST_COUNTED).unwrap_or(usize::MAX);
         let at_least = if runs < most { "" } else { "at least " };
-        Ok(Some(format!(
+        let why = format!(
             "it is being deleted and waits for the end of runs that are pinned to its revisions, {at_least}{runs}; no \
              new run is admitted. Wait for them, or cancel them"
-        )))
+        );
+        Ok(Some(Ending { why, draining }))
     }
 
     fn proven(&self) -> MutexGuard<'_, HashMap<String, Proof>> {

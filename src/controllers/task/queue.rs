@@ -21,16 +21,16 @@ use tokio::sync::OnceCell;
 use super::error::TaskError;
 use super::watch::Guarded;
 use crate::api::definition::ConcurrencyPolicy;
-use crate::api::names::MANAGER_OPERATOR;
+use crate::api::names::{ANNOTATION_REPLACED_BY, MANAGER_OPERATOR};
 use crate::api::{AsyncTask, TaskState};
 use crate::plan::decide::{Claim, Key};
-use crate::plan::queue::{Entries, Entry, Full, Limits, Place, next, place, replaces};
+use crate::plan::queue::{Entries, Entry, Full, Limits, Place, next, place, replaced, replaces};
 use crate::plan::snapshot::{Phase, Trouble, Turn, phase, state};
 use crate::runtime::client::is_status;
 
 /// How long the value of a PriorityClass is believed; it is immutable, but the class can be made anew.
 const BELIEVED: Duration = Duration::from_secs(300);
-/// Tries to take a Lease that others change at the same time.
+/// Tries to write what others change at the same time.
 const TRIES: usize = 3;
 
 /// The line.
@@ -65,8 +65,8 @@ impl Queue {
         let uid = task.uid().unwrap_or_default();
         let priority = self.priority(claim.priority_class.as_deref()).await?;
         let found = self.ask(&uid, task, claim, priority);
-        for older in self.replaced(&uid) {
-            self.cancel(&older).await?;
+        for (older, entry) in self.replaced(&uid) {
+            self.replace(&older, &entry, &task.name_any()).await?;
         }
         if found != Place::Go {
             return Ok(self.wait(&uid, claim, &found));
@@ -142,10 +142,7 @@ impl Queue {
         let never = |state: TaskState, why: Trouble| Turn::Never { state, why };
         match found {
             Place::Go => Turn::Go,
-            Place::Replaced { by } => {
-                let message = format!("the newer run {} of the same concurrency key takes its place", name(by));
-                never(TaskState::Canceled, Trouble { reason: "Replaced", message })
-            }
+            Place::Replaced { by } => never(TaskState::Canceled, replaced(&name(by))),
             Place::Busy { holder, .. } if policy == ConcurrencyPolicy::Reject => {
                 let message = format!(
                     "run {} of the same concurrency key is in progress, and the definition's policy is Reject: run it \
@@ -204,20 +201,39 @@ impl Queue {
 
     // ---- keys
 
-    fn replaced(&self, uid: &str) -> Vec<ObjectRef<Guarded>> {
+    /// Older runs of the same key, by UID.
+    fn replaced(&self, uid: &str) -> Vec<(String, Entry)> {
         let entries = self.entries();
         let older = replaces(&entries, uid);
-        older.iter().filter_map(|uid| entries.get(uid)).map(|e| ObjectRef::new(&e.name).within(&e.namespace)).collect()
+        older.into_iter().filter_map(|uid| entries.get(&uid).cloned().map(|entry| (uid, entry))).collect()
     }
 
-    async fn cancel(&self, older: &ObjectRef<Guarded>) -> Result<(), TaskError> {
-        let api = Api::<AsyncTask>::namespaced(self.client.clone(), older.namespace.as_deref().unwrap_or_default());
+    /// Cancels an older run for the sake of a newer one, on a version that nobody had asked to end: who asked first is
+    /// the one it was cancelled for.
+    async fn replace(&self, uid: &str, older: &Entry, newer: &str) -> Result<(), TaskError> {
+        let api = Api::<AsyncTask>::namespaced(self.client.clone(), &older.namespace);
         let params = PatchParams { field_manager: Some(MANAGER_OPERATOR.to_owned()), ..PatchParams::default() };
-        let patch = Patch::Merge(json!({"spec": {"cancel": true}}));
-        match api.patch(&older.name, &params, &patch).await {
-            Ok(_) => Ok(()),
-            Err(gone) if is_status(&gone, 404) => Ok(()),
-            Err(source) => Err(TaskError::Replace { name: older.name.clone(), source }),
+        let fail = |source| TaskError::Replace { name: older.name.clone(), source };
+        let settled = |task: &AsyncTask| task.spec.is_canceled() || state(task).is_some_and(TaskState::is_terminal);
+        let same = |task: &AsyncTask| task.uid().as_deref() == Some(uid);
+        // Both are final, so an old copy that says so is as good as a new one.
+        let copy = self.tasks.get(&ObjectRef::new(&older.name).within(&older.namespace));
+        if copy.is_some_and(|copy| copy.0.as_ref().is_ok_and(|task| same(task) && settled(task))) {
+            return Ok(());
+        }
+        let mut tries = 1;
+        loop {
+            let read = api.get_opt(&older.name).await.map_err(fail)?;
+            let Some(found) = read.filter(|found| same(found) && !settled(found)) else { return Ok(()) };
+            let version = found.resource_version();
+            let metadata = json!({"resourceVersion": version, "annotations": {ANNOTATION_REPLACED_BY: newer}});
+            let patch = Patch::Merge(json!({"metadata": metadata, "spec": {"cancel": true}}));
+            match api.patch(&older.name, &params, &patch).await {
+                Ok(_) => return Ok(()),
+                Err(gone) if is_status(&gone, 404) => return Ok(()),
+                Err(lost) if is_status(&lost, 409) && tries < TRIES => tries += 1,
+                Err(source) => return Err(fail(source)),
+            }
         }
     }
 

@@ -12,7 +12,8 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::OnceCell;
 
 use crate::api::names::{
-    ANNOTATION_FAILED_BEFORE, ANNOTATION_FINISHED, ANNOTATION_REVISION, ANNOTATION_SHARDS, LABEL_TASK_UID,
+    ANNOTATION_FAILED_BEFORE, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_REVISION, ANNOTATION_SHARDS,
+    LABEL_TASK_UID,
 };
 use crate::api::{AsyncTask, OutputStore, TaskDefinition};
 use crate::controllers::watches::PAGE;
@@ -88,10 +89,10 @@ fn tasks(client: &Client) -> (Store<Guarded>, impl Stream<Item = Events<Guarded>
     (reader, stream)
 }
 
-/// Parameters are read live when they are judged; of the annotations only our mark decides anything.
+/// Parameters are read live when they are judged; of the annotations only our own two decide anything.
 fn slim_task(guarded: &mut Guarded) {
     guarded.managed_fields_mut().clear();
-    guarded.annotations_mut().retain(|key, _| key == ANNOTATION_FINISHED);
+    guarded.annotations_mut().retain(|key, _| [ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY].contains(&key.as_str()));
     if let Ok(task) = &mut guarded.0 {
         task.spec.parameters = None;
     }

@@ -245,6 +245,29 @@ fn a_cancelled_run_is_ended_cleaned_up_once_and_over_only_when_no_pod_is_left() 
 }
 
 #[test]
+fn a_run_that_is_cancelled_for_a_newer_one_says_so_from_its_request_to_its_end() {
+    let replaced = |story: Story| {
+        story.canceled().with(|story| {
+            story.task.metadata.annotations = Some(BTreeMap::from([(ANNOTATION_REPLACED_BY.into(), "newer".into())]));
+        })
+    };
+    let words = "the newer run newer of the same concurrency key takes its place";
+    replaced(task("a")).go(1).is(TaskState::Canceled, "Replaced").says(words);
+    let story = replaced(task("a").admitted().alive("import", 1)).go(2);
+    story.is(TaskState::Canceling, "Canceled").says(words);
+    story.quiet().go(3).go(4).is(TaskState::Canceled, "Replaced").says(words);
+}
+
+#[test]
+fn a_name_that_no_run_can_have_replaces_nothing() {
+    let story = task("a").canceled().with(|story| {
+        let forged = "x".repeat(100_000);
+        story.task.metadata.annotations = Some(BTreeMap::from([(ANNOTATION_REPLACED_BY.into(), forged)]));
+    });
+    story.go(1).is(TaskState::Canceled, "CanceledByUser");
+}
+
+#[test]
 fn a_cleanup_whose_start_was_not_written_down_goes_on() {
     let story = diamond(&json!({})).admitted().done("read", 2).canceled().go(3).go(4).go(5);
     assert_eq!(story.state_of("clean"), StepState::Running);

@@ -1,7 +1,7 @@
 //! The controller against an API server in memory and a real store on a folder.
 
-mod fake;
 mod faults;
+mod replace;
 mod run;
 mod shards;
 
@@ -11,13 +11,9 @@ use std::time::Duration;
 
 use futures::channel::mpsc;
 use k8s_openapi::api::batch::v1::Job;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::{reflector, watcher};
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use self::fake::Server;
 use super::error::TaskError;
 use super::freshness::Freshness;
 use super::queue::Queue;
@@ -31,13 +27,10 @@ use crate::api::definition::TaskDefinitionStatus;
 use crate::api::task::RevisionRef;
 use crate::api::{AsyncTask, TaskDefinition};
 use crate::contract::wire::CommittedFile;
-use crate::controllers::context::{AgentSettings, Context, Reconciles};
+use crate::controllers::fake::{Senders, Server, context};
 use crate::controllers::pace::Next;
-use crate::plan::agent::{GatewayAccess, Injection};
 use crate::plan::queue::Limits;
 use crate::plan::revision;
-use crate::runtime::metrics::Metrics;
-use crate::runtime::stores::Stores;
 use crate::storage::filesystem::FilesystemStore;
 use crate::storage::layout::StepKeys;
 use crate::storage::records::{self, CommitRecord, HistoryRecord};
@@ -59,7 +52,7 @@ struct World {
     jobs: reflector::store::Writer<Job>,
     tasks: reflector::store::Writer<Guarded>,
     /// Kept: without it the controller would wait for a copy that never fills.
-    _senders: (watch::Sender<Option<Injection>>, watch::Sender<Option<GatewayAccess>>),
+    _senders: Senders,
 }
 
 /// What runs where a test says nothing else.
@@ -81,29 +74,13 @@ fn world_of(steps: &Value) -> World {
     let marked = volume.path().join("trial/objects/asynctask");
     std::fs::create_dir_all(&marked).expect("folder");
     std::fs::write(marked.join("_owner"), br#"{"clusterUid":"c"}"#).expect("the mark of a probed store");
-    furnish(&server, steps);
+    furnish(&server, &json!({"steps": steps}));
     let (tasks, tasks_writer) = reflector::store();
     let (jobs_reader, jobs) = reflector::store();
     let (definitions, _) = reflector::store();
     let (stores, _) = reflector::store();
-    let (injection_sender, injection) = watch::channel(Some(Injection::ImageVolume));
-    let access = GatewayAccess { url: "https://gateway".into(), ca_pem: "PEM".into() };
-    let (access_sender, gateway) = watch::channel(Some(access));
-    let (client, metrics) = (server.client(), Metrics::new("operator"));
-    let reporter = Reporter { controller: "asynctask-operator".into(), instance: Some("test".into()) };
-    let context = Arc::new(Context {
-        stores: Stores::new(client.clone(), "asynctask-system", Some(volume.path().to_owned())),
-        namespace: "asynctask-system".into(),
-        limits: Limits::default(),
-        reconciles: Reconciles::new(&metrics),
-        agent: AgentSettings { image: "agent:1".into(), injection },
-        require_digest: false,
-        gateway,
-        events: Recorder::new(client.clone(), reporter),
-        client: client.clone(),
-        stopping: CancellationToken::new(),
-        metrics,
-    });
+    let (context, senders) = context(&server, volume.path());
+    let client = context.client.clone();
     let controller = TaskController {
         pace: Pace::new("task", Duration::from_secs(5), Duration::from_secs(5), context.reconciles.clone()),
         caches: Caches::new(tasks.clone(), jobs_reader, definitions, stores),
@@ -115,16 +92,20 @@ fn world_of(steps: &Value) -> World {
         ended: Ended::new(&context.metrics),
         context,
     };
-    World { server, volume, controller, jobs, tasks: tasks_writer, _senders: (injection_sender, access_sender) }
+    World { server, volume, controller, jobs, tasks: tasks_writer, _senders: senders }
 }
 
-fn furnish(server: &Server, steps: &Value) {
-    let mut definition: TaskDefinition = serde_json::from_value(json!({
+/// `more` is what else the definition's spec says.
+fn furnish(server: &Server, more: &Value) {
+    let mut definition = json!({
         "apiVersion": "asynctask.dev/v1alpha1", "kind": "TaskDefinition",
         "metadata": {"name": "report", "namespace": "studio", "uid": "d-1", "generation": 1},
-        "spec": {"title": "Report", "steps": steps},
-    }))
-    .expect("a definition");
+        "spec": {"title": "Report", "steps": plain()},
+    });
+    for (field, value) in more.as_object().into_iter().flatten() {
+        definition["spec"][field] = value.clone();
+    }
+    let mut definition: TaskDefinition = serde_json::from_value(definition).expect("a definition");
     let mut revision = revision::build(&definition, 1);
     revision.metadata.uid = Some("r-1".into());
     let name = revision.metadata.name.clone().expect("named");
@@ -147,18 +128,18 @@ fn furnish(server: &Server, steps: &Value) {
             "status": {"observedGeneration": 1, "conditions": [ready]},
         }),
     );
-    put(TASK.into(), new_task(UID));
+    put(TASK.into(), new_task("a", UID));
 }
 
 fn condition(kind: &str) -> Value {
     json!({"type": kind, "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"})
 }
 
-fn new_task(uid: &str) -> Value {
+fn new_task(name: &str, uid: &str) -> Value {
     json!({
         "apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask",
         "metadata": {
-            "name": "a", "namespace": "studio", "uid": uid, "generation": 1,
+            "name": name, "namespace": "studio", "uid": uid, "generation": 1,
             "creationTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["asynctask.dev/outputs"],
         },
         "spec": {"definition": {"name": "report"}, "owner": "ada"},

@@ -93,7 +93,7 @@ async fn an_old_copy_of_a_finished_run_starts_nothing() {
 async fn a_run_made_anew_under_the_same_name_is_not_touched_through_the_old_copy() {
     let world = world();
     let mut old = world.task();
-    world.server.put(TASK, new_task("another"));
+    world.server.put(TASK, new_task("a", "another"));
     let before = world.server.writes();
     for state in [None, Some("InProgress")] {
         if state.is_some() {

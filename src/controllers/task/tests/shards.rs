@@ -36,9 +36,7 @@ impl World {
 
     /// Another run in the namespace.
     fn before(&self) {
-        let mut task = new_task(OTHER_UID);
-        task["metadata"]["name"] = json!("before");
-        self.server.put(OTHER, task);
+        self.server.put(OTHER, new_task("before", OTHER_UID));
     }
 
     async fn seen(&self) -> Seen {

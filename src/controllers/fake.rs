@@ -2,12 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use http::{Method, Request, Response, StatusCode};
 use kube::Client;
 use kube::client::Body;
+use kube::runtime::events::{Recorder, Reporter};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::context::{AgentSettings, Context, Reconciles};
+use crate::plan::agent::{GatewayAccess, Injection};
+use crate::plan::queue::Limits;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::stores::Stores;
 
 /// When a write fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,17 +130,22 @@ impl State {
         if let Some(object) = self.objects.get(path) {
             return (StatusCode::OK, object.clone());
         }
-        let listed = ["/jobs", "/pods", "/outputstores"].iter().any(|kind| path.ends_with(kind));
+        let listed = ["/jobs", "/pods", "/outputstores", "/asynctasks", "/taskrevisions"]
+            .iter()
+            .any(|kind| path.ends_with(kind));
         if !listed {
             return failure(StatusCode::NOT_FOUND, "NotFound");
         }
         let wanted = query.split("task-uid%3D").nth(1).and_then(|rest| rest.split(['&', '%']).next());
+        let fields = query.split('&').find_map(|part| part.strip_prefix("fieldSelector=")).unwrap_or_default();
+        let fields = percent_decode_str(fields).decode_utf8_lossy();
         let items: Vec<&Value> = self
             .objects
             .iter()
             .filter(|(key, _)| key.starts_with(&format!("{path}/")))
             .map(|(_, object)| object)
             .filter(|object| wanted.is_none_or(|uid| object["metadata"]["labels"]["asynctask.dev/task-uid"] == uid))
+            .filter(|object| has_fields(object, &fields))
             .collect();
         (StatusCode::OK, json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}))
     }
@@ -154,7 +170,7 @@ impl State {
         (StatusCode::CREATED, self.store(&key, object))
     }
 
-    /// A merge patch of metadata, or an apply of the whole status.
+    /// A merge patch of metadata and `spec.cancel`, or an apply of the whole status.
     fn patch(&mut self, path: &str, body: &Value) -> Answer {
         let key = path.strip_suffix("/status").unwrap_or(path);
         let Some(mut object) = self.objects.get(key).cloned() else {
@@ -175,6 +191,9 @@ impl State {
         for (name, value) in body["metadata"]["annotations"].as_object().into_iter().flatten() {
             object["metadata"]["annotations"][name] = value.clone();
         }
+        if let Some(cancel) = body["spec"].get("cancel") {
+            object["spec"]["cancel"] = cancel.clone();
+        }
         let held = object["metadata"]["finalizers"].as_array().is_some_and(|held| !held.is_empty());
         if !held && object["metadata"].get("deletionTimestamp").is_some() {
             self.objects.remove(key);
@@ -194,6 +213,42 @@ impl State {
         self.objects.remove(path);
         (StatusCode::OK, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
     }
+}
+
+/// Whether an object fits a field selector: `a.b=x,c!=y`.
+fn has_fields(object: &Value, selector: &str) -> bool {
+    selector.split(',').filter(|term| !term.is_empty()).all(|term| {
+        let (path, value) = term.split_once('=').expect("a term");
+        let (path, unlike) = path.strip_suffix('!').map_or((path, false), |path| (path, true));
+        let found = object.pointer(&format!("/{}", path.replace('.', "/"))).and_then(Value::as_str);
+        (found.unwrap_or_default() == value) != unlike
+    })
+}
+
+/// Kept beside a context: without them its controller would wait for what never comes.
+pub(super) type Senders = (watch::Sender<Option<Injection>>, watch::Sender<Option<GatewayAccess>>);
+
+/// What a controller is handed: this API server, and the stores of this folder.
+pub(super) fn context(server: &Server, volume: &Path) -> (Arc<Context>, Senders) {
+    let (injection_sender, injection) = watch::channel(Some(Injection::ImageVolume));
+    let access = GatewayAccess { url: "https://gateway".into(), ca_pem: "PEM".into() };
+    let (access_sender, gateway) = watch::channel(Some(access));
+    let (client, metrics) = (server.client(), Metrics::new("operator"));
+    let reporter = Reporter { controller: "asynctask-operator".into(), instance: Some("test".into()) };
+    let context = Arc::new(Context {
+        stores: Stores::new(client.clone(), "asynctask-system", Some(volume.to_owned())),
+        namespace: "asynctask-system".into(),
+        limits: Limits::default(),
+        reconciles: Reconciles::new(&metrics),
+        agent: AgentSettings { image: "agent:1".into(), injection },
+        require_digest: false,
+        gateway,
+        events: Recorder::new(client.clone(), reporter),
+        client,
+        stopping: CancellationToken::new(),
+        metrics,
+    });
+    (context, (injection_sender, access_sender))
 }
 
 fn failure(status: StatusCode, reason: &str) -> Answer {

@@ -16,5 +16,6 @@ mod queue;
 mod races;
 mod revisions;
 mod signed;
+mod spread;
 mod stores;
 mod support;

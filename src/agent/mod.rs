@@ -16,6 +16,7 @@
 mod child;
 mod client;
 mod door;
+mod fetch;
 pub mod helper;
 mod inputs;
 pub mod install;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::child::ChildError;
 use super::client::{CallError, ClientError};
-use super::inputs::InputError;
+use super::fetch::FetchError;
 use super::layout::LayoutError;
 use super::outputs::OutputError;
 use super::upload::UploadError;
@@ -61,10 +61,10 @@ impl From<CallError> for Failure {
     }
 }
 
-impl From<InputError> for Failure {
-    fn from(error: InputError) -> Self {
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
         match error {
-            InputError::Renew(error) => error.into(),
+            FetchError::Renew(error) => error.into(),
             other => Self::new(other.code(), exit::INPUT, other),
         }
     }

@@ -10,7 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use super::child::{self, Exit, Reaper};
 use super::client::{CallError, Gateway, Transport};
-use super::inputs::{self, InputError};
+use super::fetch::{FetchError, Peers};
+use super::inputs;
 use super::layout::{Layout, Stages};
 use super::log::Log;
 use super::notice;
@@ -95,8 +96,9 @@ impl Attempt<'_> {
         self.layout.prepare(&work.parameters, &stages(&work))?;
         let transport = Arc::new(Transport::new(Arc::clone(&self.gateway), work.store_ca.as_deref())?);
         let folder = self.layout.inputs();
-        match self.unless_told(inputs::fetch(&self.gateway, &transport, &folder, &work)).await? {
-            Err(InputError::CalledOff(message)) => return Ok(Ending::Fenced { message }),
+        let peers = Peers { gateway: &self.gateway, transport: &transport };
+        match self.unless_told(inputs::fetch(peers, &folder, &work)).await? {
+            Err(FetchError::CalledOff(message)) => return Ok(Ending::Fenced { message }),
             other => other?,
         }
         let uploader = Arc::new(Uploader::new(Arc::clone(&self.gateway), transport));

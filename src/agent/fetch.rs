@@ -75,11 +75,12 @@ pub(crate) struct Peers<'a> {
 }
 
 impl Peers<'_> {
-    /// Fetches one file. A signed URL lives for a minute and a large file takes longer: `renew` asks for a new one.
+    /// Fetches one file. A signed URL lives for a minute and a large file takes longer: `renew` gets a new one
+    /// for the one that was refused.
     pub(crate) async fn fetch(
         self,
         mut wanted: Wanted,
-        renew: impl AsyncFn() -> Result<SignedRequest, FetchError>,
+        renew: impl AsyncFn(&SignedRequest) -> Result<SignedRequest, FetchError>,
     ) -> Result<(), FetchError> {
         let mut tries = Tries::default();
         let mut download = Download::begin(&wanted).await.map_err(|e| unwritable(&wanted, e))?;
@@ -116,7 +117,7 @@ impl Peers<'_> {
                 return Err(FetchError::Refused { what: wanted.what, said: fault.said });
             }
             if matches!(fault.kind, Kind::Status { code: 400..=403, .. }) {
-                wanted.source = renew().await?;
+                wanted.source = renew(&wanted.source).await?;
             }
         }
     }

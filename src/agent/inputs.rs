@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::fetch::{FetchError, Peers, Wanted, below, changed, look_again};
+use super::items::count;
 use crate::contract::wire::{InputSource, ItemsSource, SignedRequest, Work};
 
 /// Fetches each input to its place below `folder`.
@@ -16,27 +17,29 @@ pub(crate) async fn fetch(peers: Peers<'_>, folder: &Path, work: &Work) -> Resul
             place: place(folder, input)?,
             remedy: "upload it again",
         };
-        peers.fetch(wanted, async || renew(peers, input).await).await?;
+        peers.fetch(wanted, async |_| renew(peers, input).await).await?;
     }
     Ok(())
 }
 
-/// Fetches the items of a shard.
-pub(crate) async fn fetch_items(peers: Peers<'_>, place: &Path, items: &ItemsSource) -> Result<(), FetchError> {
+/// Fetches the items of a shard; answers how many there are.
+pub(crate) async fn fetch_items(peers: Peers<'_>, place: &Path, items: &ItemsSource) -> Result<u64, FetchError> {
+    let what = "the list of this shard's items";
     let wanted = Wanted {
-        what: "the list of this shard's items".to_owned(),
+        what: what.to_owned(),
         size: items.size,
         sha256: items.sha256.clone(),
         source: items.source.clone(),
         place: place.to_owned(),
         remedy: "run the task again",
     };
-    let renew = async || {
+    let renew = async |_: &SignedRequest| {
         let fresh = look_again(peers.gateway).await?.shard.and_then(|shard| shard.items);
         let same = |fresh: &ItemsSource| (fresh.size, &fresh.sha256) == (items.size, &items.sha256);
         fresh.filter(same).map(|fresh| fresh.source).ok_or_else(|| changed())
     };
-    peers.fetch(wanted, renew).await
+    peers.fetch(wanted, renew).await?;
+    count(place.to_owned()).await.map_err(|source| FetchError::Write { what: what.to_owned(), source })
 }
 
 /// Where the input goes: below the folder of inputs and never out of it.

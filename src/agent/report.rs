@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::child::ChildError;
 use super::client::{CallError, ClientError};
+use super::emit::EmitError;
 use super::fetch::FetchError;
 use super::layout::LayoutError;
 use super::outputs::OutputError;
@@ -73,6 +74,21 @@ impl From<FetchError> for Failure {
 impl From<OutputError> for Failure {
     fn from(error: OutputError) -> Self {
         Self::new(error.code(), exit::CONTRACT, error)
+    }
+}
+
+impl From<EmitError> for Failure {
+    fn from(error: EmitError) -> Self {
+        match error {
+            EmitError::Upload(error) => error.into(),
+            EmitError::NotJson { .. }
+            | EmitError::TooLong { .. }
+            | EmitError::TooManyShards { .. }
+            | EmitError::TooManyItems { .. }
+            | EmitError::Read { .. }
+            | EmitError::Keep(_)
+            | EmitError::Gone => Self::new(error.code(), exit::CONTRACT, error),
+        }
     }
 }
 

@@ -116,10 +116,15 @@ pub(crate) fn start(command: &[OsString], vars: Vec<(&'static str, OsString)>) -
     })
 }
 
+/// Signals the program and what it started. A group that is gone already needs nothing.
+pub(crate) fn signal_group(program: Pid, signal: Signal) {
+    let _ = killpg(program, signal);
+}
+
 /// Ends whatever the program left behind: without the agent the container would end here, and a straggler that still
 /// writes must not change outputs while they are stored.
 pub(crate) fn end_stragglers(program: Pid) {
-    let _ = killpg(program, Signal::SIGKILL);
+    signal_group(program, Signal::SIGKILL);
     if std::process::id() == 1 {
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     }

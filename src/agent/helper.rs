@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use super::cut::is_json;
 use super::door::Answer;
 use super::layout::{self, Stages};
 use super::progress::{is_code, is_link, undeclared};
@@ -80,6 +81,16 @@ pub enum HelperError {
     /// Not a link a page may show.
     #[error("the link {0:?} does not begin with https:// or http://")]
     Link(String),
+    /// An item that is none.
+    #[error("the item is not JSON: {0}; give it as it stands in $ASYNCTASK_ITEMS, as '{{\"id\":7}}'")]
+    NotJson(String),
+    /// An item that is longer than a pipe takes in one piece.
+    #[error(
+        "the item makes a line longer than {ATOMIC} bytes: give enough of it to do it again, as its id, or write the line \
+         to ${} yourself if no other process does",
+        env::PROGRESS
+    )]
+    LongItem,
     /// Numbers that cannot be progress.
     #[error("progress is counted from 0: {0} is below")]
     Negative(i64),
@@ -91,7 +102,13 @@ impl HelperError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::TooLong | Self::Undeclared(_) | Self::Code(_) | Self::Link(_) | Self::Negative(_) => 2,
+            Self::TooLong
+            | Self::Undeclared(_)
+            | Self::Code(_)
+            | Self::Link(_)
+            | Self::NotJson(_)
+            | Self::LongItem
+            | Self::Negative(_) => 2,
             Self::Canceled { .. } => env::exit::CANCELED,
             Self::Outside
             | Self::NobodyListens(_)
@@ -163,15 +180,42 @@ pub fn done() -> Result<(), HelperError> {
     write(&fifo()?, &ProgressLine::Done)
 }
 
+/// Says that an item failed, while the program goes on with the next one. The item is kept as it is given.
+pub fn item_failed(item: &str, reason: Option<String>) -> Result<(), HelperError> {
+    if let Some(reason) = reason.as_ref().filter(|reason| !is_code(reason)) {
+        return Err(HelperError::Code(reason.clone()));
+    }
+    let line = item_line(item, reason.as_deref())?;
+    write_line(&fifo()?, &line)
+}
+
+/// Says that so many items needed nothing done.
+pub fn skip(count: u64) -> Result<(), HelperError> {
+    write(&fifo()?, &ProgressLine::Skip { count })
+}
+
+/// As [`ProgressLine::ItemFailed`], without changing a byte of the item but its line ends.
+fn item_line(item: &str, reason: Option<&str>) -> Result<Vec<u8>, HelperError> {
+    is_json(item.trim().as_bytes()).map_err(HelperError::NotJson)?;
+    // Inside of a text JSON has no line ends; between its parts they mean nothing.
+    let item = item.trim().replace(['\n', '\r'], " ");
+    let reason = reason.map(|reason| format!(r#","reason":"{reason}""#)).unwrap_or_default();
+    let line = format!("{{\"type\":\"item-failed\",\"item\":{item}{reason}}}\n");
+    if line.len() > ATOMIC { Err(HelperError::LongItem) } else { Ok(line.into_bytes()) }
+}
+
 fn fifo() -> Result<PathBuf, HelperError> {
     std::env::var_os(env::PROGRESS).filter(|path| !path.is_empty()).map(PathBuf::from).ok_or(HelperError::Outside)
 }
 
 fn write(fifo: &Path, line: &ProgressLine) -> Result<(), HelperError> {
-    let line = encode(line.clone())?;
+    write_line(fifo, &encode(line.clone())?)
+}
+
+fn write_line(fifo: &Path, line: &[u8]) -> Result<(), HelperError> {
     let failed = |source| HelperError::Write { path: fifo.to_owned(), source };
     let mut file = open(fifo)?;
-    file.write_all(&line).map_err(failed)
+    file.write_all(line).map_err(failed)
 }
 
 /// Opens without waiting for a reader, then writes as usual: a full FIFO is read soon.
@@ -236,6 +280,21 @@ mod tests {
         assert!(matches!(encode(long), Err(HelperError::TooLong)));
         let unit = Progress { unit: Some("x".repeat(5000)), message: Some("m".into()), ..Progress::default() };
         assert!(matches!(encode(ProgressLine::Progress(unit)), Err(HelperError::TooLong)));
+    }
+
+    #[test]
+    fn an_item_travels_as_it_is_given() {
+        let line = item_line("{\n \"z\": 1.0,\r\n \"a\": 12345678901234567890123\n}\n", Some("Bounced")).unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert_eq!(
+            line,
+            "{\"type\":\"item-failed\",\"item\":{  \"z\": 1.0,   \"a\": 12345678901234567890123 },\"reason\":\"Bounced\"}\n"
+        );
+        let ProgressLine::ItemFailed(read) = serde_json::from_str(&line).unwrap() else { panic!("{line}") };
+        assert_eq!(read.reason.as_deref(), Some("Bounced"));
+        assert!(matches!(item_line("{id:7}", None), Err(HelperError::NotJson(_))));
+        assert!(matches!(item_line("1} {", None), Err(HelperError::NotJson(_))));
+        assert!(matches!(item_line(&format!("\"{}\"", "x".repeat(4096)), None), Err(HelperError::LongItem)));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use nix::unistd::mkfifo;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::env;
+use crate::contract::wire::{ShardWork, Work};
 
 /// Every path the agent touches, below one root.
 #[derive(Clone, Debug)]
@@ -59,7 +60,17 @@ impl Layout {
         self.work.join("progress")
     }
 
-    /// The agent's own scratch: the log on its way to the store.
+    /// FIFO of a step that emits items.
+    pub(crate) fn emit(&self) -> PathBuf {
+        self.work.join("emit")
+    }
+
+    /// Items of a shard.
+    pub(crate) fn items(&self) -> PathBuf {
+        self.work.join("items.jsonl")
+    }
+
+    /// The agent's own scratch: the log and emitted items on their way to the store.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.work.join(".agent")
     }
@@ -72,22 +83,25 @@ impl Layout {
         self.work.join("tmp")
     }
 
-    /// Makes folders and the FIFO, writes the parameters and the declared stages.
+    /// Makes folders and the FIFOs, writes the parameters and the declared stages.
     ///
     /// What the program writes to is open to every user of the container: images that drop root before they start
     /// the real program would otherwise find a folder they cannot use.
-    pub(crate) fn prepare(&self, parameters: &serde_json::Value, stages: &Stages) -> Result<(), LayoutError> {
+    pub(crate) fn prepare(&self, work: &Work) -> Result<(), LayoutError> {
         folder(&self.inputs(), 0o755)?;
         folder(&self.outputs(), 0o777)?;
         folder(&self.tmp(), 0o1777)?;
         folder(&self.scratch(), 0o700)?;
         fifo(&self.fifo())?;
-        write(&self.parameters(), parameters.to_string().as_bytes())?;
-        write(&self::stages(&self.fifo()), serde_json::json!(stages).to_string().as_bytes())
+        if work.emits.is_some() {
+            fifo(&self.emit())?;
+        }
+        write(&self.parameters(), work.parameters.to_string().as_bytes())?;
+        write(&self::stages(&self.fifo()), serde_json::json!(Stages::of(work)).to_string().as_bytes())
     }
 
     /// What the program's environment has beside its own and the identity the Job gives it.
-    pub(crate) fn environment(&self, agent: &Path) -> Vec<(&'static str, OsString)> {
+    pub(crate) fn environment(&self, agent: &Path, work: &Work) -> Vec<(&'static str, OsString)> {
         let mut vars: Vec<(&'static str, OsString)> = vec![
             (env::AGENT, agent.into()),
             (env::PARAMETERS, self.parameters().into()),
@@ -95,12 +109,35 @@ impl Layout {
             (env::OUTPUTS, self.outputs().into()),
             (env::PROGRESS, self.fifo().into()),
         ];
+        if work.emits.is_some() {
+            vars.push((env::EMIT, self.emit().into()));
+        }
+        if let Some(shard) = &work.shard {
+            vars.extend(self.of_shard(shard));
+        }
         // A read-only root file system is usual, so a program without a TMPDIR would have nowhere to go.
         if std::env::var_os("TMPDIR").is_none() {
             vars.push(("TMPDIR", self.tmp().into()));
         }
         vars
     }
+
+    fn of_shard(&self, shard: &ShardWork) -> Vec<(&'static str, OsString)> {
+        let mut vars = vec![(env::SHARD, shard.number.to_string().into()), (env::SHARDS, shard.of.to_string().into())];
+        if shard.items.is_some() {
+            vars.push((env::ITEMS, self.items().into()));
+        }
+        if let Ok(key) = std::env::var(env::IDEMPOTENCY_KEY) {
+            vars.push((env::IDEMPOTENCY_KEY, of_one_shard(&key, shard.number).into()));
+        }
+        vars
+    }
+}
+
+/// What the Job says for all shards, for one of them: what follows the last `/` is the number.
+fn of_one_shard(key: &str, number: u32) -> String {
+    let (run_and_step, _) = key.rsplit_once('/').unwrap_or((key, ""));
+    format!("{run_and_step}/{number}")
 }
 
 /// What a step declares about its stages.
@@ -110,6 +147,12 @@ pub(crate) struct Stages {
     pub(crate) declared: Vec<String>,
     /// Those that are entered only with the gateway's consent.
     pub(crate) guarded: Vec<String>,
+}
+
+impl Stages {
+    pub(crate) fn of(work: &Work) -> Self {
+        Self { declared: work.stages.clone(), guarded: work.guarded.clone() }
+    }
 }
 
 /// The file with [`Stages`], beside the FIFO: the helper refuses a misspelt stage where the author sees it, and knows
@@ -149,12 +192,41 @@ mod tests {
 
     use super::*;
 
+    /// Work that says this beside the least.
+    fn work(more: serde_json::Value) -> Work {
+        let mut work = serde_json::json!({"parameters": {"course": "x"}, "limits": {"logBytes": 1, "files": 1}});
+        work.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(work).unwrap()
+    }
+
+    #[test]
+    fn only_a_step_that_emits_has_a_fifo_for_it() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::below(root.path());
+        let emits = serde_json::json!({"emits": {"itemsPerShard": 1, "shards": 1, "items": 1, "lineBytes": 1}});
+        for (work, expected) in [(work(serde_json::json!({})), false), (work(emits), true)] {
+            layout.prepare(&work).unwrap();
+            let fifo = fs::metadata(layout.emit()).is_ok_and(|meta| {
+                assert_eq!(meta.permissions().mode() & 0o777, 0o622);
+                meta.file_type().is_fifo()
+            });
+            let var = layout.environment(Path::new("agent"), &work).iter().any(|(name, _)| *name == env::EMIT);
+            assert_eq!((fifo, var), (expected, expected));
+        }
+    }
+
+    #[test]
+    fn the_idempotency_key_ends_with_the_shard() {
+        assert_eq!(of_one_shard("7f3c/send/0", 41), "7f3c/send/41");
+        assert_eq!(of_one_shard("7f3c", 41), "7f3c/41");
+    }
+
     #[test]
     fn the_work_folder_is_made_once_and_again() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path());
         for _ in 0..2 {
-            layout.prepare(&serde_json::json!({"course": "x"}), &Stages::default()).unwrap();
+            layout.prepare(&work(serde_json::json!({}))).unwrap();
         }
         let work = root.path().join("asynctask/work");
         assert_eq!(fs::read_to_string(work.join("parameters.json")).unwrap(), r#"{"course":"x"}"#);
@@ -167,8 +239,7 @@ mod tests {
     fn a_folder_that_cannot_be_made_names_itself_and_the_mount() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("asynctask"), b"a file in the way").unwrap();
-        let said =
-            Layout::below(root.path()).prepare(&serde_json::json!({}), &Stages::default()).unwrap_err().to_string();
+        let said = Layout::below(root.path()).prepare(&work(serde_json::json!({}))).unwrap_err().to_string();
         assert!(said.contains("asynctask/work/inputs") && said.contains("mounted as a writable volume"), "{said}");
     }
 }

@@ -96,6 +96,13 @@ impl Log {
         Ok(end)
     }
 
+    /// One line of the agent's own that belongs to what the program did.
+    pub(crate) fn say(&self, sentence: impl std::fmt::Display) {
+        notice(&sentence);
+        // Not among the program's last words on stderr: those explain its failure.
+        lock(&self.kept).keep(format!("asynctask-agent: {sentence}\n").as_bytes(), false);
+    }
+
     /// The last lines, for a failure report.
     pub(crate) fn tail(&self) -> String {
         lock(&self.kept).spool.last(TAIL).unwrap_or_default()

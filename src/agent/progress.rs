@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -13,11 +15,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client::{Fault, Gateway};
 use super::door::Door;
+use super::items::ItemResults;
 use super::layout::{self, Stages};
 use super::notice;
 use super::retry::{Decision, Peer, Tries};
 use crate::contract::env;
-use crate::contract::wire::{AuthorFailure, Progress, ProgressLine, StageRequest, path};
+use crate::contract::wire::{AuthorFailure, FailedItem, Progress, ProgressLine, StageRequest, Work, path};
 
 /// Updates are at least this far apart; a change of stage does not wait for it.
 const PACE: Duration = Duration::from_secs(2);
@@ -25,8 +28,9 @@ const PACE: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(10);
 /// After the program has ended, its last words are worth this much.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// A longer line is no line of progress. More than PIPE_BUF, because one writer alone may write longer ones.
-const LONGEST_LINE: usize = 16 << 10;
+/// A longer line is no line of progress. More than PIPE_BUF, because one writer alone may write longer ones: a failed item
+/// may be as long as an item can be.
+const LONGEST_LINE: usize = (1 << 20) + (4 << 10);
 /// What a pipe can hold at most; more than that after the program's end is somebody else's.
 const LEFT_IN_PIPE: usize = 1 << 20;
 /// So many complaints about lines are enough.
@@ -50,8 +54,9 @@ pub(crate) struct Said {
 pub(crate) struct Listener {
     board: Arc<Board>,
     end: watch::Sender<bool>,
-    reader: JoinHandle<()>,
-    sender: JoinHandle<()>,
+    reader: JoinHandle<ItemResults>,
+    /// Absent in a shard: of many pods nobody could show each stage.
+    sender: Option<JoinHandle<()>>,
     door: JoinHandle<()>,
 }
 
@@ -78,35 +83,43 @@ impl Board {
 impl Listener {
     /// Opens the FIFO for reading **and writing**: so a writer never waits for a reader, and the end of one writer is
     /// never the end of the stream.
-    pub(crate) fn begin(fifo: &Path, stages: Stages, gateway: Arc<Gateway>) -> io::Result<Self> {
+    pub(crate) fn begin(fifo: &Path, work: &Work, gateway: Arc<Gateway>, items: ItemResults) -> io::Result<Self> {
+        let stages = Stages::of(work);
         let door = Door::open(&layout::door(fifo))?;
         let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(fifo)?;
         let board = Arc::new(Board::default());
         let (end, ended) = watch::channel(false);
         let door = tokio::spawn(door.keep(stages.guarded.clone(), Arc::clone(&gateway), Arc::clone(&board)));
-        let reader = tokio::spawn(read(fifo, Arc::clone(&board), stages, ended.clone()));
-        let sender = tokio::spawn(send(gateway, Arc::clone(&board), ended));
+        let hearing = Hearing { stages, items, complaints: 0 };
+        let reader = tokio::spawn(read(fifo, Arc::clone(&board), hearing, ended.clone()));
+        let sender = work.shard.is_none().then(|| tokio::spawn(send(gateway, Arc::clone(&board), ended)));
         Ok(Self { board, end, reader, sender, door })
     }
 
     /// Call it when the program has ended: takes what is left in the FIFO, sends what is new, and says what the
     /// program said.
-    pub(crate) async fn end(self) -> Said {
+    pub(crate) async fn end(self) -> (Said, ItemResults) {
         self.door.abort();
         let _ = self.end.send(true);
-        let _ = self.reader.await;
+        let items = self.reader.await.expect("invariant: nobody aborts the reader");
         self.board.changed.notify_one();
-        let sender = self.sender.abort_handle();
-        if timeout(LAST_WORDS, self.sender).await.is_err() {
-            sender.abort();
+        if let Some(sender) = self.sender {
+            let abort = sender.abort_handle();
+            if timeout(LAST_WORDS, sender).await.is_err() {
+                abort.abort();
+            }
         }
-        self.board.said().clone()
+        (self.board.said().clone(), items)
     }
 }
 
-async fn read(fifo: pipe::Receiver, board: Arc<Board>, stages: Stages, mut ended: watch::Receiver<bool>) {
+async fn read(
+    fifo: pipe::Receiver,
+    board: Arc<Board>,
+    mut hearing: Hearing,
+    mut ended: watch::Receiver<bool>,
+) -> ItemResults {
     let mut lines = Lines::default();
-    let mut hearing = Hearing { stages, complaints: 0 };
     let mut buffer = vec![0; 8 << 10];
     loop {
         let heard = tokio::select! {
@@ -116,11 +129,14 @@ async fn read(fifo: pipe::Receiver, board: Arc<Board>, stages: Stages, mut ended
         match heard {
             Ok(length) => hearing.hear(&mut lines, &buffer[..length], &board),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return notice(format_args!("progress is not read any more: {error}")),
+            Err(error) => {
+                notice(format_args!("progress is not read any more: {error}"));
+                return hearing.items;
+            }
         }
     }
     // Straight from the pipe: readiness may lag behind what the program wrote in its last moment.
-    let Ok(mut fifo) = fifo.into_nonblocking_fd().map(File::from) else { return };
+    let Ok(mut fifo) = fifo.into_nonblocking_fd().map(File::from) else { return hearing.items };
     let mut left = LEFT_IN_PIPE;
     while let Ok(length @ 1..) = fifo.read(&mut buffer) {
         hearing.hear(&mut lines, &buffer[..length], &board);
@@ -129,6 +145,7 @@ async fn read(fifo: pipe::Receiver, board: Arc<Board>, stages: Stages, mut ended
             break;
         }
     }
+    hearing.items
 }
 
 /// Cuts a stream into lines, whatever the pieces it comes in.
@@ -166,6 +183,7 @@ impl Lines {
 /// Understands lines, and complains about those it does not, but not for ever.
 struct Hearing {
     stages: Stages,
+    items: ItemResults,
     complaints: u32,
 }
 
@@ -175,10 +193,7 @@ impl Hearing {
         lines.push(bytes, |line| {
             let heard = match line {
                 Some(line) if line.trim_ascii().is_empty() => Ok(()),
-                Some(line) => match serde_json::from_slice(line) {
-                    Ok(line) => said.take(line, &self.stages),
-                    Err(error) => Err(format!("a line in $ASYNCTASK_PROGRESS is not understood: {error}")),
-                },
+                Some(line) => understand(line, &mut said, &self.stages, &mut self.items),
                 None => Err(format!("a line in $ASYNCTASK_PROGRESS is longer than {LONGEST_LINE} bytes")),
             };
             let Err(complaint) = heard else { return };
@@ -188,6 +203,29 @@ impl Hearing {
             }
         });
         board.changed.notify_one();
+    }
+}
+
+/// The item of a line as its program wrote it: numbers and the order of keys are the program's own.
+#[derive(Deserialize)]
+struct Given<'a> {
+    #[serde(borrow)]
+    item: &'a RawValue,
+}
+
+/// Takes one line in; says what is wrong with it.
+fn understand(line: &[u8], said: &mut Said, stages: &Stages, items: &mut ItemResults) -> Result<(), String> {
+    let strange = |error| format!("a line in $ASYNCTASK_PROGRESS is not understood: {error}");
+    match serde_json::from_slice(line).map_err(strange)? {
+        ProgressLine::ItemFailed(FailedItem { item: _, reason }) => {
+            let given: Given<'_> = serde_json::from_slice(line).map_err(strange)?;
+            items.fail(given.item.get(), reason.as_deref())
+        }
+        ProgressLine::Skip { count } => {
+            items.skip(count);
+            Ok(())
+        }
+        line => said.take(line, stages),
     }
 }
 
@@ -231,6 +269,7 @@ impl Said {
                     ));
                 }
             }
+            // Of items, not of the run: counted by [`ItemResults`].
             ProgressLine::ItemFailed(_) | ProgressLine::Skip { .. } => {}
             ProgressLine::Done => self.done = true,
         }
@@ -353,18 +392,40 @@ async fn settle(result: Result<(), Fault>, tries: &mut Tries, known: impl FnOnce
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::log::Log;
 
     fn hear(text: &str) -> (Said, u32) {
+        let (said, complaints, _) = hear_items(text);
+        (said, complaints)
+    }
+
+    fn hear_items(text: &str) -> (Said, u32, ItemResults) {
+        let folder = tempfile::tempdir().unwrap();
+        let items = ItemResults::new(folder.path(), &[], Log::new(folder.path(), 1 << 20).unwrap());
         let board = Board::default();
         let mut lines = Lines::default();
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         let stages = Stages { declared: names(&["Unpacking", "Verifying", "Updating"]), guarded: names(&["Updating"]) };
-        let mut hearing = Hearing { stages, complaints: 0 };
+        let mut hearing = Hearing { stages, items, complaints: 0 };
         for piece in text.as_bytes().chunks(7) {
             hearing.hear(&mut lines, piece, &board);
         }
         let said = board.said().clone();
-        (said, hearing.complaints)
+        (said, hearing.complaints, hearing.items)
+    }
+
+    #[test]
+    fn results_of_items_are_counted_beside_what_the_run_says() {
+        let (said, complaints, items) = hear_items(concat!(
+            "{\"type\":\"item-failed\",\"item\":{\"id\":7},\"reason\":\"Bounced\"}\n",
+            "{\"type\":\"item-failed\",\"item\":null}\n",
+            "{\"type\":\"item-failed\"}\n",
+            "{\"type\":\"skip\",\"count\":3}\n",
+            "{\"type\":\"skip\",\"count\":-3}\n",
+        ));
+        let counts = items.counts(None).unwrap();
+        assert_eq!((counts.failed, counts.skipped, counts.reasons["Bounced"], complaints), (2, 3, 1, 2));
+        assert_eq!((said.stage, said.failure), (None, None));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::child::ChildError;
 use super::client::{CallError, ClientError};
-use super::inputs::InputError;
+use super::emit::EmitError;
+use super::fetch::FetchError;
 use super::layout::LayoutError;
 use super::outputs::OutputError;
 use super::upload::UploadError;
@@ -61,10 +62,10 @@ impl From<CallError> for Failure {
     }
 }
 
-impl From<InputError> for Failure {
-    fn from(error: InputError) -> Self {
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
         match error {
-            InputError::Renew(error) => error.into(),
+            FetchError::Renew(error) => error.into(),
             other => Self::new(other.code(), exit::INPUT, other),
         }
     }
@@ -73,6 +74,21 @@ impl From<InputError> for Failure {
 impl From<OutputError> for Failure {
     fn from(error: OutputError) -> Self {
         Self::new(error.code(), exit::CONTRACT, error)
+    }
+}
+
+impl From<EmitError> for Failure {
+    fn from(error: EmitError) -> Self {
+        match error {
+            EmitError::Upload(error) => error.into(),
+            EmitError::NotJson { .. }
+            | EmitError::TooLong { .. }
+            | EmitError::TooManyShards { .. }
+            | EmitError::TooManyItems { .. }
+            | EmitError::Read { .. }
+            | EmitError::Keep(_)
+            | EmitError::Gone => Self::new(error.code(), exit::CONTRACT, error),
+        }
     }
 }
 

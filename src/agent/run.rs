@@ -5,28 +5,38 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::assemble;
+use super::built_in::{Undone, work_of};
 use super::child::{self, Exit, Reaper};
 use super::client::{CallError, Gateway, Transport};
-use super::inputs::{self, InputError};
-use super::layout::{Layout, Stages};
+use super::emit::{Emission, EmitError};
+use super::fetch::{FetchError, Peers};
+use super::inputs;
+use super::items::ItemResults;
+use super::layout::Layout;
 use super::log::Log;
 use super::notice;
-use super::outputs;
+use super::outputs::{self, Found};
 use super::progress::{Listener, Said};
 use super::report::{Ending, Failure, write_termination};
 use super::signals::Shutdown;
 use super::upload::Uploader;
 use crate::contract::env::exit;
-use crate::contract::wire::{Assignment, Commit, FailureReport, Work, path};
+use crate::contract::wire::{Assignment, Commit, Emitted, FailureReport, Work, path};
 
 /// Asked to stop and nobody answers: with a grace period of 30 s there has to be time left to say so.
 const WAIT_WHEN_TOLD: Duration = Duration::from_secs(15);
 const REPORT_WHEN_TOLD: Duration = Duration::from_secs(8);
 /// The exit code tells the operator of a failure too, so its words are not waited for without end.
 const REPORT: Duration = Duration::from_secs(120);
+
+/// Between SIGTERM and SIGKILL for a program that must not go on.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs `command` as one attempt of a task and returns the exit code: 0 only when the result is committed.
 #[must_use]
@@ -73,6 +83,18 @@ struct Attempt<'a> {
     records: Option<Records>,
 }
 
+/// What there is to tell besides files.
+#[derive(Default)]
+struct Results {
+    /// Items that are still being stored.
+    emission: Option<Emission>,
+    /// Items that are stored.
+    emitted: Option<Emitted>,
+    items: Option<ItemResults>,
+    /// How many items the program was given.
+    given: Option<u64>,
+}
+
 /// What the program has left besides its outputs.
 struct Records {
     log: Log,
@@ -82,9 +104,6 @@ struct Records {
 
 impl Attempt<'_> {
     async fn go(&mut self) -> Result<Ending, Failure> {
-        if self.command.is_empty() {
-            return Err(Failure::new("NoCommand", exit::CONTRACT, "there is no command to run after `run --`"));
-        }
         let reaper = Reaper::begin()?;
         let assignment = self.gateway.get("ask for the assignment", path::ASSIGNMENT);
         let work = match self.unless_told(assignment).await?? {
@@ -92,17 +111,29 @@ impl Attempt<'_> {
             Assignment::AlreadyCommitted => return Ok(Ending::AlreadyCommitted),
             Assignment::Stop { message } => return Ok(Ending::Fenced { message }),
         };
-        self.layout.prepare(&work.parameters, &stages(&work))?;
-        let transport = Arc::new(Transport::new(Arc::clone(&self.gateway), work.store_ca.as_deref())?);
-        let folder = self.layout.inputs();
-        match self.unless_told(inputs::fetch(&self.gateway, &transport, &folder, &work)).await? {
-            Err(InputError::CalledOff(message)) => return Ok(Ending::Fenced { message }),
-            other => other?,
+        if self.command.is_empty() && work.built_in.is_none() {
+            return Err(Failure::new("NoCommand", exit::CONTRACT, "there is no command to run after `run --`"));
         }
-        let uploader = Arc::new(Uploader::new(Arc::clone(&self.gateway), transport));
-        self.run_program(reaper, &work, uploader).await?;
+        self.layout.prepare(&work)?;
+        let transport = Arc::new(Transport::new(Arc::clone(&self.gateway), work.store_ca.as_deref())?);
+        let gateway = Arc::clone(&self.gateway);
+        let peers = Peers { gateway: &gateway, transport: &transport };
+        let given = match self.unless_told(fetch(peers, self.layout, &work)).await? {
+            Err(FetchError::CalledOff(message)) => return Ok(Ending::Fenced { message }),
+            other => other?,
+        };
+        let uploader = Arc::new(Uploader::new(Arc::clone(&self.gateway), Arc::clone(&transport)));
+        let log = self.keep_records(&work, &uploader)?;
+        let results = match &work.built_in {
+            Some(built_in) => match self.unless_told(work_of(built_in, peers, self.layout, &work, uploader)).await? {
+                Err(Undone::CalledOff(message)) => return Ok(Ending::Fenced { message }),
+                Err(Undone::Failed(failure)) => return Err(failure),
+                Ok(emitted) => Results { emitted, ..Results::default() },
+            },
+            None => self.run_program(reaper, &work, &log, uploader).await?,
+        };
         tokio::select! {
-            published = self.publish(&work) => published?,
+            published = self.publish(&work, Results { given, ..results }) => published?,
             waiting = self.told_and_waiting() => return Err(Failure::new("Terminated", exit::GATEWAY, format_args!(
                 "the pod was asked to stop before the result could be published; it was waiting to {waiting}"
             ))),
@@ -110,7 +141,7 @@ impl Attempt<'_> {
         Ok(Ending::Succeeded)
     }
 
-    /// Before the program has started, a request to stop ends everything at once.
+    /// Before the program has started, a request to stop ends everything at once. Built-in work has no program.
     async fn unless_told<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
@@ -136,21 +167,36 @@ impl Attempt<'_> {
         }
     }
 
-    async fn run_program(&mut self, mut reaper: Reaper, work: &Work, uploader: Arc<Uploader>) -> Result<(), Failure> {
-        let failed = |what: &'static str| {
-            move |error: std::io::Error| Failure::new("SetUpFailed", exit::CONTRACT, format_args!("{what}: {error}"))
-        };
+    fn keep_records(&mut self, work: &Work, uploader: &Arc<Uploader>) -> Result<Log, Failure> {
         let log = Log::new(&self.layout.scratch(), work.limits.log_bytes).map_err(failed("cannot keep a log"))?;
-        let listener = Listener::begin(&self.layout.fifo(), stages(work), Arc::clone(&self.gateway))
+        let storing = tokio::spawn(log.clone().keep_storing(Arc::clone(uploader)));
+        self.records = Some(Records { log: log.clone(), uploader: Arc::clone(uploader), storing });
+        Ok(log)
+    }
+
+    async fn run_program(
+        &mut self,
+        mut reaper: Reaper,
+        work: &Work,
+        log: &Log,
+        uploader: Arc<Uploader>,
+    ) -> Result<Results, Failure> {
+        let scratch = self.layout.scratch();
+        let items = ItemResults::new(&scratch, &work.outputs, log.clone());
+        let listener = Listener::begin(&self.layout.fifo(), work, Arc::clone(&self.gateway), items)
             .map_err(failed("cannot read progress"))?;
+        let mut emission = match work.emits {
+            Some(limits) => Some(
+                Emission::listen(&self.layout.emit(), scratch, limits, uploader)
+                    .map_err(failed("cannot read emitted items"))?,
+            ),
+            None => None,
+        };
         let agent = std::env::current_exe().map_err(failed("cannot tell the agent's own path"))?;
-        let program = child::start(self.command, self.layout.environment(&agent))?;
+        let program = child::start(self.command, self.layout.environment(&agent, work))?;
         let pid = program.pid;
         self.shutdown.pass_on_to(pid);
-        let pumps = log.pump(program).map_err(failed("cannot pass on what the program writes"));
-        let storing = tokio::spawn(log.clone().keep_storing(Arc::clone(&uploader)));
-        self.records = Some(Records { log, uploader, storing });
-        let pumps = match pumps {
+        let pumps = match log.pump(program).map_err(failed("cannot pass on what the program writes")) {
             Ok(pumps) => pumps,
             Err(failure) => {
                 child::end_stragglers(pid);
@@ -158,22 +204,33 @@ impl Attempt<'_> {
             }
         };
 
-        let ended = reaper.wait_for(pid).await;
+        let (ended, broken) = tokio::select! {
+            ended = reaper.wait_for(pid) => (ended, None),
+            error = broken(&mut emission) => (end_program(&mut reaper, pid, &error).await, Some(error)),
+        };
         let told = self.shutdown.is_told();
         self.shutdown.pass_on_to_nobody();
         child::end_stragglers(pid);
         tokio::spawn(reaper.keep_on());
         pumps.end().await;
-        let said = listener.end().await;
+        let (said, items) = listener.end().await;
         self.stage.clone_from(&said.stage);
-        let last_line = self.records.as_ref().and_then(|records| records.log.last_error_line());
-        judge(ended, &said, told, last_line)
+        if let Some(error) = broken {
+            return Err(error.into());
+        }
+        judge(ended, &said, told, log.last_error_line())?;
+        Ok(Results { emission, items: Some(items), ..Results::default() })
     }
 
     /// Stores outputs and log, then commits. From here on the gateway decides whether it counts.
-    async fn publish(&self, work: &Work) -> Result<(), Failure> {
+    async fn publish(&self, work: &Work, results: Results) -> Result<(), Failure> {
+        let emitted = match results.emission {
+            Some(emission) => Some(emission.finish().await?),
+            None => results.emitted,
+        };
+        let counts = results.items.as_ref().and_then(|items| items.counts(results.given));
+        let found = collect(self.layout, work, results.items)?;
         let Records { log, uploader, storing } = self.records.as_ref().expect("the program has run");
-        let found = outputs::collect(&self.layout.outputs(), &work.outputs, work.limits.files)?;
         let (files, log) = tokio::join!(uploader.store_all(found), log.store(uploader));
         storing.abort();
         let mut files = files?;
@@ -182,13 +239,12 @@ impl Attempt<'_> {
             // The result is what people wait for; a log alone is no reason to withhold it.
             Err(error) => notice(format_args!("the log is not part of the result: {error}")),
         }
-        self.gateway
-            .tell("publish the result", path::COMMIT, &Commit { files, emitted: None, items: None })
-            .await
-            .map_err(|error| match error {
+        self.gateway.tell("publish the result", path::COMMIT, &Commit { files, emitted, items: counts }).await.map_err(
+            |error| match error {
                 CallError::Refused { .. } => Failure::new("CommitRefused", exit::GATEWAY, error),
                 CallError::Local { .. } | CallError::Answer { .. } => error.into(),
-            })
+            },
+        )
     }
 
     /// Says how it ended to everybody who asks, and returns the exit code.
@@ -229,8 +285,58 @@ impl Attempt<'_> {
     }
 }
 
-fn stages(work: &Work) -> Stages {
-    Stages { declared: work.stages.clone(), guarded: work.guarded.clone() }
+fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
+    move |error| Failure::new("SetUpFailed", exit::CONTRACT, format_args!("{what}: {error}"))
+}
+
+/// Fetches what the program is given; answers how many items it is.
+async fn fetch(peers: Peers<'_>, layout: &Layout, work: &Work) -> Result<Option<u64>, FetchError> {
+    inputs::fetch(peers, &layout.inputs(), work).await?;
+    match work.shard.as_ref().and_then(|shard| shard.items.as_ref()) {
+        Some(items) => inputs::fetch_items(peers, &layout.items(), items).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What the program wrote as outputs, and what it said of items as such.
+fn collect(layout: &Layout, work: &Work, items: Option<ItemResults>) -> Result<Vec<Found>, Failure> {
+    let (root, limit) = (layout.outputs(), work.limits.files);
+    let Some(items) = items else {
+        return Ok(outputs::collect(&root, &assemble::declared(work), limit)?);
+    };
+    let written: Vec<_> = work.outputs.iter().filter(|output| !output.failed_items).cloned().collect();
+    let failed = items.into_files(&work.outputs).map_err(|error| {
+        Failure::new(
+            "ItemsNotKept",
+            exit::CONTRACT,
+            format_args!(
+                "the failed items could not be kept in the work folder: {error}; is the step's `workspace.size` enough?"
+            ),
+        )
+    })?;
+    let room = limit.saturating_sub(u32::try_from(failed.len()).unwrap_or(u32::MAX));
+    let mut found = outputs::collect(&root, &written, room)?;
+    found.extend(failed);
+    Ok(found)
+}
+
+/// Never, for a program that emits nothing.
+async fn broken(emission: &mut Option<Emission>) -> EmitError {
+    match emission {
+        Some(emission) => emission.broken().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends a program whose result can be none any more.
+async fn end_program(reaper: &mut Reaper, pid: Pid, why: &EmitError) -> Exit {
+    notice(format_args!("the program is ended: {why}"));
+    child::signal_group(pid, Signal::SIGTERM);
+    if let Ok(ended) = timeout(LAST_WORDS, reaper.wait_for(pid)).await {
+        return ended;
+    }
+    child::signal_group(pid, Signal::SIGKILL);
+    reaper.wait_for(pid).await
 }
 
 /// Leaves the termination message and a line in the pod's log.

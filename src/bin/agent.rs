@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 
 /// Wraps the command of a task container and publishes its result.
 ///
-/// Authors call `stage`, `progress`, `fail` and `done` from their program, through $ASYNCTASK_AGENT.
+/// Authors call `stage`, `progress`, `item-failed`, `skip`, `fail` and `done` from their program, through
+/// $ASYNCTASK_AGENT.
 #[derive(Parser)]
 #[command(name = "asynctask-agent", version, disable_help_subcommand = true)]
 struct Arguments {
@@ -18,7 +19,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a command as the task of this pod (started by the operator)
+    /// Run a command as the task of this pod, or without one the operator's own work (started by the operator)
     Run {
         /// Where the container's file system begins
         #[arg(long, hide = true, default_value = "/")]
@@ -49,6 +50,20 @@ enum Command {
         /// A sentence for people
         #[arg(long)]
         message: Option<String>,
+    },
+    /// Say that an item failed, and go on with the next one
+    ItemFailed {
+        /// The item: JSON, as it stands in $ASYNCTASK_ITEMS
+        item: String,
+        /// A word programs can tell apart, as InvalidEmail
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Say that items needed nothing done
+    Skip {
+        /// How many
+        #[arg(default_value_t = 1)]
+        count: u64,
     },
     /// Say why the program is about to fail; then exit with a code other than 0
     Fail {
@@ -84,6 +99,8 @@ fn main() -> ExitCode {
         Command::Progress { done, total, unit, message } => {
             helper::progress(Progress { done: Some(done), total, unit, message })
         }
+        Command::ItemFailed { item, reason } => helper::item_failed(&item, reason),
+        Command::Skip { count } => helper::skip(count),
         Command::Fail { code, message, link } => helper::fail(AuthorFailure { code, message, link }),
         Command::Done => helper::done(),
     };

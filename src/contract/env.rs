@@ -1,6 +1,7 @@
 //! Names of variables and paths inside a task container, and the agent's own exit codes.
 
-/// Path of the agent binary: the helper an author's program calls for `stage`, `progress`, `fail`, `done`.
+/// Path of the agent binary: the helper an author's program calls for `stage`, `progress`, `item-failed`, `skip`, `fail`,
+/// `done`.
 pub const AGENT: &str = "ASYNCTASK_AGENT";
 /// Path of the JSON file with the run's parameters (one object).
 pub const PARAMETERS: &str = "ASYNCTASK_PARAMETERS";

@@ -55,4 +55,6 @@ pub mod subresource {
     pub const HISTORY: &str = "history";
     /// `create`: cancel a run through the gateway.
     pub const CANCEL: &str = "cancel";
+    /// `create`: run again, through the gateway, what did not succeed in a run.
+    pub const RETRY: &str = "retry";
 }

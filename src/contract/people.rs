@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::{SignedRequest, UploadPlan};
+use super::wire::{ItemCounts, SignedRequest, UploadPlan};
 
 /// The outputs of one task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,8 +28,140 @@ pub struct OutputView {
     pub step: String,
     /// Sum of its files, in bytes.
     pub size: u64,
-    /// Its files; the position in this list is the `n` of the download route.
+    /// How many files it has.
+    #[serde(default)]
+    pub count: u64,
+    /// Its files, the first 1,000 of them; the position in this list is the `n` of the download route.
     pub files: Vec<FileView>,
+    /// There are more than are listed here: `…/outputs/{output}/files` lists them all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+}
+
+/// Some files of an output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct FileList {
+    /// How many files the output has.
+    pub count: u64,
+    /// Number of the first one listed here.
+    pub first: u64,
+    /// The files, in their order.
+    pub files: Vec<FileView>,
+    /// Give it back as `continue` for the next ones; absent: these were the last.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// The segments of an appended output, as their shards wrote them: what a reader takes who does not want to wait for
+/// the file made of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct SegmentList {
+    /// Step that wrote them.
+    pub step: String,
+    /// Every segment begins with the same line, which the assembled file has once.
+    pub header: bool,
+    /// The file that comes before all segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseView>,
+    /// How many segments there are.
+    pub count: u64,
+    /// The segments, in the order of their shards.
+    pub segments: Vec<SegmentView>,
+    /// Give it back as `continue` for the next ones; absent: these were the last.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A file that comes before all segments: the only one of an output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct BaseView {
+    /// Name of that output; the file is its number 0.
+    pub output: String,
+    /// Bytes.
+    pub size: u64,
+    /// Hex SHA-256.
+    pub sha256: String,
+}
+
+/// What one shard wrote for an appended output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct SegmentView {
+    /// The `number` of the download route, from 0.
+    pub number: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Hex SHA-256.
+    pub sha256: String,
+}
+
+/// Some shards of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ShardList {
+    /// The step.
+    pub step: String,
+    /// The shards, in their order.
+    pub shards: Vec<ShardView>,
+    /// Give it back as `continue` for the next ones; absent: these were the last. A page may be empty and not the last.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// What became of a shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ShardView {
+    /// Its number, from 0.
+    pub shard: u32,
+    /// What became of it.
+    pub state: ShardState,
+    /// Number of the step's attempt that it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// What became of its items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemCounts>,
+    /// Why it failed, or failed last: a CamelCase word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The same for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Exit code of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}
+
+/// What became of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+pub enum ShardState {
+    /// It gave its result.
+    Succeeded,
+    /// It gave none, and is not tried again in this run.
+    Failed,
+    /// It has given none yet: it waits, runs or is tried again.
+    Waiting,
+}
+
+/// Asks for another run that takes over what succeeded in this one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RetryRequest {
+    /// Name of the new run; absent: `<name>-retry-<…>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// One file of an output.
@@ -123,7 +255,7 @@ pub struct NewTask {
     /// Values for the definition's parameters: an object, at most 64 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<serde_json::Value>,
-    /// Uploads, by the name of the definition's input.
+    /// Files, by the name of the definition's input.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, NewInput>,
     /// One of the user's groups.
@@ -135,18 +267,37 @@ pub struct NewTask {
     /// One of the definition's `priorityClasses`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_class_name: Option<String>,
+    /// A finished run of the same owner, team, definition, parameters and inputs: what succeeded in it is taken over, and
+    /// only the rest runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<String>,
     /// Name of the AsyncTask; absent: made from the definition's name and the header `Idempotency-Key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
-/// Where an input of a new run comes from.
+/// Where an input of a new run comes from: exactly one of both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewInput {
     /// Id of a completed upload of the same user.
-    pub upload: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<String>,
+    /// An output of another run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputOfRun>,
+}
+
+/// An output, of one file, of a finished run of the same owner or the same team.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OutputOfRun {
+    /// Name of the AsyncTask.
+    pub task: String,
+    /// Name of the output.
+    pub name: String,
 }
 
 /// A request to cancel is written down.

@@ -429,6 +429,7 @@ pub struct FailedItem {
 
 /// What became of the items of an attempt. Succeeded are those that neither failed nor were skipped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ItemCounts {
     /// Items given to the program, or reported by it where it was given none.

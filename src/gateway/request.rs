@@ -68,6 +68,20 @@ impl<T: DeserializeOwned, const MAX: usize> FromRequest<Shared> for Payload<T, M
     }
 }
 
+/// A JSON body that may be left out, and then stands for the default.
+pub(crate) struct MaybePayload<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<Shared> for MaybePayload<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, gateway: &Shared) -> Result<Self, Refusal> {
+        if !request.headers().contains_key(CONTENT_TYPE) && content_length(request.headers()).unwrap_or(0) == 0 {
+            return Ok(Self(T::default()));
+        }
+        Payload::<T>::from_request(request, gateway).await.map(|Payload(body)| Self(body))
+    }
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let essence = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     essence.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")

@@ -16,6 +16,9 @@ use crate::storage::digest::Digest;
 use crate::storage::layout::{AttemptKeys, InvalidPart, StepKeys};
 use crate::storage::records::{Manifest, ManifestFile, ManifestPage, PageRef, SealedShard, Volume};
 
+/// Pages of shards read for one answer.
+const PAGES_AT_ONCE: usize = 16;
+
 /// A sealed result and where it is.
 pub(crate) struct Sealed<'a> {
     gateway: &'a Gateway,
@@ -37,23 +40,17 @@ impl<'a> Sealed<'a> {
         let sealed: Digest =
             named.parse().map_err(|_| Refusal::Defect("a status names a manifest that is no digest".into()))?;
         let (namespace, own) = (task.namespace().unwrap_or_default(), task.uid().unwrap_or_default());
-        let adopted = step.adopted.as_ref().map(|run| run.uid.clone());
-        // A step that was taken over whole has no attempt of its own; one that only went on where the other run had
-        // stopped has sealed the whole anew. Under both names is the same content or none.
-        let (first, second) = match adopted {
-            None => (own, None),
-            Some(adopted) if step.attempt.is_none() => (adopted, Some(own)),
-            Some(adopted) => (own, Some(adopted)),
-        };
         let read = |uid: String| {
             let keys = keys(open, &namespace, &uid, &step.name);
             async move { gateway.catalog.manifest(open, &keys?, sealed).await }
         };
-        let manifest = match (read(first).await, second) {
-            (Err(Refusal::Store(StoreError::NotFound { .. })), Some(second)) => read(second).await?,
+        // A step that was taken over whole is sealed in the run it comes from; one that only went on where that had
+        // stopped, here. Under a digest is the same content everywhere, or none.
+        let manifest = match (read(own).await, &step.adopted) {
+            (Err(Refusal::Store(StoreError::NotFound { .. })), Some(adopted)) => read(adopted.uid.clone()).await?,
             (found, _) => found?,
         };
-        // What the manifest stands beside is told by itself, whoever remembered it.
+        // Which of both it was, the manifest tells, also when it was remembered.
         let keys = keys(open, &namespace, &manifest.task_uid, &step.name)?;
         Ok(Some(Self { gateway, open, keys, manifest }))
     }
@@ -71,8 +68,9 @@ impl<'a> Sealed<'a> {
         }
     }
 
-    pub(crate) fn manifest(&self) -> Arc<Manifest> {
-        Arc::clone(&self.manifest)
+    /// Whether it is of many pods.
+    pub(crate) fn is_fan_out(&self) -> bool {
+        !self.manifest.pages.is_empty()
     }
 
     /// What the winning attempt of a step of one pod has written.
@@ -139,6 +137,40 @@ impl<'a> Sealed<'a> {
             }
         }
         Ok(found)
+    }
+
+    /// At most `limit` shards from number `from` on, of those that failed, of those that did not, or of all; and the
+    /// number of the first one that was not looked at.
+    pub(crate) async fn some_shards(
+        &self,
+        from: u32,
+        limit: usize,
+        failed: Option<bool>,
+    ) -> Result<(Vec<SealedShard>, Option<u32>), Refusal> {
+        let (mut found, mut read) = (Vec::new(), 0);
+        for page in &self.manifest.pages {
+            let wanted = match failed {
+                None => page.shards,
+                Some(true) => page.failed,
+                Some(false) => page.shards.saturating_sub(page.failed),
+            };
+            if wanted == 0 || page.first.saturating_add(page.shards) <= from {
+                continue;
+            }
+            if read == PAGES_AT_ONCE {
+                return Ok((found, Some(page.first)));
+            }
+            read += 1;
+            let page = self.page(page).await?;
+            let fits = |shard: &&SealedShard| failed.is_none_or(|failed| shard.failure.is_some() == failed);
+            for shard in page.shards.iter().filter(|shard| shard.shard >= from).filter(fits) {
+                if found.len() == limit {
+                    return Ok((found, Some(shard.shard)));
+                }
+                found.push(shard.clone());
+            }
+        }
+        Ok((found, None))
     }
 
     async fn page(&self, page: &PageRef) -> Result<Arc<ManifestPage>, Refusal> {

@@ -1,0 +1,156 @@
+//! A task whose outputs somebody may read, and its sealed results.
+
+use std::sync::Arc;
+
+use kube::Api;
+
+use crate::api::AsyncTask;
+use crate::api::definition::OutputSpec;
+use crate::api::names::subresource::OUTPUTS;
+use crate::api::task::StepStatus;
+use crate::contract::env::LOG_OUTPUT;
+use crate::gateway::Gateway;
+use crate::gateway::authorize::Access;
+use crate::gateway::identity::Caller;
+use crate::gateway::problem::Refusal;
+use crate::gateway::request;
+use crate::gateway::sealed::Sealed;
+use crate::plan::definition::ValidatedDefinition;
+use crate::plan::fanout::{assemble_name, is_appended};
+use crate::runtime::stores::OpenStore;
+use crate::storage::records::ManifestFile;
+
+/// A task whose outputs the caller may read.
+pub(super) struct Readable {
+    pub(super) task: AsyncTask,
+    pub(super) namespace: String,
+}
+
+impl Readable {
+    pub(super) async fn authorised(
+        gateway: &Gateway,
+        caller: &Caller,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Self, Refusal> {
+        let (namespace, name) = (request::namespace(namespace)?, request::object(name)?);
+        gateway.authorizer.require(caller, Access::task("get", namespace, name).of(OUTPUTS)).await?;
+        let task = read(gateway, namespace, name).await?.ok_or(Refusal::NotFound)?;
+        Ok(Self { task, namespace: namespace.to_owned() })
+    }
+
+    /// The store of the run; `None` before it has one.
+    pub(super) async fn store(&self, gateway: &Gateway) -> Result<Option<OpenStore>, Refusal> {
+        store(gateway, &self.task).await
+    }
+
+    /// What the run consists of. Without its revision names have to do.
+    pub(super) async fn definition(&self, gateway: &Gateway) -> Result<Option<Arc<ValidatedDefinition>>, Refusal> {
+        let Some(pinned) = self.task.status.as_ref().and_then(|status| status.revision.as_ref()) else {
+            return Ok(None);
+        };
+        match gateway.catalog.definition(&self.namespace, pinned).await {
+            Ok(definition) => Ok(Some(definition)),
+            Err(Refusal::Conflict { .. }) => Ok(None),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The sealed result of each step that has one.
+    pub(super) async fn results<'a>(&self, gateway: &'a Gateway, open: &'a OpenStore) -> Result<Results<'a>, Refusal> {
+        let mut steps = Vec::new();
+        for step in steps_of(&self.task) {
+            if let Some(sealed) = Sealed::of(gateway, open, &self.task, step).await? {
+                steps.push((step.name.clone(), sealed));
+            }
+        }
+        let known = steps_of(&self.task).iter().map(|step| step.name.clone()).collect();
+        Ok(Results { steps, known, definition: self.definition(gateway).await? })
+    }
+}
+
+/// The task of a name.
+pub(super) async fn read(gateway: &Gateway, namespace: &str, name: &str) -> Result<Option<AsyncTask>, Refusal> {
+    let read = Api::<AsyncTask>::namespaced(gateway.client.clone(), namespace).get_opt(name).await;
+    read.map_err(|source| Refusal::Kube { act: "read an AsyncTask", source })
+}
+
+/// The store of a run; `None` before it has one.
+pub(super) async fn store(gateway: &Gateway, task: &AsyncTask) -> Result<Option<OpenStore>, Refusal> {
+    match task.status.as_ref().and_then(|status| status.store.as_ref()) {
+        Some(store) => Ok(Some(gateway.stores.by_ref(store).await?)),
+        None => Ok(None),
+    }
+}
+
+fn steps_of(task: &AsyncTask) -> &[StepStatus] {
+    task.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default()
+}
+
+/// The sealed results of a run, as people are shown them: what a fan-out appends comes from the step that puts it
+/// together, and its logs are asked for shard by shard.
+pub(super) struct Results<'a> {
+    steps: Vec<(String, Sealed<'a>)>,
+    known: Vec<String>,
+    definition: Option<Arc<ValidatedDefinition>>,
+}
+
+impl<'a> Results<'a> {
+    /// The declared outputs, as far as they are known.
+    pub(super) fn declared(&self) -> &[OutputSpec] {
+        self.definition.as_ref().map(|definition| definition.outputs.as_slice()).unwrap_or_default()
+    }
+
+    /// Every output with every step that gives it, in the order of the steps; of most there is one.
+    pub(super) fn given(&self) -> impl Iterator<Item = (&str, &str, &Sealed<'a>)> {
+        self.steps.iter().flat_map(move |(step, sealed)| {
+            let outputs = sealed.outputs().into_iter().filter(move |output| self.shows(step, sealed, output));
+            outputs.map(move |output| (output, step.as_str(), sealed))
+        })
+    }
+
+    fn shows(&self, step: &str, sealed: &Sealed<'a>, output: &str) -> bool {
+        if !sealed.is_fan_out() {
+            return true;
+        }
+        output != LOG_OUTPUT && !self.is_appended(step, output)
+    }
+
+    /// Whether another step puts the files of a fan-out together.
+    fn is_appended(&self, step: &str, output: &str) -> bool {
+        if self.definition.is_some() {
+            let declared = self.declared().iter().find(|known| known.name == output);
+            return declared.is_some_and(|declared| is_appended(declared, true));
+        }
+        // What that step has given, or all where it has given nothing yet.
+        let assembling = assemble_name(step);
+        match self.steps.iter().find(|(name, _)| *name == assembling) {
+            Some((_, sealed)) => sealed.outputs().contains(&output),
+            None => self.known.contains(&assembling),
+        }
+    }
+
+    /// At most `limit` files of an output, from number `from` on.
+    pub(super) async fn files(&self, output: &str, from: u64, limit: usize) -> Result<Vec<ManifestFile>, Refusal> {
+        let (mut skip, mut found) = (from, Vec::new());
+        for (_, _, sealed) in self.given().filter(|(given, _, _)| *given == output) {
+            let here = sealed.volume(output).files;
+            if skip >= here {
+                skip -= here;
+                continue;
+            }
+            found.extend(sealed.files(output, skip, limit - found.len()).await?);
+            skip = 0;
+            if found.len() >= limit {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// How many files an output has; `None`: there is no such output.
+    pub(super) fn count(&self, output: &str) -> Option<u64> {
+        let counts = self.given().filter(|(given, _, _)| *given == output).map(|(_, _, sealed)| sealed.volume(output).files);
+        counts.reduce(u64::saturating_add)
+    }
+}

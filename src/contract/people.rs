@@ -33,73 +33,9 @@ pub struct OutputView {
     pub count: u64,
     /// Its files, the first 1,000 of them; the position in this list is the `n` of the download route.
     pub files: Vec<FileView>,
-    /// There are more than are listed here: `…/outputs/{output}/files` lists them all.
+    /// There are more than are listed here; each can be downloaded by its number.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
-}
-
-/// Some files of an output.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct FileList {
-    /// How many files the output has.
-    pub count: u64,
-    /// Number of the first one listed here.
-    pub first: u64,
-    /// The files, in their order.
-    pub files: Vec<FileView>,
-    /// Give it back as `continue` for the next ones; absent: these were the last.
-    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
-}
-
-/// The segments of an appended output, as their shards wrote them: what a reader takes who does not want to wait for
-/// the file made of them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct SegmentList {
-    /// Step that wrote them.
-    pub step: String,
-    /// Every segment begins with the same line, which the assembled file has once.
-    pub header: bool,
-    /// The file that comes before all segments.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<BaseView>,
-    /// How many segments there are.
-    pub count: u64,
-    /// The segments, in the order of their shards.
-    pub segments: Vec<SegmentView>,
-    /// Give it back as `continue` for the next ones; absent: these were the last.
-    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
-}
-
-/// A file that comes before all segments: the only one of an output.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct BaseView {
-    /// Name of that output; the file is its number 0.
-    pub output: String,
-    /// Bytes.
-    pub size: u64,
-    /// Hex SHA-256.
-    pub sha256: String,
-}
-
-/// What one shard wrote for an appended output.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct SegmentView {
-    /// The `number` of the download route, from 0.
-    pub number: u64,
-    /// Bytes.
-    pub size: u64,
-    /// Hex SHA-256.
-    pub sha256: String,
 }
 
 /// Some shards of a step.

@@ -257,7 +257,9 @@ mod tests {
             title: String::new(),
             step: "s".into(),
             size: 0,
+            count: files.len() as u64,
             files: files.iter().map(|f| file(f)).collect(),
+            more: false,
         };
         OutputList { outputs: vec![output("reports", &["r/a", "r/b"]), output("log", &["log"])] }
     }

@@ -16,6 +16,9 @@ use super::Shared;
 mod cancel;
 mod history;
 mod outputs;
+mod readable;
+mod retry;
+mod shards;
 mod stores;
 mod tasks;
 mod uploads;
@@ -26,7 +29,7 @@ mod uploads;
         title = "AsyncTask gateway",
         description = "Tasks, their outputs and uploads. Sign in with a token of the cluster (`Authorization: Bearer …`) \
                        or with a client certificate that the cluster's client CA has signed; rights are RBAC on \
-                       `asynctasks` and its virtual subresources `outputs`, `uploads`, `cancel` and `history` (API group asynctask.dev). \
+                       `asynctasks` and its virtual subresources `outputs`, `uploads`, `cancel`, `retry` and `history` (API group asynctask.dev). \
                        Whatever fails is answered as application/problem+json (RFC 9457).",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
@@ -43,6 +46,8 @@ pub(crate) fn api() -> (axum::Router<Shared>, OpenApi) {
         .routes(routes!(tasks::list, tasks::create))
         .routes(routes!(tasks::read))
         .routes(routes!(cancel::cancel))
+        .routes(routes!(retry::retry))
+        .routes(routes!(shards::list))
         .routes(routes!(history::history))
         .routes(routes!(outputs::list))
         .routes(routes!(outputs::download, outputs::ticket))

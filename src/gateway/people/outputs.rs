@@ -1,83 +1,35 @@
 //! Outputs: what there is, and the way to the bytes of one file.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use kube::Api;
+use kube::ResourceExt;
+use serde::Deserialize;
 
-use crate::api::AsyncTask;
-use crate::api::names::subresource::OUTPUTS;
+use super::readable::{Readable, Results};
 use crate::contract::env::LOG_OUTPUT;
 use crate::contract::people::{DownloadTicket, FileView, OutputList, OutputView, Problem};
 use crate::contract::wire::SignedRequest;
-use crate::gateway::authorize::Access;
 use crate::gateway::disposition::attachment;
 use crate::gateway::identity::Caller;
 use crate::gateway::problem::Refusal;
-use crate::gateway::request::{self, Names};
-use crate::gateway::sealed::Sealed;
+use crate::gateway::request::{Filters, Names};
+use crate::gateway::sealed::{self, Sealed, status_of};
 use crate::gateway::transfer::{Download, OPAQUE, private};
 use crate::gateway::{Gateway, Shared};
 use crate::runtime::stores::OpenStore;
-use crate::storage::records::{Manifest, ManifestFile};
-use crate::storage::{Audience, GetShape};
+use crate::storage::layout::{AttemptKind, StepKeys};
+use crate::storage::records::ManifestFile;
+use crate::storage::{Audience, Digest, GetShape, Meta};
 
-/// A task whose outputs the caller may read.
-struct Readable {
-    task: AsyncTask,
-    namespace: String,
-}
-
-impl Readable {
-    async fn authorised(gateway: &Gateway, caller: &Caller, namespace: &str, name: &str) -> Result<Self, Refusal> {
-        let (namespace, name) = (request::namespace(namespace)?, request::object(name)?);
-        gateway.authorizer.require(caller, Access::task("get", namespace, name).of(OUTPUTS)).await?;
-        let read = Api::<AsyncTask>::namespaced(gateway.client.clone(), namespace).get_opt(name).await;
-        let read = read.map_err(|source| Refusal::Kube { act: "read an AsyncTask", source })?;
-        Ok(Self { task: read.ok_or(Refusal::NotFound)?, namespace: namespace.to_owned() })
-    }
-
-    /// The store of the run; `None` before it has one.
-    async fn store(&self, gateway: &Gateway) -> Result<Option<OpenStore>, Refusal> {
-        match self.task.status.as_ref().and_then(|status| status.store.as_ref()) {
-            Some(store) => Ok(Some(gateway.stores.by_ref(store).await?)),
-            None => Ok(None),
-        }
-    }
-
-    /// The sealed result of each step that has one.
-    async fn manifests(&self, gateway: &Gateway, open: &OpenStore) -> Result<Vec<Arc<Manifest>>, Refusal> {
-        let steps = self.task.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
-        let mut manifests = Vec::new();
-        for step in steps {
-            if let Some(sealed) = Sealed::of(gateway, open, &self.task, step).await? {
-                manifests.push(sealed.manifest());
-            }
-        }
-        Ok(manifests)
-    }
-
-    /// Titles by name, in the order of the definition. Without its revision names have to do.
-    async fn titles(&self, gateway: &Gateway) -> Result<Vec<(String, String)>, Refusal> {
-        let Some(pinned) = self.task.status.as_ref().and_then(|status| status.revision.as_ref()) else {
-            return Ok(Vec::new());
-        };
-        match gateway.catalog.pinned(&self.namespace, pinned).await {
-            Ok(revision) => {
-                let outputs = revision.spec.content.outputs.iter();
-                let title = |name: &str, title: Option<&String>| title.cloned().unwrap_or_else(|| name.to_owned());
-                Ok(outputs.map(|output| (output.name.clone(), title(&output.name, output.title.as_ref()))).collect())
-            }
-            Err(Refusal::Conflict { .. }) => Ok(Vec::new()),
-            Err(refusal) => Err(refusal),
-        }
-    }
-}
+/// Files of an output that are listed with it; more have to be asked for by their number.
+const LISTED: usize = 1000;
+/// Longest log that is measured before it is sent: above what an agent stores.
+const LOG_MAX: u64 = 16 << 20;
 
 fn view(file: &ManifestFile) -> FileView {
     FileView {
@@ -88,31 +40,49 @@ fn view(file: &ManifestFile) -> FileView {
     }
 }
 
-/// Declared outputs in their order, then any whose declaration is no longer known, then the log.
-fn arranged(manifests: &[Arc<Manifest>], titles: &[(String, String)]) -> Vec<OutputView> {
-    let mut found: BTreeMap<&str, OutputView> = BTreeMap::new();
-    for (manifest, file) in
-        manifests.iter().flat_map(|manifest| manifest.files.iter().map(move |file| (manifest, file)))
-    {
-        let title = titles.iter().find(|(name, _)| *name == file.output).map(|(_, title)| title.as_str());
-        let output = found.entry(&file.output).or_insert_with(|| OutputView {
-            name: file.output.clone(),
-            title: title.unwrap_or(if file.output == LOG_OUTPUT { "Log" } else { &file.output }).to_owned(),
-            step: manifest.step.clone(),
-            size: 0,
-            files: Vec::new(),
-        });
-        output.size = output.size.saturating_add(file.size);
-        output.files.push(view(file));
+/// Every output with its first files: declared ones in their order, then any whose declaration is no longer known, then
+/// the log.
+async fn views(results: &Results<'_>) -> Result<Vec<OutputView>, Refusal> {
+    let mut outputs: Vec<OutputView> = Vec::new();
+    for (name, step, sealed) in results.given() {
+        let place = match outputs.iter().position(|output| output.name == name) {
+            Some(place) => place,
+            None => {
+                outputs.push(blank(results, name, step));
+                outputs.len() - 1
+            }
+        };
+        let (output, volume) = (&mut outputs[place], sealed.volume(name));
+        output.size = output.size.saturating_add(volume.bytes);
+        output.count = output.count.saturating_add(volume.files);
+        let room = LISTED - output.files.len();
+        output.files.extend(sealed.files(name, 0, room).await?.iter().map(view));
+        output.more = output.count > output.files.len() as u64;
     }
-    let place = |name: &str| match titles.iter().position(|(known, _)| known == name) {
+    arrange(&mut outputs, &results.declared().iter().map(|output| output.name.as_str()).collect::<Vec<_>>());
+    Ok(outputs)
+}
+
+fn blank(results: &Results<'_>, name: &str, step: &str) -> OutputView {
+    let declared = results.declared().iter().find(|output| output.name == name);
+    let unsaid = if name == LOG_OUTPUT { "Log" } else { name };
+    OutputView {
+        name: name.to_owned(),
+        title: declared.and_then(|output| output.title.clone()).unwrap_or_else(|| unsaid.to_owned()),
+        step: step.to_owned(),
+        size: 0,
+        count: 0,
+        files: Vec::new(),
+        more: false,
+    }
+}
+
+fn arrange(outputs: &mut [OutputView], declared: &[&str]) {
+    outputs.sort_by_key(|output| match declared.iter().position(|known| *known == output.name) {
         Some(position) => position,
-        None if name == LOG_OUTPUT => usize::MAX,
-        None => titles.len(),
-    };
-    let mut outputs: Vec<OutputView> = found.into_values().collect();
-    outputs.sort_by_key(|output| place(&output.name));
-    outputs
+        None if output.name == LOG_OUTPUT => usize::MAX,
+        None => declared.len(),
+    });
 }
 
 /// List outputs
@@ -130,9 +100,8 @@ pub(super) async fn list(
 ) -> Result<Json<OutputList>, Refusal> {
     let readable = Readable::authorised(&gateway, &caller, &namespace, &name).await?;
     let Some(open) = readable.store(&gateway).await? else { return Ok(Json(OutputList { outputs: Vec::new() })) };
-    let manifests = readable.manifests(&gateway, &open).await?;
-    let titles = readable.titles(&gateway).await?;
-    Ok(Json(OutputList { outputs: arranged(&manifests, &titles) }))
+    let results = readable.results(&gateway, &open).await?;
+    Ok(Json(OutputList { outputs: views(&results).await? }))
 }
 
 type FilePath = (String, String, String, usize);
@@ -143,14 +112,69 @@ struct Chosen {
     file: ManifestFile,
 }
 
-async fn choose(gateway: &Gateway, caller: &Caller, path: &FilePath) -> Result<Chosen, Refusal> {
+/// Of the output `log`, whose.
+#[derive(Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Whose {
+    /// Of the output `log` only: the step, also before the run has ended
+    step: Option<String>,
+    /// With `step`: the number of the shard
+    shard: Option<u32>,
+}
+
+async fn choose(gateway: &Gateway, caller: &Caller, path: &FilePath, whose: &Whose) -> Result<Chosen, Refusal> {
     let (namespace, name, output, number) = path;
     let readable = Readable::authorised(gateway, caller, namespace, name).await?;
     let open = readable.store(gateway).await?.ok_or(Refusal::NotFound)?;
-    let manifests = readable.manifests(gateway, &open).await?;
-    let mut files = manifests.iter().flat_map(|manifest| &manifest.files).filter(|file| file.output == *output);
-    let file = files.nth(*number).cloned().ok_or(Refusal::NotFound)?;
-    Ok(Chosen { open, file })
+    let file = match &whose.step {
+        Some(step) if output == LOG_OUTPUT && *number == 0 => log(gateway, &readable, &open, step, whose.shard).await?,
+        Some(_) => {
+            return Err(Refusal::BadRequest("`step` and `shard` choose a log: the output is `log`, its file 0".into()));
+        }
+        None if whose.shard.is_some() => return Err(Refusal::BadRequest("`shard` needs `step`".into())),
+        None => {
+            let results = readable.results(gateway, &open).await?;
+            results.files(output, *number as u64, 1).await?.pop()
+        }
+    };
+    Ok(Chosen { open, file: file.ok_or(Refusal::NotFound)? })
+}
+
+/// The log of a step, or of one of its shards: the sealed one, else that of the newest pod that has left one.
+async fn log(
+    gateway: &Gateway,
+    readable: &Readable,
+    open: &OpenStore,
+    step: &str,
+    shard: Option<u32>,
+) -> Result<Option<ManifestFile>, Refusal> {
+    let Some(status) = status_of(&readable.task, step) else { return Ok(None) };
+    if let Some(sealed) = Sealed::of(gateway, open, &readable.task, status).await? {
+        let Some(number) = shard.filter(|_| sealed.is_fan_out()) else { return sealed.file(LOG_OUTPUT, 0).await };
+        let shards = sealed.shards(number..number.saturating_add(1)).await?;
+        return Ok(shards.into_iter().flat_map(|shard| shard.files).find(|file| file.output == LOG_OUTPUT));
+    }
+    let keys = sealed::keys(open, &readable.namespace, &readable.task.uid().unwrap_or_default(), step)?;
+    unsealed_log(open, &keys, shard.unwrap_or(0)).await
+}
+
+async fn unsealed_log(open: &OpenStore, keys: &StepKeys, shard: u32) -> Result<Option<ManifestFile>, Refusal> {
+    let (mut newest, mut after): (Option<Meta>, Option<String>) = (None, None);
+    loop {
+        let page = open.store.list(&keys.shard_prefix(shard), after.as_deref(), 1000).await?;
+        let is_log = |meta: &Meta| keys.parse(&meta.key).is_some_and(|key| key.kind == AttemptKind::Log);
+        after = page.objects.last().map(|meta| meta.key.clone());
+        newest = page.objects.into_iter().filter(is_log).chain(newest).max_by_key(|meta| meta.modified);
+        if !page.more || after.is_none() {
+            break;
+        }
+    }
+    let Some(Meta { key, size, .. }) = newest.filter(|meta| meta.size <= LOG_MAX) else { return Ok(None) };
+    // Nobody vouches for it yet, so it is measured as it is now.
+    let sha256 = Digest::of(&open.store.get_bytes(&key, LOG_MAX).await?);
+    let (output, path) = (LOG_OUTPUT.to_owned(), format!("{LOG_OUTPUT}.txt"));
+    Ok(Some(ManifestFile { output, seq: 0, path, size, sha256, media_type: Some("text/plain".to_owned()), key }))
 }
 
 impl Chosen {
@@ -185,7 +209,7 @@ fn prefers_json(headers: &HeaderMap) -> bool {
     params(
         ("namespace" = String, Path, description = "Namespace"), ("name" = String, Path, description = "Task"),
         ("output" = String, Path, description = "Output"), ("number" = usize, Path, description = "Position in the output's list of files, from 0"),
-        ("Range" = Option<String>, Header, description = "One range of bytes")
+        Whose, ("Range" = Option<String>, Header, description = "One range of bytes")
     ),
     responses(
         (status = 303, description = "At `Location`, for a minute at most; the URL is a key, keep it from logs"),
@@ -198,9 +222,10 @@ pub(super) async fn download(
     State(gateway): State<Shared>,
     caller: Caller,
     Names(path): Names<FilePath>,
+    Filters(whose): Filters<Whose>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let chosen = choose(&gateway, &caller, &path).await?;
+    let chosen = choose(&gateway, &caller, &path, &whose).await?;
     if let Some(signed) = chosen.signed().await? {
         return see_other(&signed.url);
     }
@@ -218,7 +243,8 @@ pub(super) async fn download(
     operation_id = "requestDownload",
     params(
         ("namespace" = String, Path, description = "Namespace"), ("name" = String, Path, description = "Task"),
-        ("output" = String, Path, description = "Output"), ("number" = usize, Path, description = "Position in the output's list of files, from 0")
+        ("output" = String, Path, description = "Output"), ("number" = usize, Path, description = "Position in the output's list of files, from 0"),
+        Whose
     ),
     responses(
         (status = 200, body = DownloadTicket),
@@ -230,15 +256,16 @@ pub(super) async fn ticket(
     State(gateway): State<Shared>,
     caller: Caller,
     Names(path): Names<FilePath>,
+    Filters(whose): Filters<Whose>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let chosen = choose(&gateway, &caller, &path).await?;
+    let chosen = choose(&gateway, &caller, &path, &whose).await?;
     let signed = chosen.signed().await?;
     let expires_in = signed.as_ref().map(|_| chosen.open.ttl.as_secs());
     let request = signed.unwrap_or_else(|| SignedRequest {
         method: "GET".to_owned(),
-        url: uri.path().to_owned(),
+        url: uri.path_and_query().map_or_else(|| uri.path(), |path| path.as_str()).to_owned(),
         headers: BTreeMap::new(),
     });
     if !prefers_json(&headers) {
@@ -253,41 +280,21 @@ pub(super) async fn ticket(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::Digest;
-
-    fn manifest(outputs: &[(&str, u64)]) -> Arc<Manifest> {
-        let file = |(n, (output, size)): (usize, &(&str, u64))| ManifestFile {
-            output: (*output).to_owned(),
-            seq: u32::try_from(n).expect("small"),
-            path: format!("{output}/{n}"),
-            size: *size,
-            sha256: Digest::of(b""),
-            media_type: None,
-            key: "k".into(),
-        };
-        let files = outputs.iter().enumerate().map(file).collect();
-        Arc::new(Manifest {
-            version: 1,
-            task_uid: "t".into(),
-            step: "s".into(),
-            pod_uid: "p".into(),
-            files,
-            pages: vec![],
-        })
-    }
 
     #[test]
     fn outputs_come_in_the_order_of_the_definition_and_the_log_last() {
-        let titles = [("report", "Report"), ("data", "Data")].map(|(name, title)| (name.to_owned(), title.to_owned()));
-        let views = arranged(&[manifest(&[("data", 1), ("data", 2), ("log", 4), ("report", 8)])], &titles);
-        let seen: Vec<_> = views.iter().map(|v| (v.name.as_str(), v.title.as_str(), v.size, v.files.len())).collect();
-        assert_eq!(seen, [("report", "Report", 8, 1), ("data", "Data", 3, 2), ("log", "Log", 4, 1)]);
-    }
-
-    #[test]
-    fn outputs_of_a_forgotten_definition_are_still_there() {
-        let views = arranged(&[manifest(&[("data", 1), ("log", 4)])], &[]);
-        assert_eq!(views.iter().map(|v| v.title.as_str()).collect::<Vec<_>>(), ["data", "Log"]);
+        let output = |name: &str| OutputView {
+            name: name.into(),
+            title: String::new(),
+            step: "s".into(),
+            size: 0,
+            count: 0,
+            files: Vec::new(),
+            more: false,
+        };
+        let mut outputs = ["data", "log", "forgotten", "report"].map(output);
+        arrange(&mut outputs, &["report", "data"]);
+        assert_eq!(outputs.map(|output| output.name), ["report", "data", "forgotten", "log"]);
     }
 
     #[test]

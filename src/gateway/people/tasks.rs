@@ -17,9 +17,9 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::api::names::MANAGER_GATEWAY;
-use crate::api::task::{AsyncTaskSpec, DefinitionRef, InputRef};
+use crate::api::task::{AsyncTaskSpec, DefinitionRef, InputRef, OutputRef, RetryOf};
 use crate::api::{AsyncTask, TaskDefinitionSpec, TaskState};
-use crate::contract::people::{NewTask, Problem, TaskList};
+use crate::contract::people::{NewInput, NewTask, Problem, TaskList};
 use crate::gateway::authorize::Access;
 use crate::gateway::identity::{Caller, Person};
 use crate::gateway::problem::Refusal;
@@ -191,7 +191,7 @@ pub(super) async fn create(
     gateway.authorizer.require(&caller, Access::namespace("create", namespace)).await?;
     let person = &caller.person;
     require_member(person, asked.team.as_deref())?;
-    let name = name(&asked, person, namespace, &headers)?;
+    let name = named(asked.name.as_deref(), &asked.definition, person, namespace, &headers)?;
     let revision = gateway.catalog.current(namespace, &asked.definition, asked.revision.as_deref()).await?;
     require_valid(&revision.spec.content, &asked)?;
     let start_after = asked.start_after.as_deref().map(time).transpose()?;
@@ -207,7 +207,10 @@ fn spec(asked: NewTask, start_after: Option<Time>, owner: &str) -> AsyncTaskSpec
     let inputs: BTreeMap<_, _> = asked
         .inputs
         .into_iter()
-        .map(|(name, input)| (name, InputRef { upload: Some(input.upload), output: None }))
+        .map(|(name, NewInput { upload, output })| {
+            let output = output.map(|output| OutputRef { task: output.task, name: output.name });
+            (name, InputRef { upload, output })
+        })
         .collect();
     AsyncTaskSpec {
         definition: DefinitionRef { name: asked.definition, revision: asked.revision },
@@ -218,7 +221,7 @@ fn spec(asked: NewTask, start_after: Option<Time>, owner: &str) -> AsyncTaskSpec
         start_after,
         suspend: None,
         cancel: None,
-        retry_of: None,
+        retry_of: asked.retry_of.map(|name| RetryOf { name }),
         priority_class_name: asked.priority_class_name,
     }
 }
@@ -240,8 +243,14 @@ fn require_member(person: &Person, team: Option<&str>) -> Result<(), Refusal> {
 }
 
 /// The task's name: given, or made from the key so that the same user asking again means the same task.
-fn name(asked: &NewTask, person: &Person, namespace: &str, headers: &HeaderMap) -> Result<String, Refusal> {
-    if let Some(name) = &asked.name {
+pub(super) fn named(
+    name: Option<&str>,
+    of: &str,
+    person: &Person,
+    namespace: &str,
+    headers: &HeaderMap,
+) -> Result<String, Refusal> {
+    if let Some(name) = name {
         let checked = request::object(name).map(str::to_owned);
         return checked.map_err(|_| {
             Refusal::invalid("InvalidName", "`name` must be a DNS name: lower-case letters, digits, - and . only")
@@ -255,12 +264,12 @@ fn name(asked: &NewTask, person: &Person, namespace: &str, headers: &HeaderMap) 
                 Refusal::BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters".into())
             })?;
             // Lengths in front: no two lists of parts read alike.
-            let parts = [namespace, &person.user, &asked.definition, text];
+            let parts = [namespace, &person.user, of, text];
             let parts: String = parts.iter().map(|part| format!("{}:{part}", part.len())).collect();
             Uuid::new_v5(&NAMES, parts.as_bytes())
         }
     };
-    let readable: String = asked.definition.chars().take(30).collect();
+    let readable: String = of.chars().take(30).collect();
     Ok(format!("{}-{}", readable.trim_end_matches(['-', '.']), id.simple()))
 }
 
@@ -298,7 +307,7 @@ fn require_valid(definition: &TaskDefinitionSpec, asked: &NewTask) -> Result<(),
     Err(Refusal::Invalid { word, message, violations })
 }
 
-async fn submit(gateway: &Gateway, namespace: &str, task: AsyncTask) -> Result<Response, Refusal> {
+pub(super) async fn submit(gateway: &Gateway, namespace: &str, task: AsyncTask) -> Result<Response, Refusal> {
     let tasks = Api::<AsyncTask>::namespaced(gateway.client.clone(), namespace);
     let params = PostParams { field_manager: Some(MANAGER_GATEWAY.to_owned()), ..PostParams::default() };
     match tasks.create(&params, &task).await {
@@ -358,6 +367,10 @@ mod tests {
 
     fn alice() -> Person {
         Person { user: "alice".into(), groups: vec!["team-a".into()], ..Person::default() }
+    }
+
+    fn name(asked: &NewTask, person: &Person, namespace: &str, headers: &HeaderMap) -> Result<String, Refusal> {
+        named(asked.name.as_deref(), &asked.definition, person, namespace, headers)
     }
 
     fn keyed(key: &str) -> HeaderMap {

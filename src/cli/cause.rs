@@ -3,12 +3,17 @@
 
 use jiff::Timestamp;
 
+use super::fan_out::{self, number};
 use super::render::{cancel_request, place_in_queue};
-use super::words::{ahead, clean};
+use super::takeover::Takeover;
+use super::words::{Paint, ahead, clean, grouped};
 use crate::api::condition::{CANCEL_REQUESTED, NOT_NOW, STALLED};
 use crate::api::state::StepState;
-use crate::api::task::{AsyncTaskStatus, Failure, StepStatus, Waiting};
+use crate::api::task::{AsyncTaskStatus, Failure, PlannedStep, StepStatus, Waiting};
 use crate::api::{AsyncTask, TaskState};
+
+/// Kinds of failure told of a step.
+const KINDS: usize = 3;
 
 /// Something the person may not be allowed to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +89,8 @@ pub(crate) fn cause(task: &AsyncTask, facts: &Facts, now: Timestamp) -> Cause {
             format!("It is being cancelled{}: it is over when its pods and its cleanup steps are", said(status)),
             "Nothing: pods have the grace period of their template to end",
         ),
-        TaskState::Complete | TaskState::PartiallyComplete => Cause::new(
+        TaskState::PartiallyComplete => partial(&name, status),
+        TaskState::Complete => Cause::new(
             format!("Nothing is wrong, it is over: {state}{}", said(status)),
             format!("`kubectl asynctask outputs get {name}` fetches what it gave back"),
         ),
@@ -101,6 +107,10 @@ fn said(status: &AsyncTaskStatus) -> String {
 
 fn rerun(name: &str) -> String {
     format!("`kubectl asynctask rerun {name}` submits it once more")
+}
+
+fn retry(name: &str) -> String {
+    format!("`kubectl asynctask retry {name}` takes over what succeeded and runs the rest")
 }
 
 fn deleting(task: &AsyncTask) -> Cause {
@@ -192,15 +202,67 @@ fn running(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Times
             "Nothing: wait for the step",
         );
     }
-    let names: Vec<_> = of(StepState::Running).map(|step| clean(&step.name)).collect();
     let name = clean(task.metadata.name.as_deref().unwrap_or_default());
+    if let Some(cause) = of(StepState::Running).find_map(|step| failing(&name, step)) {
+        return cause;
+    }
+    let names: Vec<_> = of(StepState::Running).map(|step| clean(&step.name)).collect();
     match names.as_slice() {
         [] => Cause::new("Nothing is wrong: its next step is about to start", "Nothing"),
         names => Cause::new(
-            format!("Nothing is wrong: step {} runs", names.join(" and step ")),
+            format!("Nothing is wrong: step {} runs{}", names.join(" and step "), for_items(status, names)),
             format!("`kubectl asynctask watch {name}` follows it"),
         ),
     }
+}
+
+/// Which steps wait for the items of those that run.
+fn for_items(status: &AsyncTaskStatus, running: &[String]) -> String {
+    let from = |planned: &PlannedStep| planned.fan_out.as_ref().and_then(|fan_out| fan_out.items_from.clone());
+    let waits = |planned: &&PlannedStep| from(planned).is_some_and(|from| running.contains(&from));
+    let waiting: Vec<_> = status.plan.iter().filter(waits).map(|planned| clean(&planned.name)).collect();
+    if waiting.is_empty() {
+        String::new()
+    } else {
+        format!(", and step {} waits for its items", waiting.join(" and step "))
+    }
+}
+
+/// A fan-out that goes on although some of its shards will give nothing.
+fn failing(name: &str, step: &StepStatus) -> Option<Cause> {
+    let shards = step.shards.as_ref().filter(|shards| shards.failed > 0)?;
+    let failed = format!("{} of {} failed", grouped(shards.failed), number(shards.total, "shard"));
+    Some(Cause::new(
+        format!("Step {} goes on; so far {failed}{}", clean(&step.name), kinds(step)),
+        format!(
+            "Nothing, while that is no more than it tolerates. `kubectl asynctask shards {name} --failed` lists them"
+        ),
+    ))
+}
+
+/// The most frequent failures of a step.
+fn kinds(step: &StepStatus) -> String {
+    let kinds = step.failures.iter().take(KINDS).map(|failure| fan_out::failed(failure, Paint { on: false }));
+    let kinds: Vec<_> = kinds.collect();
+    if kinds.is_empty() { String::new() } else { format!(": {}", kinds.join("; ")) }
+}
+
+fn partial(name: &str, status: &AsyncTaskStatus) -> Cause {
+    let steps = status.steps.iter().filter(|step| step.state == Some(StepState::PartiallyComplete));
+    let steps: Vec<_> = steps.map(|step| format!("step {}{}", clean(&step.name), kinds(step))).collect();
+    let failed = status.steps.iter().filter_map(|step| step.shards.as_ref()).any(|shards| shards.failed > 0);
+    let next = if failed {
+        format!(
+            "`kubectl asynctask shards {name} --failed` lists the shards, `kubectl asynctask retry {name}` runs only \
+             them again"
+        )
+    } else {
+        format!(
+            "If the definition has an output for failed items, `kubectl asynctask outputs ls {name}` shows it, and it can \
+             be the input of another run"
+        )
+    };
+    Cause::new(format!("It is over, but not clean, within what is tolerated: {}", steps.join(", ")), next)
 }
 
 fn stuck(task: &AsyncTask, step: &StepStatus, facts: &Facts) -> Option<Cause> {
@@ -278,12 +340,18 @@ fn failed(name: &str, status: &AsyncTaskStatus) -> Cause {
     let code = code.as_ref().map(|code| format!(" · {}", clean(code))).unwrap_or_default();
     let exit = exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
     let more = link.as_ref().map(|link| format!(". More: {}", clean(link))).unwrap_or_default();
-    let next = match retriable {
-        Some(true) => format!("It may succeed when it is run again: {}", rerun(name)),
-        Some(false) => "Running it again would end the same way: mend first what the message names".to_owned(),
-        None => format!("`kubectl asynctask logs {name}` shows what it wrote; {}", rerun(name)),
+    let taken = Takeover::of(status).is_some();
+    let again = if taken { retry(name) } else { rerun(name) };
+    let failed = status.steps.iter().find(|other| failure.step.as_ref() == Some(&other.name));
+    let failed = failed.filter(|step| step.shards.is_some());
+    let next = match (retriable, failed) {
+        (Some(true), _) => format!("It may succeed when it is run again: {again}"),
+        (Some(false), _) => "Running it again would end the same way: mend first what the message names".to_owned(),
+        (None, Some(_)) => format!("`kubectl asynctask shards {name} --failed` lists the shards; {again}"),
+        (None, None) => format!("`kubectl asynctask logs {name}` shows what it wrote; {again}"),
     };
-    let what = format!("It failed{step}: {}{code}{exit}: {}{more}", clean(reason), clean(message));
+    let kinds = failed.map(kinds).unwrap_or_default();
+    let what = format!("It failed{step}: {}{code}{exit}: {}{more}{kinds}", clean(reason), clean(message));
     Cause::new(what, next)
 }
 

@@ -151,3 +151,48 @@ fn a_deletion_that_cannot_be_says_what_it_waits_for() {
     task.status = serde_json::from_value(stalled).expect("a status");
     assert!(why(&task, &Facts::default()).0.ends_with("cannot be yet: StoreNotReady: no answer"));
 }
+
+fn golden(text: &str) -> AsyncTask {
+    serde_yaml_ng::from_str(text).expect("an AsyncTask")
+}
+
+#[test]
+fn of_a_fan_out_the_failures_are_counted_and_the_next_command_is_named() {
+    for (text, what, next) in [
+        (
+            include_str!("golden/shards_before.yaml"),
+            "step plan runs, and step send waits for its items",
+            "watch mail-1",
+        ),
+        (
+            include_str!("golden/shards_during.yaml"),
+            "Step send goes on; so far 3 of 1,000 shards failed: 3 shards: InvalidEmail – no @",
+            "shards mail-1 --failed",
+        ),
+        (
+            include_str!("golden/shards_partial.yaml"),
+            "not clean, within what is tolerated: step send: 43 shards: InvalidEmail – no @ in the address; 1 shard: Temp",
+            "`kubectl asynctask retry mail-1` runs only them again",
+        ),
+        (
+            include_str!("golden/shards_failed.yaml"),
+            "10 are tolerated: 43 shards: InvalidEmail",
+            "`kubectl asynctask retry mail-1` takes over what succeeded",
+        ),
+    ] {
+        let (said, remedy) = why(&golden(text), &Facts::default());
+        assert!(said.contains(what), "{said}");
+        assert!(remedy.contains(next), "{remedy}");
+    }
+}
+
+#[test]
+fn items_that_failed_without_their_shard_are_for_another_run() {
+    let mut task = golden(include_str!("golden/shards_partial.yaml"));
+    let step = &mut task.status.as_mut().expect("a status").steps[1];
+    step.shards.as_mut().expect("shards").failed = 0;
+    step.failures.retain(|failure| failure.items.is_some());
+    let (said, remedy) = why(&task, &Facts::default());
+    assert!(said.ends_with("step send: 12 items: Bounced"), "{said}");
+    assert!(remedy.contains("input of another run") && !remedy.contains("retry"), "{remedy}");
+}

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::render::readiness;
 use super::words::{Paint, clean, clean_lines, indent, table};
 use crate::api::TaskDefinition;
-use crate::api::definition::{InputSpec, StepSpec, TaskDefinitionSpec};
+use crate::api::definition::{FanOutSpec, InputSpec, ItemsFrom, StepSpec, TaskDefinitionSpec};
 use crate::api::state::RevisionState;
 
 /// A revision and the runs that are on it.
@@ -129,11 +129,24 @@ fn input(input: &InputSpec) -> Vec<String> {
 fn step_lines(step: &StepSpec) -> String {
     let title = step.title.as_deref().map(clean).unwrap_or_default();
     let timeout = step.timeout.as_deref().unwrap_or("1h");
-    let mut text = format!("  {}  {title} (at most {timeout})\n", step.name);
+    let shards = step.fan_out.as_ref().map(|fan_out| format!(", {}", shards(fan_out))).unwrap_or_default();
+    let mut text = format!("  {}  {title} (at most {timeout}{shards})\n", step.name);
     for (n, stage) in step.stages.iter().enumerate() {
         let _ = writeln!(text, "      {}. {}", n + 1, clean(stage));
     }
     text
+}
+
+/// `in shards of 100 items of plan`
+fn shards(fan_out: &FanOutSpec) -> String {
+    let per_shard = fan_out.items_per_shard.unwrap_or(crate::plan::fanout::ITEMS_PER_SHARD);
+    let items = |from: &ItemsFrom| from.step.as_ref().or(from.input.as_ref()).map(|from| clean(from));
+    match (&fan_out.items_from, fan_out.shards, &fan_out.shards_from) {
+        (Some(from), _, _) => format!("in shards of {per_shard} items of {}", items(from).unwrap_or_default()),
+        (None, Some(shards), _) => format!("in {shards} shards"),
+        (None, None, Some(from)) => format!("in as many shards as {} says", clean(&from.parameter)),
+        (None, None, None) => "in shards".to_owned(),
+    }
 }
 
 fn outputs(spec: &TaskDefinitionSpec) -> Vec<Vec<String>> {

@@ -15,6 +15,7 @@ use super::verbs::history::HistoryError;
 use super::verbs::logs::LogsError;
 use super::verbs::outputs::OutputsError;
 use super::verbs::run::RunError;
+use super::verbs::shards::ShardsError;
 
 /// Any error of the command.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,9 @@ pub(crate) enum CliError {
     /// Finding a log.
     #[error(transparent)]
     Logs(#[from] LogsError),
+    /// Listing shards.
+    #[error(transparent)]
+    Shards(#[from] ShardsError),
     /// Finding a history.
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -79,6 +83,7 @@ impl CliError {
             | Self::Download(_)
             | Self::Outputs(_)
             | Self::Logs(_)
+            | Self::Shards(_)
             | Self::History(_)
             | Self::Print(_) => Exit::Error,
         }

@@ -1,5 +1,6 @@
-//! `--input name=FILE`: which file is which input, checked against the definition before a byte is sent.
+//! `--input`: which file, or what of another run, is which input; checked against the definition before a byte is sent.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -9,9 +10,12 @@ use super::meter::Meter;
 use super::words::size;
 use crate::api::definition::InputSpec;
 use crate::api::quantity;
+use crate::api::task::OutputRef;
 
 /// What an input that names no limit takes.
 pub(crate) const DEFAULT_MAX_SIZE: &str = "5Gi";
+/// Begins an input that another run gave back; a file of such a name is `./output:…`.
+const OUTPUT: &str = "output:";
 /// Bytes read at once.
 pub(crate) const CHUNK: usize = 256 * 1024;
 
@@ -21,6 +25,9 @@ pub(crate) enum InputError {
     /// No name or no file.
     #[error("--input {0:?}: write --input NAME=FILE, or NAME=FILE;type=MEDIA/TYPE")]
     Split(String),
+    /// No task or no output.
+    #[error("--input {0:?}: write --input NAME=output:TASK/OUTPUT, or NAME=./output:… for a file of that name")]
+    SplitOutput(String),
     /// The definition declares no such input.
     #[error("--input {name}: the definition has no such input; {known}")]
     Unknown {
@@ -91,14 +98,32 @@ pub(crate) enum InputError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InputArg {
     name: String,
+    origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    File(FileArg),
+    Output(OutputRef),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FileArg {
     file: PathBuf,
     media_type: Option<String>,
 }
 
-/// Splits `name=FILE[;type=media/type]`; for clap.
+/// Splits `name=FILE[;type=media/type]` and `name=output:TASK/OUTPUT`; for clap.
 pub(crate) fn split(text: &str) -> Result<InputArg, InputError> {
     let bad = || InputError::Split(text.to_owned());
     let (name, rest) = text.split_once('=').ok_or_else(bad)?;
+    if let Some(output) = rest.strip_prefix(OUTPUT) {
+        let parts = output.split_once('/').filter(|(task, output)| !task.is_empty() && !output.is_empty());
+        let parts = parts.filter(|(_, output)| !name.is_empty() && !output.contains('/'));
+        let (task, output) = parts.ok_or_else(|| InputError::SplitOutput(text.to_owned()))?;
+        let output = OutputRef { task: task.to_owned(), name: output.to_owned() };
+        return Ok(InputArg { name: name.to_owned(), origin: Origin::Output(output) });
+    }
     let (file, media_type) = match rest.rsplit_once(";type=") {
         Some((file, media_type)) => (file, Some(media_type.to_owned())),
         None => (rest, None),
@@ -106,7 +131,7 @@ pub(crate) fn split(text: &str) -> Result<InputArg, InputError> {
     if name.is_empty() || file.is_empty() || media_type.as_deref().is_some_and(|t| !t.contains('/')) {
         return Err(bad());
     }
-    Ok(InputArg { name: name.to_owned(), file: PathBuf::from(file), media_type })
+    Ok(InputArg { name: name.to_owned(), origin: Origin::File(FileArg { file: PathBuf::from(file), media_type }) })
 }
 
 /// A file that fits its input.
@@ -122,22 +147,36 @@ pub(crate) struct InputFile {
     pub(crate) media_type: Option<String>,
 }
 
+/// What is given, as it fits the definition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Given {
+    /// Files that are to be sent.
+    pub(crate) files: Vec<InputFile>,
+    /// What other runs gave back, by the input's name.
+    pub(crate) outputs: BTreeMap<String, OutputRef>,
+}
+
 /// Matches what is given with what the definition declares.
-pub(crate) fn check(declared: &[InputSpec], given: &[InputArg]) -> Result<Vec<InputFile>, InputError> {
-    let mut files: Vec<InputFile> = Vec::new();
+pub(crate) fn check(declared: &[InputSpec], given: &[InputArg]) -> Result<Given, InputError> {
+    let mut names = BTreeSet::new();
+    let mut all = Given::default();
     for arg in given {
         let spec = declared
             .iter()
             .find(|spec| spec.name == arg.name)
             .ok_or_else(|| InputError::Unknown { name: arg.name.clone(), known: known(declared) })?;
-        if files.iter().any(|f| f.name == arg.name) {
+        if !names.insert(arg.name.clone()) {
             return Err(InputError::Repeat(arg.name.clone()));
         }
-        files.push(fits(spec, arg)?);
+        match &arg.origin {
+            Origin::File(file) => all.files.push(fits(spec, file)?),
+            // Whether there is such an output, and whose, is for the operator to say.
+            Origin::Output(output) => drop(all.outputs.insert(arg.name.clone(), output.clone())),
+        }
     }
-    match declared.iter().find(|spec| spec.required && !files.iter().any(|f| f.name == spec.name)) {
+    match declared.iter().find(|spec| spec.required && !names.contains(&spec.name)) {
         Some(spec) => Err(InputError::Missing(spec.name.clone())),
-        None => Ok(files),
+        None => Ok(all),
     }
 }
 
@@ -146,8 +185,8 @@ fn known(declared: &[InputSpec]) -> String {
     if names.is_empty() { "it takes none".to_owned() } else { format!("it takes {}", names.join(", ")) }
 }
 
-fn fits(spec: &InputSpec, arg: &InputArg) -> Result<InputFile, InputError> {
-    let (name, file) = (arg.name.clone(), arg.file.clone());
+fn fits(spec: &InputSpec, arg: &FileArg) -> Result<InputFile, InputError> {
+    let (name, file) = (spec.name.clone(), arg.file.clone());
     let meta = std::fs::metadata(&file).map_err(|source| InputError::Read {
         name: name.clone(),
         file: file.clone(),
@@ -166,7 +205,7 @@ fn fits(spec: &InputSpec, arg: &InputArg) -> Result<InputFile, InputError> {
 }
 
 /// What was said, else what the name tells, else the only one there is to choose.
-fn media_type(spec: &InputSpec, arg: &InputArg) -> Result<Option<String>, InputError> {
+fn media_type(spec: &InputSpec, arg: &FileArg) -> Result<Option<String>, InputError> {
     if let Some(said) = &arg.media_type {
         return Ok(Some(said.clone()));
     }
@@ -176,7 +215,7 @@ fn media_type(spec: &InputSpec, arg: &InputArg) -> Result<Option<String>, InputE
         Some(guess) if spec.media_types.iter().any(|t| t.eq_ignore_ascii_case(guess)) => Ok(Some(guess.to_owned())),
         None if spec.media_types.len() == 1 => Ok(Some(first.clone())),
         _ => Err(InputError::MediaType {
-            name: arg.name.clone(),
+            name: spec.name.clone(),
             file: arg.file.clone(),
             looks: guess.map_or_else(|| "has an unknown type".to_owned(), |t| format!("looks like {t}")),
             takes: spec.media_types.join(" or "),
@@ -258,7 +297,7 @@ mod tests {
 
     fn try_one(spec: InputSpec, dir: &tempfile::TempDir, text: &str) -> Result<super::InputFile, InputError> {
         let arg = split(&text.replace('@', &format!("{}/", dir.path().display())))?;
-        check(&[spec], &[arg]).map(|mut files| files.remove(0))
+        check(&[spec], &[arg]).map(|mut given| given.files.remove(0))
     }
 
     #[test]
@@ -292,6 +331,9 @@ mod tests {
             (gzip(), "archive", "write --input NAME=FILE"),
             (gzip(), "archive=", "write --input NAME=FILE"),
             (gzip(), "archive=f;type=gzip", "write --input NAME=FILE"),
+            (gzip(), "archive=output:mail-1", "write --input NAME=output:TASK/OUTPUT"),
+            (gzip(), "archive=output:/failures", "write --input NAME=output:TASK/OUTPUT"),
+            (gzip(), "archive=output:mail-1/a/b", "write --input NAME=output:TASK/OUTPUT"),
         ] {
             let error = try_one(spec, &dir, text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
@@ -304,7 +346,18 @@ mod tests {
         let dir = folder(&[("c", 1)]);
         let arg = split(&format!("archive={}/c", dir.path().display())).expect("split");
         assert!(matches!(check(&[archive(&[])], &[arg.clone(), arg]), Err(InputError::Repeat(_))));
-        assert!(check(&[InputSpec { required: false, ..archive(&[]) }], &[]).expect("optional").is_empty());
+        assert!(check(&[InputSpec { required: false, ..archive(&[]) }], &[]).expect("optional").files.is_empty());
+    }
+
+    #[test]
+    fn what_another_run_gave_back_is_an_input_without_a_file() {
+        let arg = split("archive=output:mail-1/failures").expect("split");
+        let given = check(&[archive(&[])], std::slice::from_ref(&arg)).expect("given");
+        let output = &given.outputs["archive"];
+        assert_eq!((output.task.as_str(), output.name.as_str(), given.files.len()), ("mail-1", "failures", 0));
+        assert!(matches!(check(&[archive(&[])], &[arg.clone(), arg]), Err(InputError::Repeat(_))));
+        let file = split("archive=./output:mail-1").expect("a file of that name");
+        assert!(matches!(check(&[archive(&[])], &[file]), Err(InputError::Read { .. })));
     }
 
     #[tokio::test]

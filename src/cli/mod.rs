@@ -7,9 +7,9 @@
 //! | [`gateway`], [`credentials`], [`forward`] | the gateway, with the same credentials |
 //! | [`parameters`], [`inputs`], [`submit`] | from the command line to an AsyncTask (pure but for reading files) |
 //! | [`upload`], [`download`], [`target`] | bytes: verified, resumed, never out of their folder |
-//! | [`change`], [`following`] | what is done to a run that exists, and what follows a submission |
+//! | [`change`], [`takeover`], [`following`] | what is done to a run that exists or goes on from one, and what follows |
 //! | [`facts`], [`cause`] | why a run does not go on: what is read for it, and the sentence (pure) |
-//! | [`follow`], [`render`], [`plan_page`], [`tree`], [`definition_page`] | what people see (the pages are pure) |
+//! | [`follow`], [`render`], [`plan_page`], [`fan_out`], [`tree`], [`definition_page`] | what people see (the pages are pure) |
 //!
 //! Tasks are created and read through the Kubernetes API, so that RBAC, admission and audit see the person; only bytes
 //! go through the gateway.
@@ -24,6 +24,7 @@ mod download;
 mod error;
 mod exit;
 mod facts;
+mod fan_out;
 mod follow;
 mod following;
 mod format;
@@ -38,6 +39,7 @@ mod plan_page;
 mod render;
 mod retry;
 mod submit;
+mod takeover;
 mod target;
 mod terminal;
 #[cfg(all(test, feature = "runtime"))]
@@ -78,11 +80,13 @@ enum Verb {
     Watch(verbs::watch::Args),
     Why(verbs::why::Args),
     Logs(verbs::logs::Args),
+    Shards(verbs::shards::Args),
     Outputs(verbs::outputs::Args),
     Cancel(verbs::cancel::Args),
     Suspend(verbs::suspend::Args),
     Resume(verbs::resume::Args),
     Rerun(verbs::rerun::Args),
+    Retry(verbs::retry::Args),
     History(verbs::history::Args),
     States(verbs::states::Args),
     Definitions(verbs::definitions::Args),
@@ -118,11 +122,13 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Verb::Watch(args) => verbs::watch::run(&session().await?, &args).await,
         Verb::Why(args) => verbs::why::run(&session().await?, &args).await,
         Verb::Logs(args) => verbs::logs::run(&session().await?, &args).await,
+        Verb::Shards(args) => verbs::shards::run(&session().await?, &args).await,
         Verb::Outputs(args) => verbs::outputs::run(&session().await?, args).await,
         Verb::Cancel(args) => verbs::cancel::run(&session().await?, &args).await,
         Verb::Suspend(args) => verbs::suspend::run(&session().await?, &args).await,
         Verb::Resume(args) => verbs::resume::run(&session().await?, &args).await,
         Verb::Rerun(args) => verbs::rerun::run(&session().await?, args).await,
+        Verb::Retry(args) => verbs::retry::run(&session().await?, args).await,
         Verb::History(args) => verbs::history::run(&session().await?, &args).await,
         Verb::States(args) => Ok(verbs::states::run(&args)?),
         Verb::Definitions(args) => verbs::definitions::run(&session().await?, &args).await,
@@ -176,6 +182,10 @@ mod tests {
             "kubectl-asynctask run d --wait --timeout never",
             "kubectl-asynctask run d --start-after tomorrow",
             "kubectl-asynctask rerun t --timeout 5m",
+            "kubectl-asynctask retry t --timeout 5m",
+            "kubectl-asynctask shards t --limit 0",
+            "kubectl-asynctask logs t --shard -1",
+            "kubectl-asynctask run d --input a=output:t",
             "kubectl-asynctask cancel",
             "kubectl-asynctask list --state Nowhere",
             "kubectl-asynctask outputs get t --file 0",

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::fan_out;
 use super::render::View;
 use super::tree::{Place, places};
-use super::words::{Paint, ahead, clean, elapsed, indent, size, table};
+use super::words::{Paint, ahead, clean, elapsed, grouped, indent, size, table};
 use crate::api::definition::{Outcome, WhenSpec};
 use crate::api::state::StepState;
 use crate::api::task::{AsyncTaskStatus, PlannedStep, StepFailure, StepProgress, StepStatus};
@@ -32,10 +33,10 @@ pub(crate) fn at_work(known: &AsyncTaskStatus) -> Option<String> {
         let step = known.steps.iter().find(|step| step.name == planned.name)?;
         let title = clean(&planned.title);
         match step.state? {
-            StepState::Running => Some(match detail(planned, step) {
-                Some(detail) => format!("{title}  ({detail})"),
-                None => title,
-            }),
+            StepState::Running => {
+                let detail = fan_out::line(known, planned, step, None).or_else(|| detail(planned, step));
+                Some(detail.map_or(title.clone(), |detail| format!("{title}  ({detail})")))
+            }
             StepState::Retrying => Some(format!("{title}  ({})", retrying(step))),
             _ => None,
         }
@@ -82,11 +83,16 @@ impl Steps<'_> {
         let took = step.start_time.as_ref().filter(|_| state != StepState::Waiting);
         vec![
             format!("{}{}", place.lead, word(state, self.view.paint)),
-            clean(&planned.name),
-            clean(&planned.title),
+            self.quiet(planned, clean(&planned.name)),
+            self.quiet(planned, clean(&planned.title)),
             took.map(|t| elapsed(t.0, until)).unwrap_or_default(),
             self.about(planned, &step, place).join(", "),
         ]
+    }
+
+    /// The operator's own work stands back behind the author's.
+    fn quiet(&self, planned: &PlannedStep, text: String) -> String {
+        if planned.built_in.is_some() { self.view.paint.dim(&text) } else { text }
     }
 
     fn about(&self, planned: &PlannedStep, step: &StepStatus, place: &Place) -> Vec<String> {
@@ -95,7 +101,9 @@ impl Steps<'_> {
             return vec![clean(message)];
         }
         let mut about = Vec::new();
+        about.extend(fan_out::line(self.known, planned, step, Some(self.view.now)));
         about.extend(detail(planned, step).map(|detail| format!("({detail})")));
+        about.extend(taken_over(planned, step));
         about.extend(self.folds(state, planned).then(|| stages_in_short(planned)));
         about.extend(step.attempt.filter(|n| *n > 1 && state != StepState::Retrying).map(|n| format!("attempt {n}")));
         about.extend(planned.when.as_ref().map(|when| self.condition(when, state)));
@@ -108,7 +116,8 @@ impl Steps<'_> {
 
     /// Stages of a step that nothing happens in are told by their number, so that a long plan can be read at once.
     fn folds(&self, state: StepState, planned: &PlannedStep) -> bool {
-        !self.is_single() && state == StepState::Waiting && planned.stages.len() > 1
+        let told = planned.fan_out.is_none() && planned.stages.len() > 1;
+        !self.is_single() && state == StepState::Waiting && told
     }
 
     /// Why a step occurs: as the author said it, and once it occurs as it is.
@@ -144,7 +153,9 @@ impl Steps<'_> {
         if let Some(failure) = step.failure.as_ref().filter(|_| state == StepState::Failed && !self.is_single()) {
             let _ = writeln!(text, "{}", failed(failure));
         }
-        if self.is_single() || matches!(state, StepState::Running | StepState::Failed | StepState::Canceled) {
+        if planned.fan_out.is_some() {
+            text.push_str(&fan_out::failures(&step, paint));
+        } else if self.is_single() || matches!(state, StepState::Running | StepState::Failed | StepState::Canceled) {
             text.push_str(&stages(planned, &step, paint));
         }
         let sentence = step.progress.as_ref().and_then(|p| p.message.as_deref());
@@ -167,7 +178,7 @@ fn word(state: StepState, paint: Paint) -> String {
         StepState::Waiting => format!("· {}", state.as_str()),
         StepState::Running => paint.cyan(&format!("▶ {}", state.as_str())),
         StepState::Complete => paint.green(&format!("✔ {}", state.as_str())),
-        StepState::PartiallyComplete => paint.green(&format!("◐ {}", state.as_str())),
+        StepState::PartiallyComplete => paint.yellow(&format!("◐ {}", state.as_str())),
         StepState::Retrying => paint.cyan(&format!("↻ {}", state.as_str())),
         StepState::Failed => paint.red(&format!("✘ {}", state.as_str())),
         StepState::Canceled => format!("■ {}", state.as_str()),
@@ -192,6 +203,14 @@ fn ended(state: StepState) -> Option<&'static str> {
     }
 }
 
+/// Whose result it has, wholly or in part.
+fn taken_over(planned: &PlannedStep, step: &StepStatus) -> Option<String> {
+    let run = clean(&step.adopted.as_ref()?.name);
+    let whole = step.state == Some(StepState::Complete) && step.start_time.is_none();
+    let part = planned.fan_out.is_some() && !whole;
+    Some(if part { format!("with what succeeded in {run}") } else { format!("taken over from {run}") })
+}
+
 /// `attempt 2 failed: OOMKilled (exit code 137): …`
 fn retrying(step: &StepStatus) -> String {
     let attempt = step.attempt.unwrap_or(1);
@@ -207,6 +226,10 @@ fn failed(failure: &StepFailure) -> String {
 
 /// `stage 2 of 3: Walking, 40/58 blocks`
 pub(crate) fn detail(planned: &PlannedStep, step: &StepStatus) -> Option<String> {
+    // What single shards say is not in the status.
+    if planned.fan_out.is_some() {
+        return None;
+    }
     // Of a step that is done only the sum is of interest.
     let at_work = matches!(step.state, Some(StepState::Running | StepState::Failed | StepState::Canceled));
     let stage = step.stage.as_deref().filter(|_| at_work);
@@ -216,15 +239,17 @@ pub(crate) fn detail(planned: &PlannedStep, step: &StepStatus) -> Option<String>
     });
     let counts = at_work || matches!(step.state, Some(StepState::Complete | StepState::PartiallyComplete));
     let units = step.progress.as_ref().filter(|_| counts).and_then(units);
-    match (stage, units) {
-        (Some(stage), Some(units)) => Some(format!("{stage}, {units}")),
-        (one, other) => one.or(other),
-    }
+    let emitted = step.emitted.map(|emitted| {
+        let (items, shards) = (fan_out::number(emitted.items, "item"), fan_out::number(emitted.shards, "shard"));
+        format!("{items} in {shards}")
+    });
+    let all: Vec<_> = [stage, emitted.or(units)].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 fn units(progress: &StepProgress) -> Option<String> {
     let unit = progress.unit.as_deref();
-    let number = |n: i64| if unit == Some("bytes") { size(n.unsigned_abs()) } else { n.to_string() };
+    let number = |n: i64| if unit == Some("bytes") { size(n.unsigned_abs()) } else { grouped(n) };
     let unit = unit.filter(|u| *u != "bytes").map(|u| format!(" {}", clean(u))).unwrap_or_default();
     match (progress.done, progress.total) {
         (Some(done), Some(total)) => Some(format!("{}/{}{unit}", number(done), number(total))),

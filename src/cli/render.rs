@@ -73,6 +73,7 @@ fn head(task: &AsyncTask, known: &AsyncTaskStatus, view: View) -> String {
         ("State", state(task.status.as_ref(), view)),
         ("Definition", format!("{}{revision}", clean(&spec.definition.name))),
     ];
+    rows.extend(spec.retry_of.as_ref().map(|source| ("Retry of", clean(&source.name))));
     rows.extend(waits(task, known, view));
     rows.extend(spec.owner.as_ref().map(|owner| ("Owner", clean(owner))));
     rows.extend(spec.team.as_ref().map(|team| ("Team", clean(team))));
@@ -134,7 +135,8 @@ fn state(status: Option<&AsyncTaskStatus>, view: View) -> String {
     let word = match state {
         TaskState::Pending => format!("· {state}"),
         TaskState::InProgress | TaskState::Canceling => view.paint.cyan(&format!("▶ {state}")),
-        TaskState::Complete | TaskState::PartiallyComplete => view.paint.green(&format!("✔ {state}")),
+        TaskState::Complete => view.paint.green(&format!("✔ {state}")),
+        TaskState::PartiallyComplete => view.paint.yellow(&format!("◐ {state}")),
         TaskState::Failed => view.paint.red(&format!("✘ {state}")),
         TaskState::Canceled => format!("■ {state}"),
     };

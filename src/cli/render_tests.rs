@@ -37,6 +37,12 @@ golden!(tree_failed);
 golden!(tree_canceled);
 golden!(tree_refused);
 golden!(tree_stuck);
+// A planner, a fan-out with an appended output, and a summary.
+golden!(shards_before);
+golden!(shards_during);
+golden!(shards_partial);
+golden!(shards_failed);
+golden!(shards_retry);
 
 #[test]
 fn a_task_nobody_looked_at_yet_is_pending_in_words() {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::api::AsyncTask;
 use crate::api::names::KUEUE_QUEUE;
-use crate::api::task::{AsyncTaskSpec, DefinitionRef, InputRef};
+use crate::api::task::{AsyncTaskSpec, DefinitionRef, InputRef, OutputRef, RetryOf};
 
 /// Annotation with the checksum of each input's file. An upload has a new id each time; this tells whether it is the
 /// same file. Not under the operator's own prefix, which is guarded.
@@ -19,6 +19,10 @@ const INPUTS_ANNOTATION: &str = "cli.asynctask.dev/inputs-sha256";
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Longest part of the definition's name in a generated one: the whole stays a DNS label.
 const STEM: usize = 57;
+/// Longest name that is made here.
+const NAME_MAX: usize = 63;
+/// Between the name of a run and the number of its retry.
+const RETRY: &str = "-retry-";
 
 /// What a run asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +37,8 @@ pub(crate) struct Wanted {
     pub(crate) priority: Option<String>,
     /// Hex SHA-256 of each input's file.
     pub(crate) inputs: BTreeMap<String, String>,
+    /// Inputs that another run gave back.
+    pub(crate) outputs: BTreeMap<String, OutputRef>,
     /// Not to start before. When a run starts is no part of what it is: "in an hour" is another time at each repetition.
     pub(crate) start_after: Option<Timestamp>,
     /// Whether it begins held. It may have been let go since, so this is no part of what it is either.
@@ -52,6 +58,9 @@ impl Wanted {
             annotations,
             ..ObjectMeta::default()
         };
+        let uploads = uploads.into_iter().map(|(name, upload)| (name, InputRef { upload: Some(upload), output: None }));
+        let outputs = self.outputs.clone().into_iter();
+        let outputs = outputs.map(|(name, output)| (name, InputRef { upload: None, output: Some(output) }));
         let spec = AsyncTaskSpec {
             start_after: self.start_after.map(Time),
             suspend: self.suspend.then_some(true),
@@ -60,10 +69,7 @@ impl Wanted {
             priority_class_name: self.priority.clone(),
             definition: DefinitionRef { name: self.definition.clone(), revision: None },
             parameters: (!self.parameters.is_empty()).then(|| Value::Object(self.parameters.clone())),
-            inputs: uploads
-                .into_iter()
-                .map(|(name, upload)| (name, InputRef { upload: Some(upload), output: None }))
-                .collect(),
+            inputs: uploads.chain(outputs).collect(),
             owner: None,
             team: self.team.clone(),
         };
@@ -79,7 +85,10 @@ impl Wanted {
             .get(INPUTS_ANNOTATION)
             .and_then(|text| serde_json::from_str(text).ok())
             .unwrap_or_default();
-        let same_names = spec.inputs.keys().eq(self.inputs.keys());
+        let (taken, sent): (Vec<_>, Vec<_>) = spec.inputs.iter().partition(|(_, input)| input.output.is_some());
+        let same_names = sent.iter().map(|(name, _)| *name).eq(self.inputs.keys());
+        let taken: BTreeMap<_, _> =
+            taken.into_iter().filter_map(|(name, input)| Some((name.clone(), input.output.clone()?))).collect();
         if spec.definition.name != self.definition || spec.definition.revision.is_some() {
             Some("its definition")
         } else if parameters != self.parameters {
@@ -90,6 +99,8 @@ impl Wanted {
             Some("its priority")
         } else if !same_names || inputs != self.inputs {
             Some("the files of its inputs")
+        } else if taken != self.outputs {
+            Some("the outputs it takes as inputs")
         } else {
             None
         }
@@ -123,6 +134,24 @@ pub(crate) fn once_more(source: &AsyncTask, name: &str, same_revision: bool) -> 
     AsyncTask { metadata, spec, status: None }
 }
 
+/// A new run that takes over what succeeded in `source`, on the revision that one was pinned to.
+pub(crate) fn retry_of(source: &AsyncTask, name: &str) -> AsyncTask {
+    let mut task = once_more(source, name, true);
+    task.spec.retry_of = source.metadata.name.clone().map(|name| RetryOf { name });
+    task
+}
+
+/// `<source>-retry-<number>`; the retry of a retry counts on.
+pub(crate) fn retry_name(source: &str, number: u32) -> String {
+    let stem = match source.rsplit_once(RETRY) {
+        Some((stem, before)) if !stem.is_empty() && before.parse::<u32>().is_ok() => stem,
+        _ => source,
+    };
+    let end = format!("{RETRY}{number}");
+    let stem = stem.get(..NAME_MAX - end.len()).unwrap_or(stem).trim_end_matches(['-', '.']);
+    format!("{stem}{end}")
+}
+
 /// `<definition>-<5 letters>`: chosen here and not by the server, so that a create whose answer was lost can be told
 /// from one that never arrived.
 pub(crate) fn generated_name(definition: &str, random: u128) -> String {
@@ -139,7 +168,7 @@ pub(crate) fn generated_name(definition: &str, random: u128) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Wanted, generated_name, once_more};
+    use super::{OutputRef, Wanted, generated_name, once_more, retry_name, retry_of};
     use serde_json::{Map, json};
     use std::collections::BTreeMap;
 
@@ -150,6 +179,7 @@ mod tests {
             team: Some("authors".into()),
             priority: Some("batch-low".into()),
             inputs: BTreeMap::from([("archive".into(), "aa".into())]),
+            outputs: BTreeMap::new(),
             start_after: None,
             suspend: false,
         }
@@ -218,6 +248,46 @@ mod tests {
         );
         let same = once_more(&first, "m", true);
         assert_eq!(same.spec.definition.revision.as_deref(), Some("course-outline-1"));
+    }
+
+    #[test]
+    fn a_retry_is_the_same_run_on_the_same_revision_and_says_whom_it_goes_on_from() {
+        let mut first = wanted().task("n", "ns", uploads("0001"));
+        let pinned = json!({"revision": {"name": "course-outline-1", "uid": "r", "number": 1}});
+        first.status = serde_json::from_value(pinned).expect("a status");
+        first.spec.owner = Some("ada".into());
+        let spec = retry_of(&first, "n-retry-1").spec;
+        assert_eq!(spec.retry_of.expect("a source").name, "n");
+        assert_eq!(spec.definition.revision.as_deref(), Some("course-outline-1"));
+        assert_eq!(
+            (spec.parameters, spec.inputs, spec.team),
+            (first.spec.parameters, first.spec.inputs, first.spec.team)
+        );
+        assert_eq!(spec.owner, None, "the server writes whoever creates it");
+    }
+
+    #[test]
+    fn retries_are_numbered_and_their_names_stay_short() {
+        for (source, number, expected) in [
+            ("mail-1", 1, "mail-1-retry-1"),
+            ("mail-1-retry-1", 2, "mail-1-retry-2"),
+            ("mail-retry-x", 1, "mail-retry-x-retry-1"),
+        ] {
+            assert_eq!(retry_name(source, number), expected);
+        }
+        assert_eq!(retry_name(&"x".repeat(63), 10).len(), 63);
+    }
+
+    #[test]
+    fn an_input_from_another_run_is_a_part_of_what_is_asked_for() {
+        let output = |task: &str| OutputRef { task: task.into(), name: "failures".into() };
+        let from = |task: &str| Wanted { outputs: BTreeMap::from([("more".into(), output(task))]), ..wanted() };
+        let task = from("mail-1").task("n", "ns", uploads("0001"));
+        assert_eq!(task.spec.inputs.len(), 2);
+        assert_eq!(task.spec.inputs["more"].output, Some(output("mail-1")));
+        assert_eq!(from("mail-1").difference(&task), None);
+        assert_eq!(from("mail-2").difference(&task), Some("the outputs it takes as inputs"));
+        assert_eq!(wanted().difference(&task), Some("the outputs it takes as inputs"));
     }
 
     #[test]

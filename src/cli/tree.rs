@@ -103,7 +103,11 @@ fn needs(plan: &[PlannedStep], step: &PlannedStep) -> Vec<usize> {
     let mut needs: Vec<usize> = step.depends_on.iter().chain(on).filter_map(|name| index(plan, name)).collect();
     needs.sort_unstable();
     needs.dedup();
-    needs
+    // Whoever waits for a step waits for the operator's own work behind it, which says both.
+    let own: Vec<&PlannedStep> = needs.iter().map(|need| &plan[*need]).filter(|need| need.built_in.is_some()).collect();
+    let told = |need: &usize| own.iter().any(|own| own.depends_on.contains(&plan[*need].name));
+    let answers = |need: &usize| on == Some(&plan[*need].name);
+    needs.iter().copied().filter(|need| !told(need) || answers(need)).collect()
 }
 
 fn index(plan: &[PlannedStep], name: &str) -> Option<usize> {
@@ -119,7 +123,7 @@ fn common(one: Vec<usize>, other: Vec<usize>) -> Vec<usize> {
 mod tests {
     use super::places;
     use crate::api::definition::{Outcome, WhenSpec};
-    use crate::api::task::PlannedStep;
+    use crate::api::task::{BuiltInKind, PlannedStep};
 
     fn step(name: &str, needs: &[&str]) -> PlannedStep {
         PlannedStep {
@@ -180,6 +184,21 @@ mod tests {
     #[test]
     fn steps_that_wait_for_nothing_stand_beside_each_other() {
         assert_eq!(drawn(&[step("a", &[]), step("b", &[]), step("c", &["a", "b"])]), ["├─ a", "└─ b", "c after a, b"]);
+    }
+
+    #[test]
+    fn the_operators_own_steps_stand_between_the_authors() {
+        let own = |name: &str, needs: &[&str], kind| PlannedStep { built_in: Some(kind), ..step(name, needs) };
+        let plan = [
+            step("check", &[]),
+            own("split-send", &["check"], BuiltInKind::Split),
+            step("send", &["check", "split-send"]),
+            own("assemble-send", &["send"], BuiltInKind::Assemble),
+            step("sum", &["send", "assemble-send"]),
+            answer("sorry", &["send"], "send"),
+        ];
+        let lines = ["check", "split-send", "send", "└─ sorry", "assemble-send", "sum"];
+        assert_eq!(drawn(&plan), lines);
     }
 
     #[test]

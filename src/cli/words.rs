@@ -18,6 +18,10 @@ impl Paint {
         self.with("31", text)
     }
 
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.with("33", text)
+    }
+
     pub(crate) fn cyan(self, text: &str) -> String {
         self.with("36", text)
     }
@@ -88,6 +92,29 @@ pub(crate) fn moment(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
+/// A number with its thousands apart: `405,100`.
+pub(crate) fn grouped(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let mut text = if number < 0 { "-".to_owned() } else { String::new() };
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// How long something will take: a guess has one unit.
+pub(crate) fn remaining(seconds: i64) -> String {
+    match seconds {
+        ..60 => "a minute".to_owned(),
+        ..7200 => format!("{} min", (seconds + 30) / 60),
+        ..172_800 => format!("{} h", (seconds + 1800) / 3600),
+        _ => format!("{} days", (seconds + 43_200) / 86_400),
+    }
+}
+
 /// Bytes in binary units.
 pub(crate) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
@@ -121,7 +148,7 @@ pub(crate) fn indent(text: &str, by: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Paint, ahead, clean, clean_lines, elapsed, table};
+    use super::{Paint, ahead, clean, clean_lines, elapsed, grouped, remaining, table};
     use jiff::Timestamp;
 
     #[test]
@@ -151,6 +178,14 @@ mod tests {
             let now = Timestamp::from_second(seconds).expect("in range");
             assert_eq!(elapsed(start, now), text, "{seconds}");
         }
+    }
+
+    #[test]
+    fn long_numbers_have_their_thousands_apart_and_guesses_one_unit() {
+        let numbers = [0, 7, 999, 1000, 405_100, 50_000_000, -1234].map(grouped);
+        assert_eq!(numbers, ["0", "7", "999", "1,000", "405,100", "50,000,000", "-1,234"]);
+        let guesses = [5, 61, 240, 7199, 7200, 200_000].map(remaining);
+        assert_eq!(guesses, ["a minute", "1 min", "4 min", "120 min", "2 h", "2 days"]);
     }
 
     #[test]

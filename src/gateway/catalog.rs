@@ -9,27 +9,58 @@ use kube::{Api, Client, ResourceExt};
 use super::cache::Cache;
 use super::problem::Refusal;
 use crate::api::task::RevisionRef;
-use crate::api::{AsyncTask, TaskDefinition, TaskRevision, condition};
+use crate::api::{TaskDefinition, TaskRevision, condition};
+use crate::plan::definition::{ValidatedDefinition, validate};
 use crate::runtime::stores::OpenStore;
 use crate::storage::digest::Digest;
-use crate::storage::records::{Manifest, RECORD_MAX};
+use crate::storage::layout::StepKeys;
+use crate::storage::records::{Manifest, ManifestPage, RECORD_MAX};
 
 /// Not for freshness, which is eternal: so that what nobody asks for any more goes.
 const KEPT: Duration = Duration::from_secs(300);
 const REVISIONS: usize = 256;
 /// A manifest lists up to 1,000 files, so these are some tens of MiB at the very most.
 const MANIFESTS: usize = 64;
+/// A page of a fan-out is as large as a manifest, and whoever reads them reads one after the other.
+const PAGES: usize = 8;
 
 /// Reads revisions and manifests.
 pub(crate) struct Catalog {
     client: Client,
     revisions: Cache<String, Arc<TaskRevision>>,
+    definitions: Cache<String, Arc<ValidatedDefinition>>,
     manifests: Cache<Digest, Arc<Manifest>>,
+    pages: Cache<Digest, Arc<ManifestPage>>,
 }
 
 impl Catalog {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, revisions: Cache::new(KEPT, REVISIONS), manifests: Cache::new(KEPT, MANIFESTS) }
+        Self {
+            client,
+            revisions: Cache::new(KEPT, REVISIONS),
+            definitions: Cache::new(KEPT, REVISIONS),
+            manifests: Cache::new(KEPT, MANIFESTS),
+            pages: Cache::new(KEPT, PAGES),
+        }
+    }
+
+    /// What a run pinned to this revision consists of, the operator's own steps included.
+    pub(crate) async fn definition(
+        &self,
+        namespace: &str,
+        pinned: &RevisionRef,
+    ) -> Result<Arc<ValidatedDefinition>, Refusal> {
+        if let Some(definition) = self.definitions.get(&pinned.uid) {
+            return Ok(definition);
+        }
+        let revision = self.pinned(namespace, pinned).await?;
+        let valid = validate(&revision.spec.content).map_err(|error| Refusal::Conflict {
+            word: "DefinitionInvalid",
+            message: format!("TaskRevision {} cannot be run by this release: {error}", pinned.name),
+        })?;
+        let definition = Arc::new(valid);
+        self.definitions.put(pinned.uid.clone(), Arc::clone(&definition));
+        Ok(definition)
     }
 
     /// The revision a run is pinned to.
@@ -81,27 +112,36 @@ impl Catalog {
         revisions.get_opt(name).await.map_err(|source| Refusal::Kube { act: "read a TaskRevision", source })
     }
 
-    /// The sealed result of a step: the one the status names, checked against its digest.
+    /// A sealed result below the keys of a step, checked against its digest.
     pub(crate) async fn manifest(
         &self,
         open: &OpenStore,
-        task: &AsyncTask,
-        step: &str,
-        sealed: &str,
+        step: &StepKeys,
+        sealed: Digest,
     ) -> Result<Arc<Manifest>, Refusal> {
-        let defect = |what: String| Refusal::Defect(what);
-        let sealed: Digest =
-            sealed.parse().map_err(|_| defect("a status names a manifest that is no digest".into()))?;
         if let Some(manifest) = self.manifests.get(&sealed) {
             return Ok(manifest);
         }
-        let (namespace, uid) = (task.namespace().unwrap_or_default(), task.uid().unwrap_or_default());
-        let keys = open.layout.task(&namespace, &uid).and_then(|task| task.step(step));
-        let key = keys.map_err(|error| defect(error.to_string()))?.manifest(sealed);
-        let bytes = open.store.get_bytes(&key, RECORD_MAX).await?;
+        let bytes = open.store.get_bytes(&step.manifest(sealed), RECORD_MAX).await?;
         let manifest = Arc::new(Manifest::open(&bytes, sealed)?);
         self.manifests.put(sealed, Arc::clone(&manifest));
         Ok(manifest)
+    }
+
+    /// A page of one, checked likewise.
+    pub(crate) async fn page(
+        &self,
+        open: &OpenStore,
+        step: &StepKeys,
+        sealed: Digest,
+    ) -> Result<Arc<ManifestPage>, Refusal> {
+        if let Some(page) = self.pages.get(&sealed) {
+            return Ok(page);
+        }
+        let bytes = open.store.get_bytes(&step.manifest(sealed), RECORD_MAX).await?;
+        let page = Arc::new(ManifestPage::open(&bytes, sealed)?);
+        self.pages.put(sealed, Arc::clone(&page));
+        Ok(page)
     }
 }
 

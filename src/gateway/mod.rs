@@ -6,6 +6,7 @@
 //! | [`identity`], [`authorize`] | who calls (TokenReview, client certificate), and may they (SubjectAccessReview) |
 //! | [`agents`] | `/agent/v1`: the fence, files, progress, commit |
 //! | [`people`] | `/api/v1`: tasks, outputs, uploads, and their OpenAPI document |
+//! | [`catalog`], [`sealed`] | what never changes: definitions, and the sealed results of steps |
 //! | [`target`], [`transfer`], [`disposition`] | bytes: where they go, how they pass |
 //! | [`problem`], [`audit`], [`metrics`] | what is said: to the caller, to the auditor, to the one on call |
 //! | [`tls`], [`server`] | the listener |
@@ -44,6 +45,7 @@ mod metrics;
 mod people;
 mod problem;
 mod request;
+mod sealed;
 mod server;
 mod target;
 #[cfg(test)]

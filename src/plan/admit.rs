@@ -5,15 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
 
+use super::adopt::{self, Adopted, adopt};
 use super::decide::{Action, PODS_AGAIN, Pins, Plan, Verdict, later};
 use super::definition::{ValidatedDefinition, ValidatedStep};
 use super::failure::refusal;
-use super::fanout::{BuiltIn, Source};
-use super::snapshot::{Admission, DefinitionFact, Execution, Trouble, is_held};
+use super::fanout::{BuiltIn, FanOut, MAX_SHARDS, Source};
+use super::snapshot::{Admission, DefinitionFact, Execution, RetryFact, Trouble, is_held};
 use super::{inputs, life, parameters, queue};
 use crate::api::definition::WhenSpec;
-use crate::api::task::{AsyncTaskStatus, BuiltInKind, PlannedFanOut, PlannedStep, QueueStatus, RevisionRef, StoreRef};
+use crate::api::state::StepState;
+use crate::api::task::{
+    AsyncTaskStatus, BuiltInKind, PlannedFanOut, PlannedStep, QueueStatus, RevisionRef, ShardsStatus, StepStatus,
+    StoreRef,
+};
 use crate::api::{AsyncTask, TaskState};
 
 /// How long a definition may be missing: an apply of many files may create the run a moment before it.
@@ -51,15 +57,20 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
     let checked_before = !admission.jobs.is_empty();
     if !checked_before {
         let violations = parameters::violations(content.parameters.as_ref(), &admission.parameters);
+        let violations = if violations.is_empty() { counts(content, &admission.parameters) } else { violations };
         refuse_if("InvalidParameters", "the parameters do not fit the definition", &violations)?;
         refuse_if("PriorityClassNotAllowed", "the run cannot have this priority", &priority(task, content))?;
+    }
+    if let Some(fact) = admission.retry.as_ref().filter(|_| !checked_before) {
+        let refused = adopt::refusal(task, fact, &admission.parameters);
+        refuse_if("RetryRefused", "the run cannot be started", &refused.into_iter().collect::<Vec<_>>())?;
     }
     let store = admission.store.as_ref().map_err(|error| wait("StoreNotReady", error.to_string()))?;
     if !checked_before {
         if let Some(message) = inputs::unreadable(&admission.uploads) {
             return Err(wait("StoreNotReady", message));
         }
-        let violations = inputs::violations(&content.inputs, task, owner, &admission.uploads);
+        let violations = inputs::violations(&content.inputs, task, owner, &admission.uploads, &admission.outputs);
         refuse_if("InputMissing", "the inputs do not fit the definition", &violations)?;
     }
     Ok(Cleared { revision, content, store })
@@ -101,22 +112,39 @@ fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Ti
         return Plan::act(vec![Action::Hold], Verdict::Unchanged);
     }
     let content = cleared.content;
+    let adopted = match &admission.retry {
+        Some(RetryFact::Found(source)) => adopt(content, source),
+        Some(RetryFact::Missing) | None => {
+            Adopted { steps: waiting(content, &admission.parameters), ..Adopted::default() }
+        }
+    };
     let pins = Pins {
         revision: cleared.revision.clone(),
         store: cleared.store.clone(),
-        plan: content.steps.iter().map(|step| planned(step, content)).collect(),
+        plan: content.steps.iter().map(|step| planned(step, content, &admission.parameters)).collect(),
+        steps: adopted.steps,
+        outputs: adopted.outputs,
+        origin: adopted.origin,
     };
     let namespace = task.metadata.namespace.as_deref().unwrap_or_default();
     let key = &content.concurrency.key;
     let lease = queue::lease_name(namespace, &task.spec.definition.name, key, &admission.parameters);
     let queue = lease.map(|lease| QueueStatus { position: None, lease: Some(lease) });
     let before = task.status.clone().unwrap_or_default();
-    let status =
-        AsyncTaskStatus { revision: Some(pins.revision.clone()), store: Some(pins.store.clone()), queue, ..before };
+    let status = AsyncTaskStatus {
+        revision: Some(pins.revision.clone()),
+        store: Some(pins.store.clone()),
+        steps: pins.steps.clone(),
+        outputs: pins.outputs.clone(),
+        origin: pins.origin.clone(),
+        queue,
+        ..before
+    };
     let execution = Execution {
         content: Ok(Arc::clone(cleared.content)),
         jobs: admission.jobs.clone(),
         results: BTreeMap::new(),
+        // Shards of another run are counted once this one is pinned to them.
         tallies: BTreeMap::new(),
         quiet_until: None,
         pods: admission.pods.clone(),
@@ -128,7 +156,42 @@ fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Ti
     if plan.news.verdict == Verdict::Unchanged { plan } else { life::with_pins(plan, pins) }
 }
 
-fn planned(step: &ValidatedStep, content: &ValidatedDefinition) -> PlannedStep {
+/// The steps before anything has happened. What hangs on parameters is read here: nobody keeps them in memory.
+fn waiting(content: &ValidatedDefinition, parameters: &Value) -> Vec<StepStatus> {
+    let step = |step: &ValidatedStep| StepStatus {
+        name: step.name.clone(),
+        state: Some(StepState::Waiting),
+        shards: step
+            .fan_out
+            .as_ref()
+            .and_then(|fan_out| shards(fan_out, parameters))
+            .map(|total| ShardsStatus { total, ..ShardsStatus::default() }),
+        ..StepStatus::default()
+    };
+    content.steps.iter().map(step).collect()
+}
+
+/// Number of shards, where it does not hang on items.
+fn shards(fan_out: &FanOut, parameters: &Value) -> Option<i64> {
+    match &fan_out.source {
+        Source::Items { .. } => None,
+        Source::Fixed(shards) => Some(i64::from(*shards)),
+        Source::Parameter(name) => parameters[name.as_str()].as_i64(),
+    }
+}
+
+/// What is wrong with parameters that are numbers of shards.
+fn counts(content: &ValidatedDefinition, parameters: &Value) -> Vec<String> {
+    let wrong = |step: &ValidatedStep| {
+        let Source::Parameter(name) = &step.fan_out.as_ref()?.source else { return None };
+        let value = &parameters[name.as_str()];
+        let fits = value.as_u64().is_some_and(|count| count <= u64::from(MAX_SHARDS));
+        (!fits).then(|| format!("/{name}: {value} shards of step {}: from 0 to {MAX_SHARDS} are possible", step.name))
+    };
+    content.steps.iter().filter_map(wrong).collect()
+}
+
+fn planned(step: &ValidatedStep, content: &ValidatedDefinition, parameters: &Value) -> PlannedStep {
     let name = |index: &usize| content.steps[*index].name.clone();
     PlannedStep {
         name: step.name.clone(),
@@ -146,10 +209,7 @@ fn planned(step: &ValidatedStep, content: &ValidatedDefinition) -> PlannedStep {
                 Source::Items { step } => Some(name(&step)),
                 Source::Fixed(_) | Source::Parameter(_) => None,
             },
-            shards: match fan_out.source {
-                Source::Fixed(shards) => Some(i64::from(shards)),
-                Source::Items { .. } | Source::Parameter(_) => None,
-            },
+            shards: shards(fan_out, parameters),
             parallelism: i64::from(fan_out.parallelism),
         }),
         built_in: step.built_in.as_ref().map(|built_in| match built_in {

@@ -50,23 +50,25 @@ pub(super) fn judge(
 ) -> Judged {
     let job = execution.jobs.iter().find(|job| job.ours && job.step == step.name && job.attempt == attempt);
     match job {
-        Some(job) if job.end.is_none() => at_work(step, job, execution, deadline, now),
+        Some(job) if job.end.is_none() => judge_start(step, job, execution, deadline, false, now),
         Some(JobFact { end: Some(end), .. }) => ended(step, attempt, end, execution, now),
         _ => ended(step, attempt, &JobEnd::Gone, execution, now),
     }
 }
 
-fn at_work(
+/// Judges an attempt whose Job has not ended: whether it starts in time. `begun`: pods of it are known to have run.
+pub(super) fn judge_start(
     step: &ValidatedStep,
     job: &JobFact,
     execution: &Execution,
     deadline: Option<Timestamp>,
+    begun: bool,
     now: Timestamp,
 ) -> Judged {
     if deadline.is_some_and(|deadline| deadline <= now) {
         return Judged::Failed { failure: failure::of_deadline(&step.name), cause: None, log: None };
     }
-    if job.ready || job.suspended {
+    if job.ready || job.suspended || begun {
         return Judged::Runs { waiting: None, wake_at: deadline };
     }
     let slow = job.is_older(READY_PATIENCE, now);

@@ -9,8 +9,10 @@ use super::admit;
 use super::life;
 use super::seal::Sealed;
 use super::snapshot::{JobFact, JobRef, Remains, Seen, Snapshot, Trouble, is_held, is_marked, state};
-use crate::api::definition::ConcurrencyPolicy;
-use crate::api::task::{Failure, PlannedStep, QueueStatus, RevisionRef, StoreRef, Waiting};
+use crate::api::definition::{ConcurrencyPolicy, OutputSpec};
+use crate::api::task::{
+    Failure, OutputStatus, PlannedStep, QueueStatus, RevisionRef, RunRef, ShardsStatus, StepStatus, StoreRef, Waiting,
+};
 use crate::api::{AsyncTask, TaskState};
 
 /// Between two looks at pods that have to end: nothing wakes us when they do.
@@ -131,6 +133,15 @@ pub enum StepNews {
     Waits(Option<Waiting>),
     /// It gave its result, once that is sealed.
     Completes(Sealed),
+    /// What its shards do.
+    Counts(ShardsStatus),
+    /// Its shards have ended, once that is sealed.
+    ShardsEnd {
+        /// How.
+        end: ShardsEnd,
+        /// Outputs that people see as they are: those that no later step puts together.
+        published: Vec<OutputSpec>,
+    },
     /// An attempt failed and another one follows.
     Retries {
         /// Why it failed.
@@ -148,6 +159,20 @@ pub enum StepNews {
     Cancels,
     /// It was at work when the run was held: its next attempt comes later.
     Suspends,
+}
+
+/// How a step that fans out ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ShardsEnd {
+    /// With as many results as are needed.
+    Done {
+        /// Not with all of them.
+        partial: bool,
+    },
+    /// With too few.
+    Failed(Failure),
+    /// It was cancelled; what was done by then is kept for whoever continues it.
+    Canceled,
 }
 
 /// What became of the run.
@@ -184,7 +209,7 @@ impl Verdict {
 }
 
 /// What a run is pinned to when it is admitted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pins {
     /// Its revision.
     pub revision: RevisionRef,
@@ -192,6 +217,12 @@ pub struct Pins {
     pub store: StoreRef,
     /// The steps that may occur.
     pub plan: Vec<PlannedStep>,
+    /// The same as they are at the start: waiting, or taken over from the run that this one continues.
+    pub steps: Vec<StepStatus>,
+    /// Outputs that were taken over.
+    pub outputs: Vec<OutputStatus>,
+    /// The first of the runs that continue each other.
+    pub origin: Option<RunRef>,
 }
 
 impl Plan {

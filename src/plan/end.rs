@@ -1,6 +1,6 @@
 //! How a run ends, and what there is to say before.
 
-use super::decide::{StepNews, Verdict};
+use super::decide::{ShardsEnd, StepNews, Verdict};
 use super::failure::of_deadline;
 use super::flow;
 use super::life::{Life, OVERDUE, RUNNING, fate, state};
@@ -28,20 +28,48 @@ pub(super) fn verdict(life: &Life<'_>) -> Option<Verdict> {
     Some(match standing.first() {
         Some(index) => Verdict::Fails(whole(life, &life.status.steps[*index])),
         None if let Some(step) = life.status.steps.iter().find(overdue) => Verdict::Fails(of_deadline(&step.name)),
+        None if all.is_empty() && partial(life).is_some() => {
+            Verdict::is(TaskState::PartiallyComplete, "SomeFailed", partial(life))
+        }
         None if all.is_empty() => Verdict::is(TaskState::Complete, "StepsSucceeded", None),
         None => {
             let names: Vec<&str> = all.iter().map(|index| life.content.steps[*index].name.as_str()).collect();
             let message = format!("step {} failed, and an alternative made up for it", names.join(", "));
-            Verdict::is(TaskState::Complete, "Recovered", Some(message))
+            match partial(life) {
+                Some(part) => {
+                    Verdict::is(TaskState::PartiallyComplete, "SomeFailed", Some(format!("{message}; {part}")))
+                }
+                None => Verdict::is(TaskState::Complete, "Recovered", Some(message)),
+            }
         }
     })
+}
+
+/// What is missing of a result that is good enough, if anything.
+fn partial(life: &Life<'_>) -> Option<String> {
+    let of = |step: &StepStatus| {
+        let shards = step.shards.as_ref().filter(|shards| shards.failed > 0);
+        let shards = shards.map(|shards| format!("{} of {} shards", shards.failed, shards.total));
+        let items = step.items.as_ref().filter(|items| items.failed > 0);
+        let items = items.map(|items| format!("{} of {} items", items.failed, items.attempted));
+        let told: Vec<String> = shards.into_iter().chain(items).collect();
+        let told = if told.is_empty() { "some shards or items".to_owned() } else { told.join(" and ") };
+        format!("step {}: {told} failed, no more than are tolerated", step.name)
+    };
+    let partial = life.status.steps.iter().filter(|step| state(step) == StepState::PartiallyComplete);
+    let told: Vec<String> = partial.map(of).collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 /// The failure of a step with all that is known of it.
 fn whole(life: &Life<'_>, step: &StepStatus) -> Failure {
     let of_step = |failure: &&Failure| failure.step.as_ref() == Some(&step.name);
     let now = life.plan.news.steps.iter().find_map(|(name, news)| match news {
-        StepNews::Fails(failure, _) if *name == step.name => Some(failure),
+        StepNews::Fails(failure, _) | StepNews::ShardsEnd { end: ShardsEnd::Failed(failure), .. }
+            if *name == step.name =>
+        {
+            Some(failure)
+        }
         _ => None,
     });
     if let Some(known) = now.or(life.status.failure.as_ref().filter(of_step)) {

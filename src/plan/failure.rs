@@ -240,7 +240,7 @@ fn of_job(reason: &str, message: &str) -> Failure {
 }
 
 /// Fits texts of others into what the status takes. Of a log the end says most.
-fn bounded(failure: Failure) -> Failure {
+pub(super) fn bounded(failure: Failure) -> Failure {
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     Failure {
         code: failure.code.map(|code| cut(&code, WORD_MAX)).and_then(some),

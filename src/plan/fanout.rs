@@ -11,6 +11,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
+use super::built_in;
 use super::definition::{Findings, ValidatedStep};
 use super::graph::{Graph, find};
 use super::retry::{Backoff, Policy};
@@ -24,7 +25,7 @@ pub const MAX_ITEMS: u64 = 50_000_000;
 /// Longest item: its line in bytes, without the line's end.
 pub const MAX_LINE: u64 = 1 << 20;
 /// Items per shard where the definition does not say.
-const ITEMS_PER_SHARD: i32 = 100;
+pub const ITEMS_PER_SHARD: i32 = 100;
 /// Pods at a time where the definition does not say.
 const PARALLELISM: i32 = 10;
 /// Longest name of a step that has built-in ones beside it: `assemble-` and it are a name, too.
@@ -401,7 +402,7 @@ pub(super) fn with_built_ins(spec: &TaskDefinitionSpec, steps: Vec<ValidatedStep
                 title: format!("Reading {input}"),
                 emits: u32::try_from(emits).ok(),
                 built_in: Some(BuiltIn::Split { input: input.clone() }),
-                ..built_in(&step)
+                ..beside(&step)
             };
             let index = all.len();
             step.needs.push(index);
@@ -415,7 +416,7 @@ pub(super) fn with_built_ins(spec: &TaskDefinitionSpec, steps: Vec<ValidatedStep
             title: format!("Putting the files of {} together", step.name),
             needs: vec![place],
             built_in: Some(BuiltIn::Assemble { of: place }),
-            ..built_in(&step)
+            ..beside(&step)
         });
         all.push(step);
         all.extend(assemble);
@@ -450,7 +451,7 @@ fn behind_assembling(spec: &TaskDefinitionSpec, places: &[usize], step: &mut Val
 }
 
 /// What a built-in step has from the step it works for: when it occurs, and before what.
-fn built_in(step: &ValidatedStep) -> ValidatedStep {
+fn beside(step: &ValidatedStep) -> ValidatedStep {
     ValidatedStep {
         stages: Vec::new(),
         recovers: false,
@@ -459,7 +460,7 @@ fn built_in(step: &ValidatedStep) -> ValidatedStep {
         retry: Policy { limit: 3, backoff: Backoff::default(), rules: Vec::new() },
         fan_out: None,
         emits: None,
-        template: Value::Null,
+        template: built_in::placement(&step.template),
         ..step.clone()
     }
 }

@@ -1,6 +1,7 @@
 //! Which step comes next: from what became of the others. One step at a time, and always the same answer.
 
 use super::definition::ValidatedStep;
+use super::fanout::{BuiltIn, FanOut, Source};
 use super::retry::Codes;
 use crate::api::definition::Outcome;
 use crate::api::state::StepState;
@@ -23,6 +24,17 @@ pub struct Fate {
     pub state: StepState,
     /// Exit code of its last failure.
     pub exit_code: Option<i32>,
+    /// Shards it emitted for another step.
+    pub emitted: Option<i64>,
+    /// Shards it has.
+    pub shards: Option<i64>,
+}
+
+impl Fate {
+    /// Whether it did not occur because there was nothing to do.
+    fn is_empty(self) -> bool {
+        self.state == StepState::Skipped && self.shards == Some(0)
+    }
 }
 
 /// What is to become of a step that waits.
@@ -34,6 +46,8 @@ pub enum Turn {
     Start,
     /// It does not occur, and these are the words.
     Skip(String),
+    /// It does not occur because there is nothing to do, which is as good as done.
+    Empty(String),
 }
 
 /// What is to become of the waiting step `index`. `fates` are those of all steps, in the order of `steps`.
@@ -58,7 +72,28 @@ pub fn turn(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Turn {
             None => waits = true,
         }
     }
-    if waits { Turn::Wait } else { Turn::Start }
+    if waits { Turn::Wait } else { with_shards(steps, fates, index) }
+}
+
+/// Whether there is a shard to start.
+fn with_shards(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Turn {
+    match (&steps[index].fan_out, &steps[index].built_in) {
+        (Some(FanOut { source: Source::Items { step }, .. }), _) if fates[*step].emitted == Some(0) => {
+            Turn::Empty(format!("there is nothing to do: step {} emitted no items", steps[*step].name))
+        }
+        (Some(_), _) if fates[index].shards == Some(0) => {
+            Turn::Empty("there is nothing to do: the run asks for 0 shards".to_owned())
+        }
+        (_, Some(BuiltIn::Assemble { of })) if !has_segments(fates[*of]) => {
+            Turn::Skip(format!("step {} {}", steps[*of].name, ended(fates[*of].state)))
+        }
+        _ => Turn::Start,
+    }
+}
+
+/// Whether there is something to put together, be it nothing.
+fn has_segments(fate: Fate) -> bool {
+    matches!(fate.state, StepState::Complete | StepState::PartiallyComplete) || fate.is_empty()
 }
 
 /// Whether the condition holds; `None` while that is not known.
@@ -87,7 +122,12 @@ fn satisfied(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: Option<u
         StepState::Complete | StepState::PartiallyComplete => Some(Ok(())),
         StepState::Waiting | StepState::Running | StepState::Retrying => None,
         StepState::Canceled => Some(Err(index)),
-        StepState::Skipped => stood_aside(steps, fates, index, on),
+        StepState::Skipped if fates[index].is_empty() => Some(Ok(())),
+        StepState::Skipped => match steps[index].built_in {
+            // Whatever made up for a step made up for its appended outputs.
+            Some(BuiltIn::Assemble { of }) => satisfied(steps, fates, of, on),
+            Some(BuiltIn::Split { .. }) | None => stood_aside(steps, fates, index, on),
+        },
         StepState::Failed => {
             recovered(steps, fates, index).map(|recovered| if recovered { Ok(()) } else { Err(index) })
         }
@@ -167,7 +207,8 @@ mod tests {
     }
 
     fn run(steps: &[ValidatedStep], fate: impl Fn(&str) -> (StepState, Option<i32>)) -> (Vec<Fate>, Vec<String>) {
-        let mut fates = vec![Fate { state: StepState::Waiting, exit_code: None }; steps.len()];
+        let mut fates =
+            vec![Fate { state: StepState::Waiting, exit_code: None, emitted: None, shards: None }; steps.len()];
         let mut story = Vec::new();
         for _ in 0..steps.len() {
             let open = (0..steps.len()).filter(|step| fates[*step].state == StepState::Waiting);
@@ -175,9 +216,9 @@ mod tests {
             let Some((step, turn)) = next else { break };
             let name = &steps[step].name;
             let (state, exit_code) = if turn == Turn::Start { fate(name) } else { (StepState::Skipped, None) };
-            fates[step] = Fate { state, exit_code };
+            fates[step] = Fate { state, exit_code, emitted: None, shards: None };
             story.push(match turn {
-                Turn::Skip(words) => format!("{name} Skipped: {words}"),
+                Turn::Skip(words) | Turn::Empty(words) => format!("{name} Skipped: {words}"),
                 Turn::Start | Turn::Wait => format!("{name} {}", state.as_str()),
             });
         }
@@ -292,7 +333,7 @@ mod tests {
     #[test]
     fn a_step_waits_while_a_failure_may_still_be_made_up_for() {
         let steps = read(&diamond()).expect("valid");
-        let state = |state| Fate { state, exit_code: Some(70) };
+        let state = |state| Fate { state, exit_code: Some(70), emitted: None, shards: None };
         use StepState::{Complete, Failed, Running, Waiting};
         let fates = [Complete, Failed, Complete, Running, Waiting, Waiting].map(state);
         assert_eq!((turn(&steps, &fates, 4), recovered(&steps, &fates, 1)), (Turn::Wait, None));

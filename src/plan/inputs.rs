@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::definition::ValidatedInput;
-use super::snapshot::UploadFact;
-use crate::api::AsyncTask;
+use super::snapshot::{OutputFact, UploadFact};
 use crate::api::condition::cut;
+use crate::api::task::OutputRef;
+use crate::api::{AsyncTask, TaskState};
 
 /// Why uploads cannot be judged now: the store does not answer.
 pub(super) fn unreadable(uploads: &BTreeMap<String, UploadFact>) -> Option<String> {
@@ -22,13 +23,15 @@ pub(super) fn violations(
     task: &AsyncTask,
     owner: &str,
     uploads: &BTreeMap<String, UploadFact>,
+    outputs: &BTreeMap<String, OutputFact>,
 ) -> Vec<String> {
     let given = &task.spec.inputs;
     let missing = declared.iter().filter(|input| input.required && !given.contains_key(&input.name));
     let missing = missing.map(|input| {
         let name = &input.name;
         format!(
-            "inputs.{name}: is required: upload a file for it and give the upload's id in spec.inputs.{name}.upload"
+            "inputs.{name}: is required: upload a file for it and give the upload's id in spec.inputs.{name}.upload, or \
+             name an output of another run in spec.inputs.{name}.output"
         )
     });
     let wrong = given.iter().filter_map(|(name, reference)| {
@@ -38,6 +41,16 @@ pub(super) fn violations(
             let known =
                 if known.is_empty() { "it takes none".to_owned() } else { format!("it takes {}", known.join(", ")) };
             return Some(format!("inputs.{shown}: the definition has no such input: {known}"));
+        }
+        if let Some(OutputRef { task: from, name: output }) = &reference.output {
+            let usable = outputs.get(name).is_some_and(|fact| is_given(fact, task, owner, output));
+            let (from, output) = (cut(from, 63), cut(output, 63));
+            return (!usable).then(|| {
+                format!(
+                    "inputs.{shown}: there is no finished run {from} of {owner} or of the same team that gave one file as \
+                     output {output}: correct spec.inputs.{shown}.output"
+                )
+            });
         }
         let usable = uploads.get(name).is_some_and(|fact| is_usable(fact, owner, &task.spec.definition.name, name));
         let upload = cut(reference.upload.as_deref().unwrap_or_default(), 63);
@@ -49,6 +62,16 @@ pub(super) fn violations(
         })
     });
     missing.chain(wrong).collect()
+}
+
+/// Whether the output may be read: of a run of the same owner or the same team, which is over and gave it as one file.
+fn is_given(fact: &OutputFact, task: &AsyncTask, owner: &str, output: &str) -> bool {
+    let OutputFact::Of(from) = fact else { return false };
+    let same_owner = from.spec.owner.as_deref() == Some(owner);
+    let same_team = task.spec.team.is_some() && from.spec.team == task.spec.team;
+    let status = from.status.as_ref().filter(|status| status.state.is_some_and(TaskState::is_terminal));
+    let given = status.and_then(|status| status.outputs.iter().find(|known| known.name == output));
+    (same_owner || same_team) && given.is_some_and(|given| given.files == 1)
 }
 
 fn is_usable(fact: &UploadFact, owner: &str, wanted_definition: &str, wanted_input: &str) -> bool {
@@ -91,7 +114,7 @@ mod tests {
     }
 
     fn judge(task: &AsyncTask, fact: UploadFact) -> Vec<String> {
-        violations(&declared(), task, "ada", &BTreeMap::from([("archive".to_owned(), fact)]))
+        violations(&declared(), task, "ada", &BTreeMap::from([("archive".to_owned(), fact)]), &BTreeMap::new())
     }
 
     #[test]
@@ -116,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_and_what_is_unknown_is_named() {
-        let found = violations(&declared(), &task(&["other"]), "ada", &BTreeMap::new());
+        let found = violations(&declared(), &task(&["other"]), "ada", &BTreeMap::new(), &BTreeMap::new());
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("inputs.archive: is required"), "{found:?}");
         assert!(

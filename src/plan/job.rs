@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::agent::{Agent, Injection};
 use super::definition::ValidatedStep;
-use super::{names, retry};
+use super::indexed::ShardRun;
+use super::{built_in, names, retry};
 use crate::api::names::{ANNOTATION_REVISION, GROUP, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK, LABEL_TASK_UID, PREFIX};
 use crate::contract::env::{self, AGENT_DIR, AGENT_FILE, CONTAINER, TOKEN_AUDIENCE, TOKEN_FILE, WORK_DIR};
 
@@ -26,6 +27,9 @@ const TOKEN_VOLUME: &str = "asynctask-token";
 /// User of the init container where the author's pod would run it as root; the agent's image says the same.
 const AGENT_USER: u32 = 65532;
 
+/// UID of a run that never is.
+const STAND_IN: &str = "00000000-0000-4000-8000-000000000000";
+
 /// The run a Job belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -35,6 +39,8 @@ pub struct Run {
     pub namespace: String,
     /// Its UID.
     pub uid: String,
+    /// UID of the first of the runs that continue each other; its own, if it continues none.
+    pub origin: String,
     /// User it belongs to.
     pub owner: String,
     /// Group it belongs to; empty when to none.
@@ -54,7 +60,8 @@ impl Run {
         Self {
             name: format!("check-{definition}"),
             namespace: namespace.to_owned(),
-            uid: "00000000-0000-4000-8000-000000000000".to_owned(),
+            uid: STAND_IN.to_owned(),
+            origin: STAND_IN.to_owned(),
             owner: "nobody".to_owned(),
             team: String::new(),
             revision: definition.to_owned(),
@@ -74,9 +81,29 @@ fn handed_on(label: &str) -> bool {
     !label.starts_with(PREFIX) && !LABELS_OF_TOOLS.contains(&label) && !of_controller
 }
 
-/// The `batch/v1` Job of an attempt of a step.
+/// The `batch/v1` Job of an attempt of a step. `shards`: which ones it runs, of a step that fans out.
 #[must_use]
-pub fn build(step: &ValidatedStep, run: &Run, attempt: u32, pods_kept: Duration, agent: &Agent) -> Value {
+pub fn build(
+    step: &ValidatedStep,
+    run: &Run,
+    attempt: u32,
+    shards: Option<&ShardRun>,
+    pods_kept: Duration,
+    agent: &Agent,
+) -> Value {
+    let mut job = of_one_pod(step, run, attempt, pods_kept, agent);
+    if let (Some(shards), Some(fan_out)) = (shards, &step.fan_out) {
+        let annotations = entry(object(&mut job, "metadata"), "annotations");
+        annotations.extend(shards.annotations());
+        let spec = object(&mut job, "spec");
+        // Each index has its own.
+        spec.remove("backoffLimit");
+        spec.extend(shards.spec(step, fan_out));
+    }
+    job
+}
+
+fn of_one_pod(step: &ValidatedStep, run: &Run, attempt: u32, pods_kept: Duration, agent: &Agent) -> Value {
     let own = own_labels(step, run, attempt);
     let mut labels = json!(users_labels(run));
     extend(labels.as_object_mut().expect("invariant: a map is an object"), &own);
@@ -173,7 +200,9 @@ fn pod_template(
     spec.entry("automountServiceAccountToken").or_insert(json!(false));
     let as_root = spec.get("securityContext").and_then(|context| context.get("runAsUser")) == Some(&json!(0));
     list(spec, "volumes").extend(volumes(step, agent));
-    if agent.injection == Injection::InitContainer {
+    if step.built_in.is_some() {
+        list(spec, "containers").push(built_in::container(agent));
+    } else if agent.injection == Injection::InitContainer {
         list(spec, "initContainers").insert(0, install_container(&agent.image, as_root));
     }
     let task = list(spec, "containers")
@@ -187,12 +216,14 @@ fn pod_template(
 
 /// Puts the agent before the author's command and mounts what it needs.
 fn wrap(task: &mut Map<String, Value>, step: &ValidatedStep, variables: Vec<Value>) {
-    list(task, "command").splice(0..0, [json!(format!("{AGENT_DIR}/{AGENT_FILE}")), json!("run"), json!("--")]);
+    if step.built_in.is_none() {
+        list(task, "command").splice(0..0, [json!(format!("{AGENT_DIR}/{AGENT_FILE}")), json!("run"), json!("--")]);
+        list(task, "volumeMounts").push(json!({"name": AGENT_VOLUME, "mountPath": AGENT_DIR, "readOnly": true}));
+    }
     // Before the author's own, so that theirs may refer to ours.
     list(task, "env").splice(0..0, variables);
     let token_dir = TOKEN_FILE.rsplit_once('/').map_or(TOKEN_FILE, |(dir, _)| dir);
     list(task, "volumeMounts").extend([
-        json!({"name": AGENT_VOLUME, "mountPath": AGENT_DIR, "readOnly": true}),
         json!({"name": WORK_VOLUME, "mountPath": WORK_DIR}),
         json!({"name": TOKEN_VOLUME, "mountPath": token_dir, "readOnly": true}),
     ]);
@@ -202,7 +233,7 @@ fn wrap(task: &mut Map<String, Value>, step: &ValidatedStep, variables: Vec<Valu
     }
 }
 
-fn volumes(step: &ValidatedStep, agent: &Agent) -> [Value; 3] {
+fn volumes(step: &ValidatedStep, agent: &Agent) -> Vec<Value> {
     let binary = match agent.injection {
         Injection::ImageVolume => json!({"image": {"reference": agent.image, "pullPolicy": "IfNotPresent"}}),
         Injection::InitContainer => json!({"emptyDir": {}}),
@@ -210,11 +241,13 @@ fn volumes(step: &ValidatedStep, agent: &Agent) -> [Value; 3] {
     let work = step.workspace.as_ref().map_or(json!({}), |size| json!({"sizeLimit": size}));
     let (_, token_file) = TOKEN_FILE.rsplit_once('/').unwrap_or(("", TOKEN_FILE));
     let token = json!({"audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": token_file});
-    [
-        named(AGENT_VOLUME, binary),
+    // A pod of the agent's own image brings it along.
+    let agent = step.built_in.is_none().then(|| named(AGENT_VOLUME, binary));
+    let others = [
         named(WORK_VOLUME, json!({"emptyDir": work})),
         named(TOKEN_VOLUME, json!({"projected": {"sources": [{"serviceAccountToken": token}]}})),
-    ]
+    ];
+    agent.into_iter().chain(others).collect()
 }
 
 fn named(name: &str, mut volume: Value) -> Value {
@@ -246,7 +279,7 @@ fn install_container(image: &str, as_root: bool) -> Value {
 }
 
 fn variables(step: &ValidatedStep, run: &Run, attempt: u32, agent: &Agent) -> Vec<Value> {
-    let idempotency_key = format!("{}/{}/0", run.uid, step.name);
+    let idempotency_key = format!("{}/{}/0", run.origin, step.name);
     let attempt = attempt.to_string();
     [
         (env::NAME, run.name.as_str()),
@@ -340,6 +373,7 @@ mod tests {
             name: "hello-ada".into(),
             namespace: "studio".into(),
             uid: "0a1b2c3d-0000-4000-8000-000000000000".into(),
+            origin: "0a1b2c3d-0000-4000-8000-000000000000".into(),
             owner: "ada@example.org".into(),
             team: "course-v1:edX+DemoX+2026".into(),
             revision: "hello-0123456789".into(),
@@ -354,11 +388,11 @@ mod tests {
     }
 
     fn of(run: &Run, step: &ValidatedStep) -> Value {
-        build(step, run, 1, Duration::from_secs(600), &agent(Injection::ImageVolume))
+        build(step, run, 1, None, Duration::from_secs(600), &agent(Injection::ImageVolume))
     }
 
     fn job(injection: Injection) -> Value {
-        build(&step(|_| {}), &run(), 1, Duration::from_secs(600), &agent(injection))
+        build(&step(|_| {}), &run(), 1, None, Duration::from_secs(600), &agent(injection))
     }
 
     #[test]
@@ -386,7 +420,7 @@ mod tests {
     #[test]
     fn the_agent_is_installed_as_nobody_even_beside_a_program_of_root() {
         let root = step(|step| step["template"]["spec"]["securityContext"] = json!({"runAsUser": 0}));
-        let job = build(&root, &run(), 1, Duration::from_secs(1), &agent(Injection::InitContainer));
+        let job = build(&root, &run(), 1, None, Duration::from_secs(1), &agent(Injection::InitContainer));
         assert_eq!(job["spec"]["template"]["spec"]["initContainers"][0]["securityContext"]["runAsUser"], 65532);
     }
 
@@ -403,8 +437,8 @@ mod tests {
     #[test]
     fn a_users_text_is_data_and_nothing_else() {
         let hostile = Run { owner: "$(HOME)$$(X)".into(), team: "a: b\n- $(ASYNCTASK_GATEWAY_CA)".into(), ..run() };
-        let plain = build(&step(|_| {}), &run(), 1, Duration::from_secs(600), &agent(Injection::ImageVolume));
-        let mut job = build(&step(|_| {}), &hostile, 1, Duration::from_secs(600), &agent(Injection::ImageVolume));
+        let plain = build(&step(|_| {}), &run(), 1, None, Duration::from_secs(600), &agent(Injection::ImageVolume));
+        let mut job = build(&step(|_| {}), &hostile, 1, None, Duration::from_secs(600), &agent(Injection::ImageVolume));
         let env = job["spec"]["template"]["spec"]["containers"][0]["env"].as_array_mut().expect("env");
         let value = |env: &[Value], name: &str| env.iter().position(|v| v["name"] == name).expect("set");
         let (owner, team) = (value(env, "ASYNCTASK_OWNER"), value(env, "ASYNCTASK_TEAM"));
@@ -422,7 +456,7 @@ mod tests {
             spec["automountServiceAccountToken"] = json!(true);
             spec["containers"][0]["resources"]["requests"]["ephemeral-storage"] = json!("1Mi");
         });
-        let job = build(&own, &run(), 2, Duration::from_millis(1500), &agent(Injection::ImageVolume));
+        let job = build(&own, &run(), 2, None, Duration::from_millis(1500), &agent(Injection::ImageVolume));
         let spec = &job["spec"]["template"]["spec"];
         assert_eq!(spec["automountServiceAccountToken"], true);
         assert_eq!(spec["containers"][0]["resources"]["requests"]["ephemeral-storage"], "1Mi");
@@ -436,6 +470,7 @@ mod tests {
             &step(|_| {}),
             &Run::stand_in("studio", "hello"),
             1,
+            None,
             Duration::from_secs(1),
             &agent(Injection::ImageVolume),
         );

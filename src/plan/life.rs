@@ -8,16 +8,16 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::attempt::{Judged, judge};
 use super::cancel::is_cleanup;
-use super::decide::{Action, CancelNews, News, PODS_AGAIN, Plan, StepNews, Verdict, later};
+use super::decide::{Action, CancelNews, News, PODS_AGAIN, Plan, ShardsEnd, StepNews, Verdict, later};
 use super::definition::{ValidatedDefinition, ValidatedStep};
 use super::failure::{self, refusal};
 use super::flow::{self, Fate};
 use super::job::{self, Run};
 use super::retry::{self, Next};
 use super::snapshot::{Execution, JobFact, JobRef, PodFact, Trouble, Turn, attempt, job_name};
-use super::{end, wait};
+use super::{end, seal, spread, wait};
 use crate::api::state::{StepState, TaskState};
-use crate::api::task::{AsyncTaskStatus, StepStatus};
+use crate::api::task::{AsyncTaskStatus, ShardsStatus, StepStatus, Waiting};
 use crate::api::{AsyncTask, names};
 
 /// Between two looks while the operator does not know yet how to build a Job.
@@ -172,6 +172,9 @@ impl<'a> Life<'a> {
         } else {
             self.wake(later(self.now, PODS_AGAIN));
         }
+        if self.is_quiet() {
+            self.seal_canceled();
+        }
         let over = self.status.steps.iter().all(|step| state(step).is_over());
         if over && self.is_quiet() {
             let verdict = end::canceled(self);
@@ -286,15 +289,12 @@ impl<'a> Life<'a> {
             let cleaning = self.status.state == Some(TaskState::Canceling);
             // What cleans up has its own time, whatever the run's.
             let deadline = self.deadline.filter(|_| step.when.is_none());
+            if let Some(fan_out) = &step.fan_out {
+                self.judge_shards(index, fan_out, deadline);
+                continue;
+            }
             match judge(step, attempt(now), self.execution, deadline, self.now) {
-                Judged::Runs { waiting, wake_at } => {
-                    if waiting != now.waiting {
-                        self.news(index, StepNews::Waits(waiting));
-                    }
-                    if let Some(at) = wake_at {
-                        self.wake(at);
-                    }
-                }
+                Judged::Runs { waiting, wake_at } => self.waits(index, waiting, wake_at),
                 Judged::Held(trouble) => self.trouble = Some(trouble),
                 Judged::Done(sealed) => {
                     self.seal(step, &sealed);
@@ -308,6 +308,15 @@ impl<'a> Life<'a> {
                     self.failed(index, failure, log, next);
                 }
             }
+        }
+    }
+
+    pub(super) fn waits(&mut self, index: usize, waiting: Option<Waiting>, wake_at: Option<Timestamp>) {
+        if waiting != self.status.steps[index].waiting {
+            self.news(index, StepNews::Waits(waiting));
+        }
+        if let Some(at) = wake_at {
+            self.wake(at);
         }
     }
 
@@ -375,6 +384,10 @@ impl<'a> Life<'a> {
         match flow::turn(&self.content.steps, &fates, index) {
             flow::Turn::Wait => {}
             flow::Turn::Skip(words) => self.news(index, StepNews::Skips(words)),
+            flow::Turn::Empty(words) => {
+                self.news(index, StepNews::Counts(ShardsStatus::default()));
+                self.news(index, StepNews::Skips(words));
+            }
             flow::Turn::Start if overdue && self.content.steps[index].when.is_none() => {
                 self.news(index, StepNews::Skips(OVERDUE.to_owned()));
             }
@@ -399,10 +412,23 @@ impl<'a> Life<'a> {
         }
         if there.is_none() {
             let Some(agent) = &self.execution.agent else { return self.wake(later(self.now, AGENT_AGAIN)) };
-            let job = job::build(step, &self.run(), number, content.pods_kept, agent);
+            let shards = match &step.fan_out {
+                None => None,
+                Some(fan_out) => match self.next_shards(index, fan_out) {
+                    Some(shards) => Some(shards),
+                    None => return,
+                },
+            };
+            let job = job::build(step, &self.run(), number, shards.as_ref(), content.pods_kept, agent);
             self.plan.actions.push(Action::CreateJob { step: step.name.clone(), job });
         }
         self.news(index, StepNews::Starts { attempt: number, job: there.cloned() });
+        if let Some(fan_out) = &step.fan_out
+            && let Some(total) = spread::total(&self.status, &content.steps, index, fan_out)
+            && self.status.steps[index].shards.is_none()
+        {
+            self.news(index, StepNews::Counts(ShardsStatus { total: total.into(), ..ShardsStatus::default() }));
+        }
     }
 
     fn run(&self) -> Run {
@@ -413,6 +439,14 @@ impl<'a> Life<'a> {
             name: metadata.name.clone().unwrap_or_default(),
             namespace: metadata.namespace.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
+            origin: self
+                .status
+                .origin
+                .as_ref()
+                .map(|run| &run.uid)
+                .or(metadata.uid.as_ref())
+                .cloned()
+                .unwrap_or_default(),
             owner: spec.owner.clone().unwrap_or_default(),
             team: spec.team.clone().unwrap_or_default(),
             revision: self.status.revision.as_ref().map(|revision| revision.name.clone()).unwrap_or_default(),
@@ -463,7 +497,7 @@ impl<'a> Life<'a> {
     // ---- the working copy
 
     /// Notes what became of a step, also for all that is decided after it.
-    fn news(&mut self, index: usize, news: StepNews) {
+    pub(super) fn news(&mut self, index: usize, news: StepNews) {
         let step = &mut self.status.steps[index];
         match &news {
             StepNews::Starts { attempt, .. } => {
@@ -472,7 +506,18 @@ impl<'a> Life<'a> {
                 step.waiting = None;
             }
             StepNews::Waits(waiting) => step.waiting.clone_from(waiting),
-            StepNews::Completes(_) => step.state = Some(StepState::Complete),
+            StepNews::Completes(sealed) => {
+                (step.state, step.emitted) = (Some(seal::state(sealed)), seal::emitted(sealed))
+            }
+            StepNews::Counts(counts) => step.shards = Some(counts.clone()),
+            StepNews::ShardsEnd { end, .. } => match end {
+                ShardsEnd::Done { partial } => step.state = Some(seal::whole_or_part(*partial)),
+                ShardsEnd::Canceled => step.state = Some(StepState::Canceled),
+                ShardsEnd::Failed(failure) => {
+                    step.state = Some(StepState::Failed);
+                    step.failure = Some(failure::brief(failure));
+                }
+            },
             StepNews::Retries { failure, .. } => {
                 step.state = Some(StepState::Retrying);
                 step.failure = Some(failure::brief(failure));
@@ -499,7 +544,12 @@ pub(super) fn state(step: &StepStatus) -> StepState {
 }
 
 pub(super) fn fate(step: &StepStatus) -> Fate {
-    Fate { state: state(step), exit_code: step.failure.as_ref().and_then(|failure| failure.exit_code) }
+    Fate {
+        state: state(step),
+        exit_code: step.failure.as_ref().and_then(|failure| failure.exit_code),
+        emitted: step.emitted.as_ref().map(|emitted| emitted.shards),
+        shards: step.shards.as_ref().map(|shards| shards.total),
+    }
 }
 
 /// News of a run that has none of its own yet.

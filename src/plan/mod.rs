@@ -7,8 +7,10 @@
 //! all of them say the same about the same.
 
 mod admit;
+mod adopt;
 pub mod agent;
 mod attempt;
+mod built_in;
 pub mod cancel;
 pub mod decide;
 pub mod definition;
@@ -18,6 +20,7 @@ mod failure;
 pub mod fanout;
 pub mod flow;
 mod graph;
+pub mod indexed;
 mod inputs;
 pub mod job;
 mod life;
@@ -29,6 +32,7 @@ pub mod revision;
 pub mod seal;
 pub mod shards;
 pub mod snapshot;
+mod spread;
 pub mod status;
 mod steps;
 pub mod stores;

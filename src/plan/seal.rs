@@ -1,7 +1,10 @@
 //! Which attempt's files are the result.
 
 use super::snapshot::{CommitFact, Results};
-use crate::api::task::OutputStatus;
+use super::status::ShardSeal;
+use crate::api::definition::OutputSpec;
+use crate::api::state::StepState;
+use crate::api::task::{EmittedStatus, OutputStatus};
 use crate::contract::env::LOG_OUTPUT;
 use crate::contract::wire::{CommittedFile, Emitted, ItemCounts};
 
@@ -27,6 +30,37 @@ pub(super) fn winner(commits: &[CommitFact]) -> Option<Sealed> {
         emitted: commit.emitted,
         items: commit.items.clone(),
     })
+}
+
+/// State of a step with this result.
+pub(super) fn state(sealed: &Sealed) -> StepState {
+    whole_or_part(sealed.items.as_ref().is_some_and(|items| items.failed > 0))
+}
+
+/// What a step with this result emitted.
+pub(super) fn emitted(sealed: &Sealed) -> Option<EmittedStatus> {
+    sealed.emitted.map(|emitted| EmittedStatus {
+        shards: emitted.shards.into(),
+        items: i64::try_from(emitted.items).unwrap_or(i64::MAX),
+    })
+}
+
+/// State of a step that gave its result, or a part of it.
+pub(super) fn whole_or_part(partial: bool) -> StepState {
+    if partial { StepState::PartiallyComplete } else { StepState::Complete }
+}
+
+/// What the status says of the files of all shards: one entry per output, without those that another step puts
+/// together.
+pub(super) fn shard_outputs(step: &str, sealed: &ShardSeal, published: &[OutputSpec]) -> Vec<OutputStatus> {
+    let known = published.iter().map(|output| (output.name.as_str(), output.media_type.clone()));
+    known
+        .chain([(LOG_OUTPUT, Some("text/plain".to_owned()))])
+        .filter_map(|(name, media_type)| {
+            let (files, size) = *sealed.outputs.get(name)?;
+            Some(OutputStatus { name: name.to_owned(), step: step.to_owned(), files, size, media_type })
+        })
+        .collect()
 }
 
 /// The log of the last attempt that left one: all that people can read of a step without a result.

@@ -70,6 +70,23 @@ impl ShardSet {
         }
     }
 
+    /// All that are in one or in both.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let mut ranges: Vec<_> = self.0.iter().chain(&other.0).cloned().collect();
+        ranges.sort_by_key(|range| *range.start());
+        let mut all: Vec<RangeInclusive<u32>> = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            match all.last_mut() {
+                Some(last) if range.start().saturating_sub(1) <= *last.end() => {
+                    *last = *last.start()..=*last.end().max(range.end());
+                }
+                _ => all.push(range),
+            }
+        }
+        Self(all)
+    }
+
     /// What the places of another set stand for in this one: `self` as a Job's shards, `indexes` as its indexes.
     #[must_use]
     pub fn pick(&self, indexes: &Self) -> Self {
@@ -209,6 +226,9 @@ mod tests {
             prop_assert_eq!(set.len() as usize, shards.len());
             prop_assert!((0..200).all(|shard| set.contains(shard) == shards.contains(&shard)));
             prop_assert!((0..set.len()).all(|index| set.nth(index) == shards.iter().copied().nth(index as usize)));
+            let odd: ShardSet = (0..200).filter(|shard| shard % 2 == 1).collect();
+            let both: ShardSet = (0..200).filter(|shard| shard % 2 == 1 || shards.contains(shard)).collect();
+            prop_assert_eq!(set.union(&odd), both);
             prop_assert_eq!(ShardSet::unpack(&set.pack()), Ok(set.clone()));
             prop_assert_eq!(set.to_string().parse::<ShardSet>(), Ok(set));
         }

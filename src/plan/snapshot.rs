@@ -93,14 +93,23 @@ pub const READY_PATIENCE: Duration = Duration::from_secs(15);
 #[must_use]
 pub fn needs_pods(task: &AsyncTask, jobs: &[JobFact], now: Timestamp) -> bool {
     let Some(status) = &task.status else { return false };
-    let slow = |job: &JobFact| job.end.is_none() && !job.ready && !job.suspended && job.is_older(READY_PATIENCE, now);
+    // Of many pods some are always on their way: once a shard has ended, they do start.
+    let begun = |job: &JobFact| job.indexes.as_ref().is_some_and(|it| it.succeeded > 0 || !it.failed.is_empty());
+    let slow = |job: &JobFact| {
+        job.end.is_none() && !job.ready && !job.suspended && !begun(job) && job.is_older(READY_PATIENCE, now)
+    };
     let again = |step: &StepStatus| match step.state {
         Some(StepState::Waiting) => step.attempt.is_some(),
         Some(StepState::Retrying) => step.until.as_ref().is_none_or(|until| until.0 <= now),
         _ => false,
     };
+    // A Job that spreads and is gone may have left pods that still write.
+    let gone = |(step, number): (&str, u32)| {
+        let fans_out = status.steps.iter().any(|known| known.name == step && known.shards.is_some());
+        fans_out && !jobs.iter().any(|job| job.step == step && job.attempt == number)
+    };
     let ending = status.state == Some(TaskState::Canceling) || task.spec.is_canceled();
-    ending || jobs.iter().any(slow) || status.steps.iter().any(again)
+    ending || running(status).any(gone) || jobs.iter().any(slow) || status.steps.iter().any(again)
 }
 
 /// All that is known about a run at one moment.

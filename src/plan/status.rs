@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use super::decide::{CancelNews, News, Pins, Plan, StepNews, Verdict};
+use super::decide::{CancelNews, News, Pins, Plan, ShardsEnd, StepNews, Verdict};
 use super::failure::{brief, refusal};
 use super::seal::{self, Sealed};
 use super::snapshot::{JobFact, Phase, Snapshot, Trouble, phase};
-use super::tally::Tally;
+use super::spread::summed;
+use super::tally::{ShardFact, Tally};
 use crate::api::condition::{self, Claim, cut};
+use crate::api::definition::OutputSpec;
 use crate::api::state::{StepState, TaskState};
 use crate::api::task::{AsyncTaskStatus, Failure, QueueStatus, StepStatus, Transition};
 use crate::contract::env::LOG_OUTPUT;
@@ -112,6 +114,7 @@ fn effective(news: &News, applied: &Applied, phase: Phase, state: Option<TaskSta
     news.steps.retain(|(step, news)| match news {
         StepNews::Starts { job, .. } => job.is_some() || applied.jobs.get(step).is_some_and(|job| job.ours),
         StepNews::Completes(_) => applied.manifests.contains_key(step),
+        StepNews::ShardsEnd { .. } => applied.shards.contains_key(step),
         _ => true,
     });
     if let Some(trouble) = &applied.trouble {
@@ -135,13 +138,13 @@ fn effective(news: &News, applied: &Applied, phase: Phase, state: Option<TaskSta
 }
 
 fn pinned(before: AsyncTaskStatus, pins: &Pins) -> AsyncTaskStatus {
-    let waiting =
-        |name: &String| StepStatus { name: name.clone(), state: Some(StepState::Waiting), ..StepStatus::default() };
     AsyncTaskStatus {
+        origin: pins.origin.clone(),
+        outputs: pins.outputs.clone(),
         revision: Some(pins.revision.clone()),
         store: Some(pins.store.clone()),
         plan: pins.plan.clone(),
-        steps: pins.plan.iter().map(|step| waiting(&step.name)).collect(),
+        steps: pins.steps.clone(),
         ..before
     }
 }
@@ -198,10 +201,17 @@ impl Writer {
             }
             StepNews::Waits(waiting) => step.waiting.clone_from(waiting),
             StepNews::Completes(sealed) => {
-                self.end(step, StepState::Complete);
+                self.end(step, seal::state(sealed));
                 step.failure = None;
+                step.emitted = seal::emitted(sealed);
+                let items = sealed.items.clone().unwrap_or_default();
+                let mut tally = Tally::default();
+                tally.add(0, ShardFact::Committed { items: Some(items) });
+                (step.items, step.failures) = (tally.items(), tally.failures());
                 seal(status, index, sealed, applied);
             }
+            StepNews::Counts(counts) => step.shards = Some(counts.clone()),
+            StepNews::ShardsEnd { end, published } => self.shards_end(status, index, end, published, applied),
             StepNews::Retries { failure, until, counts } => {
                 step.state = Some(StepState::Retrying);
                 step.until = Some(Time(*until));
@@ -229,6 +239,37 @@ impl Writer {
                 (step.until, step.waiting) = (None, None);
             }
         }
+    }
+
+    fn shards_end(
+        &self,
+        status: &mut AsyncTaskStatus,
+        index: usize,
+        end: &ShardsEnd,
+        published: &[OutputSpec],
+        applied: &Applied,
+    ) {
+        let step = &mut status.steps[index];
+        let Some(sealed) = applied.shards.get(&step.name) else { return };
+        let total = step.shards.as_ref().map_or(0, |shards| shards.total);
+        step.shards = Some(summed(u32::try_from(total).unwrap_or(u32::MAX), &sealed.tally));
+        (step.items, step.failures) = (sealed.tally.items(), sealed.tally.failures());
+        step.manifest = Some(sealed.manifest.clone());
+        match end {
+            ShardsEnd::Done { partial } => {
+                self.end(step, seal::whole_or_part(*partial));
+                step.failure = None;
+            }
+            ShardsEnd::Failed(failure) => {
+                self.end(step, StepState::Failed);
+                step.failure = Some(brief(failure));
+                status.failure.get_or_insert_with(|| failure.clone());
+            }
+            ShardsEnd::Canceled => {}
+        }
+        let name = status.steps[index].name.clone();
+        status.outputs.retain(|output| output.step != name);
+        status.outputs.extend(seal::shard_outputs(&name, sealed, published));
     }
 
     fn end(&self, step: &mut StepStatus, state: StepState) {

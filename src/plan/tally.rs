@@ -45,8 +45,10 @@ pub struct Tally {
     pub committed: u32,
     /// Shards whose program failed.
     pub failed: ShardSet,
-    /// Shards that gave no result through no fault of their program: the platform failed, or nobody left a word.
-    pub lost: ShardSet,
+    /// Shards that gave no result because gateway or store stood in the way.
+    pub held_up: ShardSet,
+    /// Shards that gave no result, and nobody left a word: they never ran, or ended without a commit.
+    pub silent: ShardSet,
     /// What became of all items.
     pub items: ItemCounts,
     shards: BTreeMap<String, Kind>,
@@ -68,12 +70,11 @@ impl Tally {
                 self.count(items.unwrap_or_default());
             }
             ShardFact::Silent => {
-                self.lost.push(shard);
-                self.fail("OutputNotCommitted", "the pod left neither a result nor a report");
+                self.silent.push(shard);
             }
             ShardFact::Failed { code, message, exit_code } => {
                 if is_platforms(exit_code) {
-                    self.lost.push(shard)
+                    self.held_up.push(shard)
                 } else {
                     self.failed.push(shard)
                 }
@@ -107,7 +108,13 @@ impl Tally {
     /// Shards that gave no result.
     #[must_use]
     pub fn without_result(&self) -> u32 {
-        self.failed.len() + self.lost.len()
+        self.failed.len() + self.held_up.len() + self.silent.len()
+    }
+
+    /// Shards that gave no result through no fault of their program.
+    #[must_use]
+    pub fn lost(&self) -> ShardSet {
+        self.held_up.union(&self.silent)
     }
 
     /// What became of the items; `None` where there were none.
@@ -180,12 +187,13 @@ mod tests {
         tally.add(3, failed("GatewayUnreachable", 240));
         tally.add(4, ShardFact::Silent);
         assert_eq!((tally.committed, tally.without_result()), (1, 4));
-        assert_eq!((tally.failed.to_string(), tally.lost.to_string()), ("1-2".into(), "3-4".into()));
+        assert_eq!((tally.failed.to_string(), tally.lost().to_string()), ("1-2".into(), "3-4".into()));
+        assert_eq!(tally.silent.to_string(), "4");
         let items = tally.items().expect("items");
         assert_eq!((items.attempted, items.succeeded, items.failed, items.skipped), (10, 7, 2, 1));
         let told: Vec<_> = tally.failures().into_iter().map(|f| (f.code, f.shards, f.items)).collect();
         assert_eq!(told[0], ("InvalidEmail".to_owned(), Some(2), None));
-        assert_eq!(told[3], ("Bounced".to_owned(), None, Some(2)));
+        assert_eq!(told[2], ("Bounced".to_owned(), None, Some(2)));
     }
 
     #[test]

@@ -154,6 +154,7 @@ fn forbid_unknown(schema: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::Report;
+    use crate::cli::golden;
 
     fn linted(text: &str) -> (String, bool) {
         let mut report = Report::default();
@@ -176,7 +177,32 @@ mod tests {
     fn every_violation_is_a_line_of_its_own() {
         let (report, failed) = linted(include_str!("../golden/lint.yaml"));
         assert!(failed);
-        crate::cli::golden::check("lint.txt", &report);
+        golden::check("lint.txt", &report);
+    }
+
+    /// Every TaskDefinition that people may copy.
+    #[test]
+    fn every_sample_of_the_repository_is_ok() {
+        let mut samples = Vec::new();
+        let mut folders = vec![golden::root().join("manifests/examples"), golden::root().join("docs/src/samples")];
+        while let Some(folder) = folders.pop() {
+            let entries = std::fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+            let (inner, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+            folders.extend(inner);
+            samples.extend(files.into_iter().filter(|file| file.extension().is_some_and(|end| end == "yaml")));
+        }
+        for sample in &samples {
+            let (report, failed) = linted(&std::fs::read_to_string(sample).expect("readable"));
+            assert!(!failed, "{}: {report}", sample.display());
+        }
+        assert!(samples.iter().filter(|sample| sample.ends_with("definition.yaml")).count() >= 3, "{samples:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_fan_out_names_its_field() {
+        let (report, failed) = linted(include_str!("../golden/lint_fan_out.yaml"));
+        assert!(failed);
+        golden::check("lint_fan_out.txt", &report);
     }
 
     #[test]

@@ -3,29 +3,45 @@
 use std::collections::BTreeSet;
 
 use futures::{AsyncReadExt, StreamExt};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{ListParams, LogParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
+use reqwest::Url;
 
 use crate::api::AsyncTask;
-use crate::api::names::LABEL_TASK_UID;
+use crate::api::names::{ANNOTATION_SHARDS, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK_UID};
 use crate::cli::cluster::{ClusterError, is_transient, status, watch_failure};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::follow::exit_of;
+use crate::cli::gateway::Gateway;
 use crate::cli::inputs::CHUNK;
-use crate::cli::terminal::PrintError;
+use crate::cli::terminal::{PrintError, say};
 use crate::cli::verbs::outputs;
+use crate::cli::verbs::shards::{sharded, step_of};
 use crate::contract::env::{CONTAINER, LOG_OUTPUT};
+use crate::contract::people::DownloadTicket;
+use crate::plan::shards::ShardSet;
+
+/// Labels of pods that Kubernetes sets.
+const JOB: &str = "batch.kubernetes.io/job-name";
+const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
 /// Print what the program of a run wrote
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name of the run
     name: String,
-    /// Go on until the run ends
+    /// Only this step; needed with --shard where several run in shards
+    #[arg(long, value_name = "STEP")]
+    step: Option<String>,
+    /// Only this shard, by its number from 0
+    #[arg(long, value_name = "N")]
+    shard: Option<u32>,
+    /// Go on until the run ends, or the shard has given its result
     #[arg(short, long)]
     follow: bool,
 }
@@ -50,6 +66,28 @@ pub(crate) enum LogsError {
         /// Task.
         name: String,
     },
+    /// Of many pods one has to be chosen.
+    #[error(
+        "step {step:?} of AsyncTask {name:?} runs in shards, and each has its own log: name one with --step {step} \
+         --shard N. `kubectl asynctask shards {name} --step {step}` lists them"
+    )]
+    Shards {
+        /// Task.
+        name: String,
+        /// Step.
+        step: String,
+    },
+    /// The store has none of it.
+    #[error(
+        "{part} of AsyncTask {name:?} has no log: it has not started, or its program wrote nothing. \
+         `kubectl asynctask status {name}` tells how far it is"
+    )]
+    NoneOf {
+        /// Task.
+        name: String,
+        /// `step "send"`, `shard 7 of step "send"`
+        part: String,
+    },
     /// The run left none.
     #[error("AsyncTask {name:?} has ended and left no log: its program wrote nothing, or never ran")]
     None {
@@ -62,28 +100,73 @@ pub(crate) enum LogsError {
 pub(crate) async fn run(session: &Session, args: &Args) -> Result<Exit, CliError> {
     let act = format!("read AsyncTask {:?}", args.name);
     let task = session.tasks().get(&args.name).await.map_err(ClusterError::on(act))?;
-    let pods = Pods::of(session, &task);
+    let part = part(&task, args)?;
+    let Some(pods) = Pods::of(session, &task, &part).await? else {
+        stored(session, &task, &part).await?;
+        return Ok(Exit::Ok);
+    };
     if args.follow {
-        follow(session, &pods, &task).await?
+        follow(session, &pods, &task, &part).await?
     } else {
-        once(session, &pods, &task).await?
+        once(session, &pods, &task, &part).await?
     }
     Ok(Exit::Ok)
 }
 
-async fn once(session: &Session, pods: &Pods, task: &AsyncTask) -> Result<(), CliError> {
+/// Whose log is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// Of every step of one pod.
+    Run,
+    Step(String),
+    Shard(String, u32),
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Run => f.write_str("it"),
+            Self::Step(step) => write!(f, "step {step:?}"),
+            Self::Shard(step, shard) => write!(f, "shard {shard} of step {step:?}"),
+        }
+    }
+}
+
+/// What is asked for. The logs of a fan-out are as many as its shards: never all of them.
+fn part(task: &AsyncTask, args: &Args) -> Result<Part, CliError> {
+    if let Some(shard) = args.shard {
+        return Ok(Part::Shard(step_of(task, args.step.as_deref())?, shard));
+    }
+    let many = sharded(task);
+    let shards = |step: &str| LogsError::Shards { name: task.name_any(), step: step.to_owned() };
+    if let Some(step) = &args.step {
+        return if many.contains(&step.as_str()) { Err(shards(step).into()) } else { Ok(Part::Step(step.clone())) };
+    }
+    let authors = task.status.iter().flat_map(|status| &status.plan).filter(|planned| planned.built_in.is_none());
+    match many.as_slice() {
+        [first, ..] if authors.count() == many.len() => Err(shards(first).into()),
+        [first, ..] => {
+            let hint = shards(first).to_string();
+            say(&format!("Only what steps of one pod wrote is shown: {hint}"));
+            Ok(Part::Run)
+        }
+        [] => Ok(Part::Run),
+    }
+}
+
+async fn once(session: &Session, pods: &Pods, task: &AsyncTask, part: &Part) -> Result<(), CliError> {
     let found = match pods.list().await {
         Ok(found) => found,
-        Err(error) if error.status().is_some_and(|s| s.code == 403) => return stored(session, task).await,
+        Err(error) if error.status().is_some_and(|s| s.code == 403) => return stored(session, task, part).await,
         Err(error) => return Err(error.into()),
     };
     let started = found.iter().filter(|pod| has_started(pod)).max_by_key(|pod| created(pod));
     match started {
         Some(pod) => match pods.copy(&pod.name_any(), false).await? {
             Copied::All => Ok(()),
-            Copied::Gone => stored(session, task).await,
+            Copied::Gone => stored(session, task, part).await,
         },
-        None if exit_of(task).is_some() => stored(session, task).await,
+        None if exit_of(task).is_some() || *part != Part::Run => stored(session, task, part).await,
         None => {
             let name = task.name_any();
             Err(LogsError::NotStarted { name, state: waits_for(task, &found) }.into())
@@ -93,7 +176,7 @@ async fn once(session: &Session, pods: &Pods, task: &AsyncTask) -> Result<(), Cl
 
 /// Every pod of the run as it comes, until the run has ended. A run without any, or whose pods may not be read, shows
 /// its stored log at the end.
-async fn follow(session: &Session, pods: &Pods, task: &AsyncTask) -> Result<(), CliError> {
+async fn follow(session: &Session, pods: &Pods, task: &AsyncTask, part: &Part) -> Result<(), CliError> {
     let config = watcher::Config::default().labels(&pods.selector);
     let mut comings = watcher(pods.api.clone(), config).default_backoff().applied_objects().boxed();
     let mut changes = watcher::watch_object(session.tasks(), &task.name_any()).default_backoff().boxed();
@@ -103,7 +186,13 @@ async fn follow(session: &Session, pods: &Pods, task: &AsyncTask) -> Result<(), 
     while exit_of(&latest).is_none() {
         tokio::select! {
             Some(pod) = comings.next(), if readable => match pod {
-                Ok(pod) => pods.copy_new(&pod, &mut seen).await?,
+                Ok(pod) => {
+                    pods.copy_new(&pod, &mut seen).await?;
+                    // A shard is over before its run is, and no pod of it follows one that succeeded.
+                    if matches!(part, Part::Shard(..)) && has_succeeded(&pod) {
+                        break;
+                    }
+                }
                 // What passes is tried again by the stream itself.
                 Err(error) => readable = watch_failure(error).is_none_or(|e| is_transient(&e)),
             },
@@ -123,12 +212,15 @@ async fn follow(session: &Session, pods: &Pods, task: &AsyncTask) -> Result<(), 
             pods.copy_new(pod, &mut seen).await?;
         }
     }
-    if seen.is_empty() { stored(session, &latest).await } else { Ok(()) }
+    if seen.is_empty() { stored(session, &latest, part).await } else { Ok(()) }
 }
 
 /// The log in the store, through the gateway.
-async fn stored(session: &Session, task: &AsyncTask) -> Result<(), CliError> {
+async fn stored(session: &Session, task: &AsyncTask, part: &Part) -> Result<(), CliError> {
     let name = task.name_any();
+    if *part != Part::Run {
+        return stored_of(session, &name, part).await;
+    }
     if exit_of(task).is_none() {
         return Err(LogsError::NotStored { name }.into());
     }
@@ -136,8 +228,32 @@ async fn stored(session: &Session, task: &AsyncTask) -> Result<(), CliError> {
     let list = outputs::list(&gateway, &session.namespace, &name).await?;
     let log = list.outputs.iter().find(|o| o.name == LOG_OUTPUT).and_then(|o| o.files.first());
     let Some(file) = log else { return Err(LogsError::None { name }.into()) };
-    let link = gateway.path(&session.namespace, &["tasks", &name, "outputs", LOG_OUTPUT, "files", "0", "download"]);
-    outputs::stdout(&gateway, link, file).await
+    outputs::stdout(&gateway, link(&gateway, &session.namespace, &name, part), file).await
+}
+
+/// Of a step or a shard: there may be a log long before the run ends.
+async fn stored_of(session: &Session, name: &str, part: &Part) -> Result<(), CliError> {
+    let gateway = session.gateway().await?;
+    let link = link(&gateway, &session.namespace, name, part);
+    match gateway.ask::<DownloadTicket>(link.clone()).await {
+        Ok(ticket) => outputs::stdout(&gateway, link, &ticket.file).await,
+        Err(error) if error.status() == Some(404) => {
+            Err(LogsError::NoneOf { name: name.to_owned(), part: part.to_string() }.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn link(gateway: &Gateway, namespace: &str, name: &str, part: &Part) -> Url {
+    let mut link = gateway.path(namespace, &["tasks", name, "outputs", LOG_OUTPUT, "files", "0", "download"]);
+    match part {
+        Part::Run => {}
+        Part::Step(step) => drop(link.query_pairs_mut().append_pair("step", step)),
+        Part::Shard(step, shard) => {
+            link.query_pairs_mut().append_pair("step", step).append_pair("shard", &shard.to_string());
+        }
+    }
+    link
 }
 
 /// Whether the log of a pod could be read to its end.
@@ -147,16 +263,31 @@ enum Copied {
     Gone,
 }
 
-/// The pods of one run.
+/// The pods of one run, of a step or of a shard.
 struct Pods {
     api: Api<Pod>,
     selector: String,
 }
 
 impl Pods {
-    fn of(session: &Session, task: &AsyncTask) -> Self {
-        let selector = format!("{LABEL_TASK_UID}={}", task.uid().unwrap_or_default());
-        Self { api: Api::namespaced(session.client.clone(), &session.namespace), selector }
+    /// `None`: there can be no pod, or which one it is may not be read.
+    async fn of(session: &Session, task: &AsyncTask, part: &Part) -> Result<Option<Self>, ClusterError> {
+        let run = format!("{LABEL_TASK_UID}={}", task.uid().unwrap_or_default());
+        let selector = match part {
+            Part::Run => Some(format!("{run},!{INDEX}")),
+            Part::Step(step) => Some(format!("{run},{LABEL_STEP}={step}")),
+            Part::Shard(step, shard) => {
+                let jobs: Api<Job> = Api::namespaced(session.client.clone(), &session.namespace);
+                let params = ListParams::default().labels(&format!("{run},{LABEL_STEP}={step}"));
+                match jobs.list(&params).await {
+                    Ok(jobs) => of_shard(&jobs.items, *shard),
+                    Err(error) if status(&error).is_some_and(|s| s.code == 403) => None,
+                    Err(error) => return Err(ClusterError::new("list the Jobs of the step", error)),
+                }
+            }
+        };
+        let api = Api::namespaced(session.client.clone(), &session.namespace);
+        Ok(selector.map(|selector| Self { api, selector }))
     }
 
     async fn list(&self) -> Result<Vec<Pod>, ClusterError> {
@@ -197,6 +328,21 @@ impl Pods {
     }
 }
 
+/// Selects the pods of a shard: those of the newest Job that has it.
+fn of_shard(jobs: &[Job], shard: u32) -> Option<String> {
+    let attempt = |job: &Job| job.labels().get(LABEL_ATTEMPT).and_then(|attempt| attempt.parse::<u32>().ok());
+    let having = jobs.iter().filter_map(|job| Some((job, index(job, shard)?)));
+    let (job, index) = having.max_by_key(|(job, _)| attempt(job))?;
+    Some(format!("{JOB}={},{INDEX}={index}", job.name_any()))
+}
+
+/// By which index a Job runs a shard.
+fn index(job: &Job, shard: u32) -> Option<u32> {
+    let Some(some) = job.annotations().get(ANNOTATION_SHARDS) else { return Some(shard) };
+    let place = ShardSet::unpack(some).ok()?.iter().position(|other| other == shard)?;
+    u32::try_from(place).ok()
+}
+
 fn write(bytes: &[u8]) -> Result<(), PrintError> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
@@ -210,6 +356,11 @@ fn created(pod: &Pod) -> Option<jiff::Timestamp> {
 
 fn container(pod: &Pod) -> Option<&ContainerStatus> {
     pod.status.as_ref()?.container_statuses.as_ref()?.iter().find(|c| c.name == CONTAINER)
+}
+
+fn has_succeeded(pod: &Pod) -> bool {
+    let ended = container(pod).and_then(|c| c.state.as_ref()?.terminated.as_ref());
+    ended.is_some_and(|ended| ended.exit_code == 0)
 }
 
 fn has_started(pod: &Pod) -> bool {
@@ -230,8 +381,9 @@ fn waits_for(task: &AsyncTask, pods: &[Pod]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{has_started, waits_for};
+    use super::{Args, Part, has_started, of_shard, part, waits_for};
     use crate::api::AsyncTask;
+    use k8s_openapi::api::batch::v1::Job;
     use k8s_openapi::api::core::v1::Pod;
     use serde_json::{Value, json};
 
@@ -247,6 +399,37 @@ mod tests {
         assert!(has_started(&pod(json!({"terminated": {"exitCode": 1}}))));
         assert!(!has_started(&pod(json!({"waiting": {"reason": "PodInitializing"}}))), "a sidecar that runs is not it");
         assert!(!has_started(&Pod::default()));
+    }
+
+    #[test]
+    fn a_shard_is_found_by_its_index_in_the_newest_job_that_runs_it() {
+        let job = |name: &str, attempt: u32, shards: Option<&str>| -> Job {
+            let annotations = shards.map(|shards| json!({"asynctask.dev/shards": shards}));
+            let labels = json!({"asynctask.dev/attempt": attempt.to_string()});
+            let metadata = json!({"name": name, "labels": labels, "annotations": annotations});
+            serde_json::from_value(json!({ "metadata": metadata })).expect("a Job")
+        };
+        let jobs = [job("send-2", 2, Some("3,7-9")), job("send-1", 1, None)];
+        let selector = |job, index| {
+            Some(format!("batch.kubernetes.io/job-name={job},batch.kubernetes.io/job-completion-index={index}"))
+        };
+        assert_eq!(of_shard(&jobs, 8), selector("send-2", 2));
+        assert_eq!(of_shard(&jobs, 4), selector("send-1", 4));
+        assert_eq!(of_shard(&[], 4), None);
+    }
+
+    #[test]
+    fn the_logs_of_a_fan_out_are_asked_for_one_by_one() {
+        let task: AsyncTask = serde_yaml_ng::from_str(include_str!("../golden/shards_during.yaml")).expect("a task");
+        let wanted = |step: Option<&str>, shard| {
+            let args = Args { name: "mail-1".into(), step: step.map(str::to_owned), shard, follow: false };
+            part(&task, &args).map_err(|error| error.to_string())
+        };
+        assert_eq!(wanted(None, None), Ok(Part::Run));
+        assert_eq!(wanted(Some("plan"), None), Ok(Part::Step("plan".into())));
+        assert_eq!(wanted(None, Some(7)), Ok(Part::Shard("send".into(), 7)));
+        assert!(wanted(Some("send"), None).expect_err("many").contains("--step send --shard N"));
+        assert!(wanted(Some("plan"), Some(7)).expect_err("one pod").contains("there is send"));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! `outputs`: what a run gave back.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::api::AsyncTask;
 use crate::cli::connect::Session;
 use crate::cli::download::{Outcome, to_file, to_stdout};
 use crate::cli::error::CliError;
@@ -11,9 +13,10 @@ use crate::cli::gateway::{Gateway, GatewayError};
 use crate::cli::meter::Meter;
 use crate::cli::target::Target;
 use crate::cli::terminal::{is_terminal, print};
+use crate::cli::verbs::shards::sharded;
 use crate::cli::words::{clean, size, table};
 use crate::contract::env::LOG_OUTPUT;
-use crate::contract::people::{FileView, OutputList, OutputView};
+use crate::contract::people::{DownloadTicket, FileView, OutputList, OutputView};
 
 /// List or fetch what a run gave back
 #[derive(Debug, clap::Args)]
@@ -28,6 +31,8 @@ enum Verb {
     /// List the files with their sizes and checksums
     Ls(LsArgs),
     /// Fetch files; each is verified by its SHA-256, and a broken download goes on where it stopped
+    ///
+    /// Of a step that runs in shards, each file goes into the folder OUTPUT/SHARD.
     Get(GetArgs),
 }
 
@@ -100,10 +105,13 @@ pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError>
             match args.output {
                 Some(document) => print(&document.text(&list))?,
                 None if list.outputs.is_empty() => return Err(OutputsError::Nothing(args.name).into()),
-                None => print(&page(&list))?,
+                None => print(&page(&list, &Said::read(session, &args.name).await))?,
             }
         }
-        Verb::Get(args) => get(&gateway, &session.namespace, &args).await?,
+        Verb::Get(args) => {
+            let said = Said::read(session, &args.name).await;
+            get(&gateway, &session.namespace, &args, &said).await?;
+        }
     }
     Ok(Exit::Ok)
 }
@@ -114,7 +122,39 @@ pub(crate) async fn list(gateway: &Gateway, namespace: &str, name: &str) -> Resu
     Ok(found.map_err(|source| OutputsError::List { task: name.to_owned(), source })?)
 }
 
-fn page(list: &OutputList) -> String {
+/// What the run itself says beside the gateway's list: nothing when it may not be read or is gone.
+#[derive(Debug, Default)]
+struct Said {
+    /// Steps that run in shards.
+    sharded: Vec<String>,
+    /// Files of each output: a list of many thousands is not sent as a whole.
+    files: BTreeMap<String, usize>,
+}
+
+impl Said {
+    async fn read(session: &Session, name: &str) -> Self {
+        session.tasks().get(name).await.map(|task| Self::of(&task)).unwrap_or_default()
+    }
+
+    fn of(task: &AsyncTask) -> Self {
+        let outputs = task.status.iter().flat_map(|status| &status.outputs).filter(|output| output.name != LOG_OUTPUT);
+        let files = outputs.map(|output| (output.name.clone(), usize::try_from(output.files).unwrap_or(0)));
+        Self { sharded: sharded(task).into_iter().map(str::to_owned).collect(), files: files.collect() }
+    }
+
+    /// Files of an output, listed or not.
+    fn files(&self, output: &OutputView) -> usize {
+        self.files.get(&output.name).copied().unwrap_or(0).max(output.files.len())
+    }
+
+    /// Where a file goes: the shards of two steps may have files of one name.
+    fn path(&self, output: &OutputView, file: &FileView) -> String {
+        let many = self.sharded.contains(&output.step);
+        if many { format!("{}/{}", output.name, file.path) } else { file.path.clone() }
+    }
+}
+
+fn page(list: &OutputList, said: &Said) -> String {
     let mut rows = vec![["OUTPUT", "N", "FILE", "SIZE", "TYPE", "SHA-256"].map(str::to_owned).to_vec()];
     for output in &list.outputs {
         for (n, file) in output.files.iter().enumerate() {
@@ -127,23 +167,32 @@ fn page(list: &OutputList) -> String {
                 clean(&file.sha256),
             ]);
         }
+        let more = said.files(output) - output.files.len();
+        if more > 0 {
+            rows.push(vec![clean(&output.name), "…".to_owned(), format!("and {more} more, which `get` fetches too")]);
+        }
     }
     table(&rows)
 }
 
-/// One file to fetch: its output, its place in it, and itself.
-type Chosen<'a> = (&'a OutputView, usize, &'a FileView);
+/// One file to fetch: its output, its place in it, and itself where it was listed.
+type Chosen<'a> = (&'a OutputView, usize, Option<&'a FileView>);
 
-async fn get(gateway: &Gateway, namespace: &str, args: &GetArgs) -> Result<(), CliError> {
+async fn get(gateway: &Gateway, namespace: &str, args: &GetArgs, said: &Said) -> Result<(), CliError> {
     let list = list(gateway, namespace, &args.name).await?;
-    let chosen = choose(&list, args)?;
+    let chosen = choose(&list, args, said)?;
     let target = Target::new(args.to.as_deref(), chosen.len())?;
     let alone = chosen.len() == 1;
-    for (output, n, file) in chosen {
+    for (output, n, listed) in chosen {
         let number = n.to_string();
         let link =
             gateway.path(namespace, &["tasks", &args.name, "outputs", &output.name, "files", &number, "download"]);
-        let Some(place) = target.place(&file.path, alone)? else {
+        let unlisted = match listed {
+            Some(_) => None,
+            None => Some(gateway.ask::<DownloadTicket>(link.clone()).await?.file),
+        };
+        let Some(file) = listed.or(unlisted.as_ref()) else { continue };
+        let Some(place) = target.place(&said.path(output, file), alone)? else {
             stdout(gateway, link, file).await?;
             continue;
         };
@@ -170,11 +219,11 @@ pub(crate) async fn stdout(gateway: &Gateway, link: reqwest::Url, file: &FileVie
     Ok(done?)
 }
 
-fn choose<'a>(list: &'a OutputList, args: &GetArgs) -> Result<Vec<Chosen<'a>>, OutputsError> {
+fn choose<'a>(list: &'a OutputList, args: &GetArgs, said: &Said) -> Result<Vec<Chosen<'a>>, OutputsError> {
+    let files_of = |output: &'a OutputView| (0..said.files(output)).map(move |n| (output, n, output.files.get(n)));
     let Some(name) = &args.output else {
         let declared = list.outputs.iter().filter(|o| o.name != LOG_OUTPUT);
-        let all: Vec<_> =
-            declared.flat_map(|o| o.files.iter().enumerate().map(move |(n, file)| (o, n, file))).collect();
+        let all: Vec<_> = declared.flat_map(files_of).collect();
         return if all.is_empty() { Err(OutputsError::Nothing(args.name.clone())) } else { Ok(all) };
     };
     let output = list.outputs.iter().find(|o| o.name == *name).ok_or_else(|| {
@@ -182,7 +231,7 @@ fn choose<'a>(list: &'a OutputList, args: &GetArgs) -> Result<Vec<Chosen<'a>>, O
         let known = if known.is_empty() { " (yet)".to_owned() } else { format!("; it has {}", known.join(", ")) };
         OutputsError::Output { task: args.name.clone(), output: name.clone(), known }
     })?;
-    let mut files: Vec<_> = output.files.iter().enumerate().map(|(n, file)| (output, n, file)).collect();
+    let mut files: Vec<_> = files_of(output).collect();
     if let Some(number) = args.file {
         let at = number as usize - 1;
         if at >= files.len() {
@@ -195,7 +244,7 @@ fn choose<'a>(list: &'a OutputList, args: &GetArgs) -> Result<Vec<Chosen<'a>>, O
 
 #[cfg(test)]
 mod tests {
-    use super::{GetArgs, OutputsError, choose, page};
+    use super::{GetArgs, OutputsError, Said, choose, page};
     use crate::contract::people::{FileView, OutputList, OutputView};
 
     fn file(path: &str) -> FileView {
@@ -213,28 +262,55 @@ mod tests {
         OutputList { outputs: vec![output("reports", &["r/a", "r/b"]), output("log", &["log"])] }
     }
 
+    fn said() -> Said {
+        Said { sharded: vec!["s".into()], files: [("reports".into(), 3)].into() }
+    }
+
     fn args(output: Option<&str>, file: Option<u32>) -> GetArgs {
         GetArgs { name: "t".into(), output: output.map(str::to_owned), to: None, file, force: false }
     }
 
     fn paths(args: &GetArgs) -> Result<Vec<String>, OutputsError> {
-        choose(&outputs(), args).map(|chosen| chosen.into_iter().map(|(_, n, f)| format!("{n} {}", f.path)).collect())
+        let shown = |n: usize, file: Option<&FileView>| format!("{n} {}", file.map_or("?", |file| &file.path));
+        let chosen = choose(&outputs(), args, &said());
+        chosen.map(|chosen| chosen.into_iter().map(|(_, n, file)| shown(n, file)).collect())
     }
 
     #[test]
     fn all_outputs_one_output_or_one_file_are_chosen() {
-        assert_eq!(paths(&args(None, None)).expect("chosen"), ["0 r/a", "1 r/b"], "the log only when it is named");
+        assert_eq!(
+            paths(&args(None, None)).expect("chosen"),
+            ["0 r/a", "1 r/b", "2 ?"],
+            "the log only when it is named"
+        );
         assert_eq!(paths(&args(Some("log"), None)).expect("chosen"), ["0 log"]);
         assert_eq!(paths(&args(Some("reports"), Some(2))).expect("chosen"), ["1 r/b"]);
-        assert!(matches!(paths(&args(Some("reports"), Some(3))), Err(OutputsError::File { files: 2, .. })));
+        assert!(matches!(paths(&args(Some("reports"), Some(4))), Err(OutputsError::File { files: 3, .. })));
         let unknown = paths(&args(Some("x"), None)).expect_err("unknown").to_string();
         assert_eq!(unknown, "AsyncTask \"t\" has no output \"x\"; it has reports, log");
     }
 
     #[test]
     fn the_list_shows_each_file_with_its_number_and_checksum() {
-        let text = page(&outputs());
+        let text = page(&outputs(), &said());
         assert!(text.lines().nth(2).is_some_and(|l| l.starts_with("reports  2  r/b")), "{text}");
         assert!(text.contains(&"ab".repeat(32)), "{text}");
+        assert!(text.lines().nth(3).is_some_and(|l| l.starts_with("reports  …  and 1 more")), "{text}");
+    }
+
+    #[test]
+    fn files_of_shards_have_a_folder_of_their_output() {
+        let list = outputs();
+        let file = file("17/out.csv");
+        assert_eq!(said().path(&list.outputs[0], &file), "reports/17/out.csv");
+        assert_eq!(Said::default().path(&list.outputs[0], &file), "17/out.csv");
+    }
+
+    #[test]
+    fn the_run_itself_says_what_runs_in_shards_and_how_many_files_there_are() {
+        let task = serde_yaml_ng::from_str(include_str!("../golden/shards_partial.yaml")).expect("an AsyncTask");
+        let said = Said::of(&task);
+        assert_eq!(said.sharded, ["send"]);
+        assert_eq!(said.files["receipts"], 956);
     }
 }

@@ -36,6 +36,7 @@ const MAX_FILE: u64 = 1 << 20;
 #[command(after_help = format!("Examples:
   kubectl asynctask run hello-report -p name=Ada
   kubectl asynctask run course-outline --input archive=course.tar.gz --watch
+  kubectl asynctask run bulk-email-again --input recipients=output:mail-1/failures
   kubectl asynctask run grades -f params.yaml -p dry_run=true --name grades-w48 --wait --timeout 30m
 
 {}", Exit::help()))]
@@ -48,7 +49,8 @@ pub(crate) struct Args {
     /// Parameters from a YAML or JSON file, - for stdin; -p wins over it
     #[arg(short = 'f', long = "parameters", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// An input; its media type is guessed from the file's name unless ;type=MEDIA/TYPE follows
+    /// An input: a file, whose media type is guessed from its name unless ;type=MEDIA/TYPE follows, or
+    /// output:TASK/OUTPUT, what another run gave back
     #[arg(long, value_name = "NAME=FILE", value_parser = inputs::split)]
     input: Vec<InputArg>,
     /// Name of the run; with it the command may be repeated: a run of that name that asks for the same is taken up
@@ -147,20 +149,21 @@ impl RunError {
 pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError> {
     let definition = definition(session, &args.definition).await?;
     let parameters = parameters_of(&definition, &args).await?;
-    let files = inputs::check(&definition.spec.inputs, &args.input)?;
-    let inputs = checksums(&files).await?;
+    let given = inputs::check(&definition.spec.inputs, &args.input)?;
+    let inputs = checksums(&given.files).await?;
     let wanted = Wanted {
         definition: args.definition.clone(),
         parameters,
         team: args.team.clone(),
         priority: priority(&definition, &args)?,
         inputs,
+        outputs: given.outputs,
         start_after: args.start_after,
         suspend: args.suspend,
     };
     let task = match taken_up(session, &wanted, args.name.as_deref()).await? {
         Some(existing) => existing,
-        None => submit(session, &wanted, &files, args.name.as_deref(), &definition).await?,
+        None => submit(session, &wanted, &given.files, args.name.as_deref(), &definition).await?,
     };
     finish(session, &args.following, task).await
 }

@@ -30,6 +30,7 @@ use super::watches;
 use crate::api::TaskDefinition;
 use crate::plan::agent::Agent;
 use crate::plan::definition::{Part, ValidatedDefinition, validate};
+use crate::plan::indexed::ShardRun;
 use crate::plan::job::{self, Run};
 use crate::plan::revision::unpinned_images;
 
@@ -232,7 +233,8 @@ impl DefinitionController {
         let namespace = definition.namespace().unwrap_or_default();
         let run = Run::stand_in(&namespace, &definition.name_any());
         for step in &valid.steps {
-            let mut job = job::build(step, &run, 1, valid.pods_kept, agent);
+            let whole = step.fan_out.as_ref().map(|_| ShardRun::whole(1));
+            let mut job = job::build(step, &run, 1, whole.as_ref(), valid.pods_kept, agent);
             // No AsyncTask stands behind it, and the API server checks the right to block an owner's deletion.
             if let Some(metadata) = job["metadata"].as_object_mut() {
                 metadata.remove("ownerReferences");

@@ -3,14 +3,16 @@
 use axum::Json;
 use axum::extract::State;
 
+use super::declared::Declared;
 use super::fence::{self, Verdict};
-use super::{Attempt, Desk, attempt::not_yet, inputs, revision};
-use crate::api::TaskDefinitionSpec;
-use crate::contract::wire::{Assignment, Limits, OutputDeclaration, Work};
+use super::{Attempt, Desk, assembly, attempt::not_yet, inputs, items};
+use crate::api::definition::OutputSpec;
+use crate::contract::wire::{Assignment, BuiltIn, EmitLimits, Limits, OutputDeclaration, Work};
 use crate::gateway::identity::Agent;
 use crate::gateway::problem::Refusal;
 use crate::gateway::{Gateway, Shared};
-use crate::plan::cancel::Cancellation;
+use crate::plan::definition::ValidatedStep;
+use crate::plan::fanout::{self, MAX_ITEMS, MAX_LINE, MAX_SHARDS};
 use crate::storage::StoreError;
 use crate::storage::layout::AttemptKind;
 
@@ -27,10 +29,11 @@ pub(super) async fn assignment(State(gateway): State<Shared>, agent: Agent) -> R
     let mut verdict = fence::start(task, job, terminating, false);
     if fence::open(task, job).is_ok() {
         let desk = Desk::of(&gateway, &attempt).await?;
-        verdict = fence::start(task, job, terminating, is_committed(&desk).await?);
+        let committed = is_committed(&desk, attempt.shard.unwrap_or(0)).await?;
+        verdict = fence::start(task, job, terminating, committed);
         if verdict == Verdict::Run {
-            let revision = revision(&gateway, &attempt).await?;
-            let work = work(&gateway, &desk, &attempt, &revision.spec.content).await?;
+            let declared = Declared::of(&gateway, &attempt).await?;
+            let work = work(&gateway, &desk, &attempt, &declared).await?;
             return Ok(Json(Assignment::Run(Box::new(work))));
         }
     }
@@ -44,11 +47,12 @@ pub(super) async fn assignment(State(gateway): State<Shared>, agent: Agent) -> R
     }
 }
 
-/// Whether any attempt of the step has committed.
-async fn is_committed(desk: &Desk) -> Result<bool, StoreError> {
+/// Whether any attempt of the shard has committed; a plain step has the one shard 0.
+async fn is_committed(desk: &Desk, shard: u32) -> Result<bool, StoreError> {
+    let attempts = desk.step.shard_prefix(shard);
     let mut after: Option<String> = None;
     loop {
-        let page = desk.open.store.list(desk.step.attempts_prefix(), after.as_deref(), 1000).await?;
+        let page = desk.open.store.list(&attempts, after.as_deref(), 1000).await?;
         let commit = |key: &str| matches!(desk.step.parse(key), Some(found) if found.kind == AttemptKind::Commit);
         if page.objects.iter().any(|object| commit(&object.key)) {
             return Ok(true);
@@ -60,31 +64,40 @@ async fn is_committed(desk: &Desk) -> Result<bool, StoreError> {
     }
 }
 
-async fn work(
-    gateway: &Gateway,
-    desk: &Desk,
-    attempt: &Attempt,
-    content: &TaskDefinitionSpec,
-) -> Result<Work, Refusal> {
-    let outputs = content.outputs.iter().filter(|output| output.step == attempt.step).map(|output| OutputDeclaration {
-        name: output.name.clone(),
-        path: output.path.clone(),
-        media_type: output.media_type.clone(),
-        failed_items: output.failed_items == Some(true),
-    });
-    let step = content.steps.iter().find(|step| step.name == attempt.step);
-    let stages = step.map(|step| step.stages.as_slice()).unwrap_or_default();
-    let cancellation = Cancellation::of(content.cancellation.as_ref(), &content.steps);
+async fn work(gateway: &Gateway, desk: &Desk, attempt: &Attempt, declared: &Declared) -> Result<Work, Refusal> {
+    let step = declared.step();
     Ok(Work {
         parameters: attempt.task.spec.parameters.clone().unwrap_or_else(|| serde_json::json!({})),
-        inputs: inputs::sources(gateway, desk, attempt, content).await?,
-        outputs: outputs.collect(),
-        stages: stages.to_vec(),
-        guarded: cancellation.behind(&attempt.step, stages).to_vec(),
-        emits: None,
-        shard: None,
-        built_in: None,
+        inputs: inputs::sources(gateway, desk, attempt, declared).await?,
+        outputs: declared.outputs().map(|output| declaration(step, output)).collect(),
+        stages: step.stages.clone(),
+        guarded: declared.definition().cancellation.behind(&step.name, &step.stages).to_vec(),
+        emits: step.emits.map(limits),
+        shard: items::work(gateway, desk, attempt, declared).await?,
+        built_in: match &step.built_in {
+            None => None,
+            Some(fanout::BuiltIn::Split { input }) => Some(BuiltIn::Split { input: input.clone() }),
+            Some(fanout::BuiltIn::Assemble { .. }) => {
+                Some(BuiltIn::Assemble { outputs: assembly::outputs(gateway, desk, attempt, declared).await? })
+            }
+        },
         store_ca: desk.open.ca.clone(),
         limits: Limits::default(),
     })
+}
+
+fn declaration(step: &ValidatedStep, output: &OutputSpec) -> OutputDeclaration {
+    // What is put together is a file like any other, the list of failed items too.
+    let assembled = step.built_in.is_some();
+    let path = if assembled && output.path.is_empty() { format!("{}.jsonl", output.name) } else { output.path.clone() };
+    OutputDeclaration {
+        name: output.name.clone(),
+        path,
+        media_type: output.media_type.clone(),
+        failed_items: output.failed_items == Some(true) && !assembled,
+    }
+}
+
+const fn limits(items_per_shard: u32) -> EmitLimits {
+    EmitLimits { items_per_shard, shards: MAX_SHARDS, items: MAX_ITEMS, line_bytes: MAX_LINE }
 }

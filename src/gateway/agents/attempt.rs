@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Api, Client, ResourceExt};
 
 use super::fence::{self, Closed, JobFacts, TaskFacts};
 use crate::api::AsyncTask;
-use crate::api::names::{GROUP, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK_UID};
+use crate::api::names::{ANNOTATION_SHARDS, GROUP, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK_UID};
 use crate::api::task::{RevisionRef, StoreRef};
 use crate::gateway::cache::Cache;
 use crate::gateway::identity::PodIdentity;
 use crate::gateway::problem::Refusal;
+use crate::plan::shards::ShardSet;
 
+/// Label, and annotation, of a pod of an Indexed Job: which of its indexes it runs.
+const COMPLETION_INDEX: &str = "batch.kubernetes.io/job-completion-index";
 /// How long the chain behind a pod is believed where no decision hangs on it: uploads and progress.
 const BELIEVED: Duration = Duration::from_secs(10);
 const REMEMBERED: usize = 10_000;
@@ -27,6 +30,8 @@ pub(super) struct Attempt {
     pub(super) task: Arc<AsyncTask>,
     pub(super) namespace: String,
     pub(super) step: String,
+    /// Which shard of a fan-out; `None`: the step is one pod.
+    pub(super) shard: Option<u32>,
     pub(super) pod_uid: String,
     pub(super) terminating: bool,
     pub(super) job: JobFacts,
@@ -39,7 +44,8 @@ impl Attempt {
 
     /// For the audit line.
     pub(super) fn what(&self) -> String {
-        format!("{}/{} {}/{}", self.namespace, self.task.name_any(), self.step, self.job.attempt)
+        let shard = self.shard.map(|shard| format!(" shard {shard}")).unwrap_or_default();
+        format!("{}/{} {}/{}{shard}", self.namespace, self.task.name_any(), self.step, self.job.attempt)
     }
 
     pub(super) fn task_facts(&self) -> TaskFacts {
@@ -139,6 +145,7 @@ impl Attempts {
             task: Arc::new(task),
             namespace: namespace.clone(),
             step: label(LABEL_STEP).ok_or_else(stranger)?,
+            shard: shard(&pod.metadata, &job)?,
             pod_uid: identity.uid.clone(),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             job: facts,
@@ -166,6 +173,22 @@ fn controller<'a>(owners: &'a [OwnerReference], group: &str, kind: &str) -> Opti
     (its_group == group && owner.kind == kind).then_some(owner)
 }
 
+/// The shard a pod runs: its index, or what the index stands for where the Job runs only some of the shards. A pod of
+/// which nobody knows must not write where another one's results are.
+fn shard(pod: &ObjectMeta, job: &Job) -> Result<Option<u32>, Refusal> {
+    if job.spec.as_ref().and_then(|spec| spec.completion_mode.as_deref()) != Some("Indexed") {
+        return Ok(None);
+    }
+    let unknown = |what: &str| Refusal::Forbidden(format!("the shard of this pod cannot be told: {what}"));
+    let said = [&pod.labels, &pod.annotations];
+    let index = said.into_iter().flatten().find_map(|map| map.get(COMPLETION_INDEX));
+    let index = index.and_then(|index| index.parse().ok());
+    let index = index.ok_or_else(|| unknown("it names no index of its Job"))?;
+    let Some(packed) = job.annotations().get(ANNOTATION_SHARDS) else { return Ok(Some(index)) };
+    let shards = ShardSet::unpack(packed).map_err(|_| unknown("its Job names no list of shards"))?;
+    shards.nth(index).map(Some).ok_or_else(|| unknown("its Job has no shard for its index"))
+}
+
 fn finished(job: &Job) -> bool {
     let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
     let over = |kind: &str, status: &str| matches!(kind, "Complete" | "Failed") && status == "True";
@@ -174,6 +197,8 @@ fn finished(job: &Job) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn owner(api_version: &str, kind: &str, controller: Option<bool>) -> OwnerReference {
@@ -188,5 +213,28 @@ mod tests {
         assert!(controller(&[owner("evil.example/v1", "Job", Some(true))], "batch", "Job").is_none());
         assert!(controller(&[owner("v1", "Job", Some(true))], "batch", "Job").is_none());
         assert!(controller(&[owner("apps/v1", "ReplicaSet", Some(true)), job], "batch", "Job").is_none());
+    }
+    fn of(pod: serde_json::Value, job: serde_json::Value) -> Result<Option<u32>, Refusal> {
+        let pod: ObjectMeta = serde_json::from_value(pod).expect("metadata");
+        shard(&pod, &serde_json::from_value(job).expect("a Job"))
+    }
+
+    #[test]
+    fn an_index_stands_for_its_shard() {
+        let label = json!({"labels": {COMPLETION_INDEX: "2"}});
+        let annotated = json!({"annotations": {COMPLETION_INDEX: "2"}});
+        let job = |shards: serde_json::Value| json!({"metadata": {"annotations": shards}, "spec": {"completionMode": "Indexed", "template": {}}});
+        assert!(matches!(of(label.clone(), job(json!({}))), Ok(Some(2))));
+        assert!(matches!(of(annotated, job(json!({}))), Ok(Some(2))), "servers that do not label");
+        assert!(matches!(of(label.clone(), job(json!({ANNOTATION_SHARDS: "3,7-9"}))), Ok(Some(8))));
+        assert!(matches!(of(label.clone(), json!({"spec": {"template": {}}})), Ok(None)), "a plain Job");
+        for (pod, shards) in [
+            (json!({}), json!({})),
+            (json!({"labels": {COMPLETION_INDEX: "-1"}}), json!({})),
+            (label.clone(), json!({ANNOTATION_SHARDS: "3,7"})),
+            (label.clone(), json!({ANNOTATION_SHARDS: "some"})),
+        ] {
+            assert!(matches!(of(pod.clone(), job(shards.clone())), Err(Refusal::Forbidden(_))), "{pod} {shards}");
+        }
     }
 }

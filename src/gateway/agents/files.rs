@@ -7,8 +7,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 
-use super::{Attempt, DONE, Desk, revision};
-use crate::contract::env::LOG_OUTPUT;
+use super::declared::Declared;
+use super::{Attempt, DONE, Desk};
+use crate::contract::env::{ITEMS_OUTPUT, LOG_OUTPUT};
 use crate::contract::wire::{
     CompleteRequest, FileRef, Limits, NewFile, PartsReply, PartsRequest, SignedRequest, UploadPlan, path,
 };
@@ -18,6 +19,7 @@ use crate::gateway::problem::Refusal;
 use crate::gateway::request::{self, LIST, Names, Payload};
 use crate::gateway::target::{self, Target};
 use crate::gateway::transfer::{self, OPAQUE};
+use crate::plan::fanout::MAX_SHARDS;
 use crate::storage::digest::{Digest, Expected};
 use crate::storage::{Audience, PutMode, validate_path};
 
@@ -26,28 +28,43 @@ pub(super) const LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// The line that marks the cut of a long log comes on top of the limit.
 const LOG_SLACK: u64 = 64 << 10;
 
-/// Name and number of a file that the attempt may write.
-async fn writable(gateway: &Shared, attempt: &Attempt, output: &str, seq: u32) -> Result<PutMode, Refusal> {
-    let limit = Limits::default().files;
+/// Where a file of the attempt goes.
+struct Place {
+    key: String,
+    mode: PutMode,
+}
+
+/// The place of a file, if the attempt may write it.
+async fn place(gateway: &Shared, attempt: &Attempt, desk: &Desk, output: &str, seq: u32) -> Result<Place, Refusal> {
+    let file = || desk.own.file(output, seq).map_err(|_| undeclared(output, "cannot be stored"));
     if output == LOG_OUTPUT {
         // The log is flushed again and again; each time it is the whole log.
-        return if seq == 0 { Ok(PutMode::Overwrite) } else { Err(undeclared(output, "has the one file 0")) };
+        return match seq {
+            0 => Ok(Place { key: file()?, mode: PutMode::Overwrite }),
+            _ => Err(undeclared(output, "has the one file 0")),
+        };
     }
+    let declared = Declared::of(gateway, attempt).await?;
+    if output == ITEMS_OUTPUT && declared.step().emits.is_some() {
+        if seq >= MAX_SHARDS {
+            let message = format!("a step emits at most {MAX_SHARDS} shards of items: raise itemsPerShard");
+            return Err(Refusal::invalid("TooManyShards", message));
+        }
+        return Ok(Place { key: desk.own.items(seq), mode: PutMode::Create });
+    }
+    let limit = Limits::default().files;
     if seq >= limit {
         return Err(undeclared(output, &format!("may have {limit} files")));
     }
-    let revision = revision(gateway, attempt).await?;
-    let declared = revision.spec.content.outputs.iter().any(|known| known.name == output && known.step == attempt.step);
-    if declared { Ok(PutMode::Create) } else { Err(undeclared(output, "is not declared for this step")) }
+    match declared.output(output) {
+        Some(_) => Ok(Place { key: file()?, mode: PutMode::Create }),
+        None => Err(undeclared(output, "is not declared for this step")),
+    }
 }
 
 fn undeclared(output: &str, what: &str) -> Refusal {
     let shown: String = output.chars().take(63).collect();
     Refusal::invalid("UnknownOutput", format!("output {shown:?} {what}: see the outputs of the TaskDefinition"))
-}
-
-fn key(desk: &Desk, output: &str, seq: u32) -> Result<String, Refusal> {
-    desk.own.file(output, seq).map_err(|_| undeclared(output, "cannot be stored"))
 }
 
 pub(super) fn digest(text: &str) -> Result<Digest, Refusal> {
@@ -65,19 +82,14 @@ pub(super) async fn plan(
     agent.trail.asks("upload", attempt.what());
     attempt.require_heard()?;
     validate_path(&file.path).map_err(|error| Refusal::invalid("InvalidPath", error.to_string()))?;
-    let mode = writable(&gateway, &attempt, &file.output, file.seq).await?;
+    let desk = Desk::of(&gateway, &attempt).await?;
+    let Place { key, mode } = place(&gateway, &attempt, &desk, &file.output, file.seq).await?;
     if file.output == LOG_OUTPUT && file.size > Limits::default().log_bytes + LOG_SLACK {
         let message = format!("a log has at most {} bytes: keep its head and tail", Limits::default().log_bytes);
         return Err(Refusal::invalid("LogTooLarge", message));
     }
     let expected = Expected { size: file.size, sha256: digest(&file.sha256)? };
-    let desk = Desk::of(&gateway, &attempt).await?;
-    let target = Target {
-        open: &desk.open,
-        key: key(&desk, &file.output, file.seq)?,
-        audience: Audience::Internal,
-        lifetime: LIFETIME,
-    };
+    let target = Target { open: &desk.open, key, audience: Audience::Internal, lifetime: LIFETIME };
     let media_type = request::media_type(file.media_type.as_deref().unwrap_or(OPAQUE))?;
     let proxied = format!("{}/{}/{}/content", path::FILES, file.output, file.seq);
     Ok(Json(target.plan(expected, media_type, mode, &proxied).await?))
@@ -95,10 +107,9 @@ pub(super) async fn receive(
     agent.trail.asks("upload", attempt.what());
     attempt.require_heard()?;
     let expected = transfer::announced(&headers)?;
-    let mode = writable(&gateway, &attempt, &output, seq).await?;
     let desk = Desk::of(&gateway, &attempt).await?;
+    let Place { key, mode } = place(&gateway, &attempt, &desk, &output, seq).await?;
     target::require_proxied(&desk.open)?;
-    let key = key(&desk, &output, seq)?;
     desk.open.store.put_stream(&key, transfer::incoming(body), expected, mode).await?;
     Ok(DONE)
 }
@@ -139,7 +150,6 @@ async fn target<'a>(
     file: Option<&FileRef>,
 ) -> Result<Target<'a>, Refusal> {
     let file = file.ok_or_else(|| Refusal::BadRequest("`file` is missing: name output and seq of the file".into()))?;
-    writable(gateway, attempt, &file.output, file.seq).await?;
-    let key = key(desk, &file.output, file.seq)?;
+    let Place { key, mode: _ } = place(gateway, attempt, desk, &file.output, file.seq).await?;
     Ok(Target { open: &desk.open, key, audience: Audience::Internal, lifetime: LIFETIME })
 }

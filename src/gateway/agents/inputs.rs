@@ -1,77 +1,110 @@
-//! What a step reads: uploads the run was given, and outputs that earlier steps have sealed.
-
-use std::collections::BTreeMap;
+//! What a step reads: files the run was given, be they uploads or outputs of other runs, and outputs that earlier steps
+//! have sealed.
 
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use kube::Api;
 use serde::Deserialize;
 
-use super::files::LIFETIME;
-use super::{Attempt, Desk, revision};
-use crate::api::TaskDefinitionSpec;
+use super::declared::Declared;
+use super::source::Source;
+use super::{Attempt, Desk};
+use crate::api::AsyncTask;
 use crate::api::definition::StepInputSpec;
-use crate::contract::wire::{InputSource, SignedRequest, path};
+use crate::api::task::{AsyncTaskSpec, InputRef, OutputRef};
+use crate::contract::wire::{InputSource, Limits, path};
 use crate::gateway::identity::Agent;
 use crate::gateway::problem::Refusal;
-use crate::gateway::request::{Filters, Names};
-use crate::gateway::transfer::{Download, OPAQUE};
+use crate::gateway::request::{self, Filters, Names};
+use crate::gateway::sealed::{Sealed, status_of};
 use crate::gateway::{Gateway, Shared};
+use crate::plan::fanout::BuiltIn;
+use crate::storage::StoreError;
 use crate::storage::digest::Digest;
-use crate::storage::records::{RECORD_MAX, UploadRecord, decode};
-use crate::storage::{Audience, GetShape, StoreError};
+use crate::storage::records::{ManifestFile, RECORD_MAX, UploadRecord, decode};
 
 /// One file a step reads.
-struct Source {
+struct Input {
     /// Name of the input.
     name: String,
     /// Where it goes below `$ASYNCTASK_INPUTS`, if not to the name.
     path: Option<String>,
     size: u64,
     sha256: Digest,
-    key: String,
+    source: Source,
 }
 
-impl Source {
-    /// As the agent is told. `proxied` is the path of the gateway that gives the bytes where the store cannot.
+impl Input {
     async fn offer(self, desk: &Desk, proxied: String) -> Result<InputSource, Refusal> {
-        let source = match desk.open.store.signer() {
-            None => SignedRequest { method: "GET".to_owned(), url: proxied, headers: BTreeMap::new() },
-            Some(signer) => {
-                let shape = GetShape { content_disposition: "attachment".to_owned(), content_type: OPAQUE.to_owned() };
-                signer.sign_get(&self.key, &shape, LIFETIME, Audience::Internal).await?
-            }
-        };
-        let Self { name, path, size, sha256, key: _ } = self;
+        let source = self.source.request(desk, || proxied).await?;
+        let Self { name, path, size, sha256, source: _ } = self;
         Ok(InputSource { name, path, size, sha256: sha256.to_string(), source })
     }
 }
 
-/// All files the attempt reads: every upload of the run, and what its step takes from earlier ones.
+/// All files the attempt reads: what the run was given, and what its step takes from earlier ones.
 pub(super) async fn sources(
     gateway: &Gateway,
     desk: &Desk,
     attempt: &Attempt,
-    content: &TaskDefinitionSpec,
+    declared: &Declared,
 ) -> Result<Vec<InputSource>, Refusal> {
     let mut sources = Vec::new();
-    for (name, input) in &attempt.task.spec.inputs {
-        let Some(id) = &input.upload else { continue };
-        let upload = upload(desk, attempt, name, id).await?;
-        sources.push(upload.offer(desk, format!("{}/{name}/content", path::INPUTS)).await?);
+    for (name, reference) in attempt.task.spec.inputs.iter().filter(|(name, _)| is_read(declared, name)) {
+        if let Some(input) = given(gateway, desk, attempt, name, reference).await? {
+            sources.push(input.offer(desk, format!("{}/{name}/content", path::INPUTS)).await?);
+        }
     }
-    for input in taken(content, &attempt.step) {
-        for (number, file) in sealed(gateway, desk, attempt, content, input).await?.into_iter().enumerate() {
-            let proxied = format!("{}/{}/content?file={number}", path::INPUTS, input.name);
-            sources.push(file.offer(desk, proxied).await?);
+    for taken in &declared.step().inputs {
+        let files = sealed(gateway, desk, attempt, declared, taken).await?;
+        for (number, file) in files.into_iter().enumerate() {
+            let proxied = format!("{}/{}/content?file={number}", path::INPUTS, taken.name);
+            sources.push(input(taken, file).offer(desk, proxied).await?);
         }
     }
     Ok(sources)
 }
 
-/// What a step takes from outputs of earlier ones.
-fn taken<'a>(content: &'a TaskDefinitionSpec, step: &str) -> &'a [StepInputSpec] {
-    content.steps.iter().find(|known| known.name == step).map(|step| step.inputs.as_slice()).unwrap_or_default()
+/// Whether a step reads an input of the run. All steps of the author do, but for the shards of an input: each has its
+/// items instead, and 100,000 copies of the whole would be fetched for nothing.
+fn is_read(declared: &Declared, input: &str) -> bool {
+    match &declared.step().built_in {
+        Some(BuiltIn::Split { input: cut }) => cut == input,
+        Some(BuiltIn::Assemble { .. }) => false,
+        None => {
+            declared.planner().and_then(|planner| planner.built_in.as_ref()).is_none_or(|built_in| match built_in {
+                BuiltIn::Split { input: cut } => cut != input,
+                BuiltIn::Assemble { .. } => true,
+            })
+        }
+    }
+}
+
+/// The file an input of the run names.
+async fn given(
+    gateway: &Gateway,
+    desk: &Desk,
+    attempt: &Attempt,
+    name: &str,
+    reference: &InputRef,
+) -> Result<Option<Input>, Refusal> {
+    match (&reference.upload, &reference.output) {
+        (Some(id), _) => upload(desk, attempt, name, id).await.map(Some),
+        (None, Some(output)) => other_run(gateway, attempt, name, output).await.map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+fn input(taken: &StepInputSpec, file: Placed) -> Input {
+    let Placed { path, file: ManifestFile { size, sha256, key, .. } } = file;
+    Input { name: taken.name.clone(), path: Some(path), size, sha256, source: Source::own(key) }
+}
+
+/// A file and where it goes.
+struct Placed {
+    path: String,
+    file: ManifestFile,
 }
 
 /// The files of the output that an input takes. None when its step has no result: an alternative that did not occur.
@@ -79,31 +112,36 @@ async fn sealed(
     gateway: &Gateway,
     desk: &Desk,
     attempt: &Attempt,
-    content: &TaskDefinitionSpec,
+    declared: &Declared,
     input: &StepInputSpec,
-) -> Result<Vec<Source>, Refusal> {
-    let Some(output) = content.outputs.iter().find(|output| output.name == input.output) else {
+) -> Result<Vec<Placed>, Refusal> {
+    let definition = declared.definition();
+    let Some(output) = definition.outputs.iter().find(|output| output.name == input.output) else {
         return Ok(Vec::new());
     };
-    let steps = attempt.task.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
-    let result = steps.iter().find(|step| step.name == output.step).and_then(|step| step.manifest.as_ref());
-    let Some(result) = result else { return Ok(Vec::new()) };
-    let manifest = gateway.catalog.manifest(&desk.open, &attempt.task, &output.step, result).await?;
-    let files = manifest.files.iter().filter(|file| file.output == output.name);
-    let source = |file: &crate::storage::records::ManifestFile| Source {
-        name: input.name.clone(),
-        path: Some(place(&input.name, &output.path, &file.path)),
-        size: file.size,
-        sha256: file.sha256,
-        key: file.key.clone(),
+    let Some(giver) = definition.giver(output) else { return Ok(Vec::new()) };
+    let Some(sealed) = Sealed::of_step(gateway, &desk.open, &attempt.task, &giver.name).await? else {
+        return Ok(Vec::new());
     };
-    Ok(files.map(source).collect())
+    let (count, most) = (sealed.volume(&output.name).files, Limits::default().files);
+    if count > u64::from(most) {
+        let message = format!(
+            "input {:?}: output {:?} has {count} files, and a step is given at most {most}: append them to one",
+            input.name, output.name
+        );
+        return Err(Refusal::invalid("TooManyFiles", message));
+    }
+    let files = sealed.files(&output.name, 0, most as usize).await?;
+    let placed = |file: ManifestFile| Placed { path: place(&input.name, &output.path, &file.path), file };
+    Ok(files.into_iter().map(placed).collect())
 }
 
 /// Where a file of an output goes: an output that is one file becomes the input itself, a folder a folder of that name.
 fn place(input: &str, declared: &str, file: &str) -> String {
     let folder = declared.trim_end_matches('/');
-    match file.strip_prefix(folder).map(|below| below.trim_start_matches('/')) {
+    // The list of failed items has no path of its own to be a folder of.
+    let below = if folder.is_empty() { Some("") } else { file.strip_prefix(folder) };
+    match below.map(|below| below.trim_start_matches('/')) {
         Some("") => input.to_owned(),
         Some(below) => format!("{input}/{below}"),
         None => format!("{input}/{file}"),
@@ -111,7 +149,7 @@ fn place(input: &str, declared: &str, file: &str) -> String {
 }
 
 /// The upload an input names, if this run may read it: complete, by the run's owner, for this definition and input.
-async fn upload(desk: &Desk, attempt: &Attempt, input: &str, id: &str) -> Result<Source, Refusal> {
+async fn upload(desk: &Desk, attempt: &Attempt, input: &str, id: &str) -> Result<Input, Refusal> {
     // One sentence for all of it: it must not tell a foreign upload from one that does not exist.
     let missing = || {
         let message = format!(
@@ -133,15 +171,73 @@ async fn upload(desk: &Desk, attempt: &Attempt, input: &str, id: &str) -> Result
         && record.definition == spec.definition.name
         && record.input == input;
     let (size, sha256) = (record.size, record.sha256);
-    let source = Source { name: input.to_owned(), path: None, size, sha256, key: keys.data() };
-    fits.then_some(source).ok_or_else(missing)
+    let found = Input { name: input.to_owned(), path: None, size, sha256, source: Source::own(keys.data()) };
+    fits.then_some(found).ok_or_else(missing)
+}
+
+/// The one file of an output of another run, if this run may read it.
+async fn other_run(gateway: &Gateway, attempt: &Attempt, input: &str, wanted: &OutputRef) -> Result<Input, Refusal> {
+    // One sentence for all of it: it must not tell a run of strangers from one that does not exist.
+    let missing = || {
+        let (task, name) = (&wanted.task, &wanted.name);
+        let message = format!(
+            "input {input:?}: there is no finished run {task:?} of this run's owner or team with one file as its output \
+             {name:?}: see `kubectl asynctask outputs {task}`"
+        );
+        Refusal::invalid("InputMissing", message)
+    };
+    let name = request::object(&wanted.task).map_err(|_| missing())?;
+    let read = Api::<AsyncTask>::namespaced(gateway.client.clone(), &attempt.namespace).get_opt(name).await;
+    let read = read.map_err(|source| Refusal::Kube { act: "read the AsyncTask an input comes from", source })?;
+    let task = read.filter(|task| is_over(task) && may_read(&attempt.task.spec, &task.spec)).ok_or_else(missing)?;
+    let store = task.status.as_ref().and_then(|status| status.store.as_ref()).ok_or_else(missing)?;
+    let open = gateway.stores.by_ref(store).await?;
+    let giver = giver(gateway, &attempt.namespace, &task, &wanted.name).await?.ok_or_else(missing)?;
+    let sealed = Sealed::of_step(gateway, &open, &task, &giver).await?.ok_or_else(missing)?;
+    // Of two there is no saying which is meant.
+    let [file] = <[ManifestFile; 1]>::try_from(sealed.files(&wanted.name, 0, 2).await?).map_err(|_| missing())?;
+    let other = attempt.store()? != store;
+    let ManifestFile { size, sha256, key, .. } = file;
+    let source = Source { key, open: other.then_some(open) };
+    Ok(Input { name: input.to_owned(), path: None, size, sha256, source })
+}
+
+fn is_over(task: &AsyncTask) -> bool {
+    let state = task.status.as_ref().and_then(|status| status.state);
+    task.metadata.deletion_timestamp.is_none() && state.is_some_and(|state| state.is_terminal())
+}
+
+/// Of the same owner or the same team.
+fn may_read(reader: &AsyncTaskSpec, other: &AsyncTaskSpec) -> bool {
+    let same =
+        |own: &Option<String>, its: &Option<String>| own.as_ref().is_some_and(|own| !own.is_empty()) && own == its;
+    same(&reader.owner, &other.owner) || same(&reader.team, &other.team)
+}
+
+/// The step that gave an output of a finished run. Its revision may be gone: then the status says what it said last.
+async fn giver(gateway: &Gateway, namespace: &str, task: &AsyncTask, output: &str) -> Result<Option<String>, Refusal> {
+    let Some(status) = &task.status else { return Ok(None) };
+    if let Some(pinned) = &status.revision {
+        match gateway.catalog.definition(namespace, pinned).await {
+            Ok(definition) => {
+                let declared = definition.outputs.iter().find(|declared| declared.name == output);
+                let giver = declared.and_then(|declared| definition.giver(declared));
+                return Ok(giver
+                    .filter(|giver| status_of(task, &giver.name).is_some())
+                    .map(|giver| giver.name.clone()));
+            }
+            Err(Refusal::Conflict { .. }) => {}
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    Ok(status.outputs.iter().find(|known| known.name == output).map(|known| known.step.clone()))
 }
 
 /// Which file of an input.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
-    /// Of an output, which of its files, from 0; absent: the input is an upload.
+    /// Of an output, which of its files, from 0; absent: the file the run was given.
     file: Option<usize>,
 }
 
@@ -157,26 +253,25 @@ pub(super) async fn content(
     agent.trail.asks("read", attempt.what());
     attempt.require_open()?;
     let desk = Desk::of(&gateway, &attempt).await?;
-    let source = match which.file {
+    let declared = Declared::of(&gateway, &attempt).await?;
+    let found = match which.file {
         None => {
-            let input = attempt.task.spec.inputs.get(&name).ok_or(Refusal::NotFound)?;
-            upload(&desk, &attempt, &name, input.upload.as_deref().ok_or(Refusal::NotFound)?).await?
+            let reference = attempt.task.spec.inputs.get(&name).filter(|_| is_read(&declared, &name));
+            given(&gateway, &desk, &attempt, &name, reference.ok_or(Refusal::NotFound)?).await?
         }
         Some(number) => {
-            let revision = revision(&gateway, &attempt).await?;
-            let content = &revision.spec.content;
-            let input = taken(content, &attempt.step).iter().find(|input| input.name == name);
-            let files = sealed(&gateway, &desk, &attempt, content, input.ok_or(Refusal::NotFound)?).await?;
-            files.into_iter().nth(number).ok_or(Refusal::NotFound)?
+            let taken = declared.step().inputs.iter().find(|input| input.name == name).ok_or(Refusal::NotFound)?;
+            let files = sealed(&gateway, &desk, &attempt, &declared, taken).await?;
+            files.into_iter().nth(number).map(|file| input(taken, file))
         }
     };
-    let Source { key, sha256, .. } = &source;
-    Download { store: &*desk.open.store, key, sha256: *sha256, disposition: "attachment" }.answer(&headers).await
+    let found = found.ok_or(Refusal::NotFound)?;
+    found.source.answer(&desk, found.sha256, &headers).await
 }
 
 #[cfg(test)]
 mod tests {
-    use super::place;
+    use super::*;
 
     #[test]
     fn one_file_becomes_the_input_and_a_folder_a_folder() {
@@ -185,8 +280,26 @@ mod tests {
             ("out/report.json", "out/report.json", "given"),
             ("pages", "pages/a.txt", "given/a.txt"),
             ("pages/", "pages/b/a.txt", "given/b/a.txt"),
+            ("pages", "3/pages/a.txt", "given/3/pages/a.txt"),
+            ("", "failures.jsonl", "given"),
         ] {
             assert_eq!(place("given", declared, file), expected, "{declared} {file}");
         }
+    }
+
+    #[test]
+    fn a_run_reads_from_runs_of_its_owner_or_team() {
+        let spec = |owner: &str, team: Option<&str>| -> AsyncTaskSpec {
+            serde_json::from_value(serde_json::json!({"definition": {"name": "d"}, "owner": owner, "team": team}))
+                .expect("a spec")
+        };
+        assert!(may_read(&spec("ada", None), &spec("ada", Some("x"))));
+        assert!(may_read(&spec("ada", Some("x")), &spec("eve", Some("x"))));
+        assert!(!may_read(&spec("ada", None), &spec("eve", None)), "no team is not a common one");
+        assert!(!may_read(&spec("ada", Some("")), &spec("eve", Some(""))));
+        assert!(!may_read(&spec("ada", Some("x")), &spec("eve", Some("y"))));
+        let nobodys: AsyncTaskSpec =
+            serde_json::from_value(serde_json::json!({"definition": {"name": "d"}})).expect("a spec");
+        assert!(!may_read(&nobodys, &nobodys));
     }
 }

@@ -13,19 +13,23 @@ use axum::routing::{MethodRouter, get, post, put};
 use self::attempt::Attempt;
 use super::problem::Refusal;
 use super::{Gateway, Shared};
-use crate::api::TaskRevision;
 use crate::contract::wire::path;
 use crate::runtime::stores::OpenStore;
 use crate::storage::layout::{AttemptKeys, StepKeys};
 
+mod assembly;
 mod assignment;
 pub(crate) mod attempt;
 mod barrier;
 mod commit;
+mod declared;
+mod emitted;
 mod fence;
 mod files;
 mod inputs;
+mod items;
 mod report;
+mod source;
 
 /// A route: method, path template, handler.
 pub(crate) type Route = (&'static str, String, MethodRouter<Shared>);
@@ -35,6 +39,9 @@ pub(crate) fn routes() -> Vec<Route> {
     vec![
         ("GET", path::ASSIGNMENT.to_owned(), get(assignment::assignment)),
         ("GET", format!("{}/{{name}}/content", path::INPUTS), get(inputs::content)),
+        ("GET", format!("{}/content", path::ITEMS), get(items::content)),
+        ("GET", path::SEGMENTS.to_owned(), get(assembly::segments)),
+        ("GET", format!("{}/{{output}}/{{number}}/content", path::SEGMENTS), get(assembly::content)),
         ("POST", path::FILES.to_owned(), post(files::plan)),
         ("PUT", format!("{}/{{output}}/{{seq}}/content", path::FILES), put(files::receive)),
         ("POST", path::PARTS.to_owned(), post(files::parts)),
@@ -74,13 +81,9 @@ impl Desk {
         let task = open.layout.task(&attempt.namespace, &attempt.task_uid()).map_err(defect)?;
         let step = task.step(&attempt.step).map_err(defect)?;
         // A plain step has the one shard 0.
-        let own = step.attempt(0, &attempt.pod_uid).map_err(defect)?;
+        let own = step.attempt(attempt.shard.unwrap_or(0), &attempt.pod_uid).map_err(defect)?;
         Ok(Self { open, step, own })
     }
-}
-
-async fn revision(gateway: &Gateway, attempt: &Attempt) -> Result<std::sync::Arc<TaskRevision>, Refusal> {
-    gateway.catalog.pinned(&attempt.namespace, attempt.revision()?).await
 }
 
 /// Done, nothing to say.

@@ -9,8 +9,9 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
+use super::declared::Declared;
 use super::files::digest;
-use super::{Attempt, DONE, Desk, barrier, revision};
+use super::{Attempt, DONE, Desk, barrier};
 use crate::api::AsyncTask;
 use crate::api::condition::cut;
 use crate::api::names::MANAGER_GATEWAY;
@@ -21,7 +22,6 @@ use crate::gateway::identity::Agent;
 use crate::gateway::problem::Refusal;
 use crate::gateway::request::Payload;
 use crate::gateway::{Gateway, Shared};
-use crate::plan::cancel::Cancellation;
 use crate::runtime::client::is_status;
 use crate::storage::records::{self, FailureRecord};
 use crate::storage::{PutMode, StoreError};
@@ -31,7 +31,8 @@ const TRIES: usize = 3;
 
 /// `POST /agent/v1/stage`
 ///
-/// A guarded stage is entered by compare-and-swap: on the version on which nobody had asked for the end of the run.
+/// A guarded stage is entered by compare-and-swap: on the version on which nobody had asked for the end of the run. Of
+/// a shard it goes no further: thousands of them have no place in a status.
 pub(super) async fn stage(
     State(gateway): State<Shared>,
     agent: Agent,
@@ -39,17 +40,17 @@ pub(super) async fn stage(
 ) -> Result<StatusCode, Refusal> {
     let attempt = gateway.attempts.live(&agent.pod).await?;
     agent.trail.asks("stage", attempt.what());
-    let revision = revision(&gateway, &attempt).await?;
-    let content = &revision.spec.content;
-    let step = content.steps.iter().find(|step| step.name == attempt.step);
-    let stages = step.map(|step| step.stages.as_slice()).unwrap_or_default();
+    let declared = Declared::of(&gateway, &attempt).await?;
+    let stages = &declared.step().stages;
     if !stages.contains(&entered.stage) {
         let shown = cut(&entered.stage, 60);
         let message = format!("stage {shown:?} is not declared for step {}: it has {stages:?}", attempt.step);
         return Err(Refusal::invalid("UnknownStage", message));
     }
-    let cancellation = Cancellation::of(content.cancellation.as_ref(), &content.steps);
-    let guarded = cancellation.behind(&attempt.step, stages).contains(&entered.stage);
+    if attempt.shard.is_some() {
+        return attempt.require_open().map(|()| DONE);
+    }
+    let guarded = declared.definition().cancellation.behind(&attempt.step, stages).contains(&entered.stage);
     let enter = |task: &AsyncTask, step: &mut StepStatus| {
         if guarded {
             barrier::pass(task, step)?;
@@ -77,6 +78,9 @@ pub(super) async fn progress(
     agent.trail.asks("progress", attempt.what());
     if said.done.is_some_and(i64::is_negative) || said.total.is_some_and(i64::is_negative) {
         return Err(Refusal::invalid("InvalidProgress", "done and total are counts: 0 or more"));
+    }
+    if attempt.shard.is_some() {
+        return attempt.require_open().map(|()| DONE);
     }
     let attempt = gateway.attempts.with_live_task(&attempt).await?;
     let advance = |_: &AsyncTask, step: &mut StepStatus| {
@@ -194,7 +198,7 @@ pub(super) async fn failure(
         task_uid: attempt.task_uid(),
         step: attempt.step.clone(),
         attempt: attempt.job.attempt,
-        shard: 0,
+        shard: attempt.shard.unwrap_or(0),
         pod_uid: attempt.pod_uid.clone(),
         report,
         failed_at: jiff::Timestamp::now(),

@@ -20,6 +20,7 @@ use crate::gateway::disposition::attachment;
 use crate::gateway::identity::Caller;
 use crate::gateway::problem::Refusal;
 use crate::gateway::request::{self, Names};
+use crate::gateway::sealed::Sealed;
 use crate::gateway::transfer::{Download, OPAQUE, private};
 use crate::gateway::{Gateway, Shared};
 use crate::runtime::stores::OpenStore;
@@ -54,8 +55,8 @@ impl Readable {
         let steps = self.task.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
         let mut manifests = Vec::new();
         for step in steps {
-            if let Some(sealed) = &step.manifest {
-                manifests.push(gateway.catalog.manifest(open, &self.task, &step.name, sealed).await?);
+            if let Some(sealed) = Sealed::of(gateway, open, &self.task, step).await? {
+                manifests.push(sealed.manifest());
             }
         }
         Ok(manifests)

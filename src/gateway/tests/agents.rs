@@ -61,7 +61,7 @@ async fn an_attempt_starts_stores_and_commits_once() {
     assert_eq!(commit(&world, json!([])).await.status, StatusCode::CONFLICT, "a commit is never changed");
     assert_eq!(assignment(&world).await.json()["verdict"], "AlreadyCommitted");
     let stored = world.stored();
-    assert!(stored.iter().any(|key| key.ends_with("studio/task-uid/import/0/pod-uid/commit")), "{stored:?}");
+    assert!(stored.iter().any(|key| key.ends_with("studio/task-uid/import/000000/pod-uid/commit")), "{stored:?}");
 }
 
 #[tokio::test]
@@ -245,7 +245,7 @@ async fn a_failure_is_recorded_once_with_the_log_that_is_really_there() {
 }
 
 /// JSON merge patch, as far as these tests need it.
-fn merge(into: &mut Value, patch: &Value) {
+pub(super) fn merge(into: &mut Value, patch: &Value) {
     match patch {
         Value::Object(members) => {
             if !into.is_object() {

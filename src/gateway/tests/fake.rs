@@ -21,7 +21,7 @@ pub(super) const TASK: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/as
 pub(super) const JOB: &str = "/apis/batch/v1/namespaces/studio/jobs/run-1-import";
 pub(super) const POD: &str = "/api/v1/namespaces/studio/pods/run-1-import-x";
 const TDEF: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/taskdefinitions/course-import";
-const TREV: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/taskrevisions/course-import-1";
+pub(super) const TREV: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/taskrevisions/course-import-1";
 const STORES: &str = "/apis/asynctask.dev/v1alpha1/outputstores";
 
 /// What the API server holds.
@@ -56,6 +56,30 @@ impl Cluster {
     /// `rule` is `<verb> asynctasks[/<sub>]`.
     pub(super) fn grant(&self, user: &str, rule: &str) {
         self.rights.lock().expect("no panic").insert(format!("{user} {rule}"));
+    }
+
+    /// A pod that runs a step of run-1, its Job beside it; its token is its name. `index`: the Job is an Indexed one.
+    pub(super) fn run(&self, pod: &str, step: &str, index: Option<u32>) {
+        let extra = json!({
+            "authentication.kubernetes.io/pod-name": [pod], "authentication.kubernetes.io/pod-uid": [format!("{pod}-uid")],
+        });
+        let user = json!({"username": "system:serviceaccount:studio:default", "extra": extra});
+        let token = json!({"audience": "asynctask-agent", "user": user});
+        self.tokens.lock().expect("no panic").insert(pod.to_owned(), token);
+        let name = format!("run-1-{step}");
+        let owner = ("asynctask.dev/v1alpha1", "AsyncTask", "run-1", "task-uid");
+        let mut job = object("batch/v1", "Job", &name, &format!("{name}-uid"), Some(owner));
+        job["metadata"]["labels"]["asynctask.dev/step"] = json!(step);
+        let mode = if index.is_some() { "Indexed" } else { "NonIndexed" };
+        job["spec"] = json!({"completionMode": mode, "template": {}});
+        self.set(&format!("/apis/batch/v1/namespaces/studio/jobs/{name}"), job);
+        let owner = ("batch/v1", "Job", name.as_str(), format!("{name}-uid"));
+        let owner = (owner.0, owner.1, owner.2, owner.3.as_str());
+        let mut object = object("v1", "Pod", pod, &format!("{pod}-uid"), Some(owner));
+        if let Some(index) = index {
+            object["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] = json!(index.to_string());
+        }
+        self.set(&format!("/api/v1/namespaces/studio/pods/{pod}"), object);
     }
 
     fn turns(&self) -> u64 {

@@ -3,8 +3,10 @@
 mod agents;
 mod cancel;
 mod fake;
+mod fanout;
 mod history;
 mod inputs;
 mod nobody_in;
 mod people;
+mod shards;
 mod wire;

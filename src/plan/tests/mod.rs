@@ -1,7 +1,9 @@
 //! The life of a run as tables and as random walks, without a cluster.
 
 mod chance;
+mod fanout;
 mod life;
+mod spread;
 mod steps;
 mod walks;
 
@@ -18,8 +20,9 @@ use crate::plan::snapshot::{
     Admission, CommitFact, DefinitionFact, Execution, ExitFact, FailureFact, JobEnd, JobFact, JobRef, LogFact, Phase,
     PodFact, Remains, Results, Seen, Snapshot, Trouble, Turn, UploadFact, job_name, needs_pods, phase, running,
 };
-use crate::plan::status::{Applied, operators_part, status};
+use crate::plan::status::{Applied, ShardSeal, operators_part, status};
 use crate::plan::stores::NoStore;
+use crate::plan::tally::Tally;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
@@ -50,6 +53,8 @@ struct World {
     results: BTreeMap<String, Result<Results, Trouble>>,
     pods: Vec<PodFact>,
     turn: Option<Turn>,
+    tallies: BTreeMap<String, Tally>,
+    quiet_until: Option<Timestamp>,
 }
 
 fn task(name: &str) -> Story {
@@ -166,8 +171,8 @@ impl Story {
             content: Ok(self.content()),
             jobs: self.world.jobs.clone(),
             results,
-            tallies: BTreeMap::new(),
-            quiet_until: None,
+            tallies: self.world.tallies.iter().map(|(step, tally)| (step.clone(), Ok(tally.clone()))).collect(),
+            quiet_until: self.world.quiet_until,
             pods: if needed { self.world.pods.clone() } else { Vec::new() },
             turn: self.world.turn.clone(),
             agent: self.admission.agent.clone(),
@@ -234,6 +239,12 @@ impl Story {
                     applied.jobs.insert(step.clone(), made);
                 }
                 Action::Seal { step, .. } => drop(applied.manifests.insert(step.clone(), "5".repeat(64))),
+                Action::SealShards { step, .. } => {
+                    let tally = self.world.tallies.get(step).cloned().unwrap_or_default();
+                    let outputs = BTreeMap::from([("log".to_owned(), (3, 30))]);
+                    let seal = ShardSeal { manifest: "6".repeat(64), tally, outputs };
+                    applied.shards.insert(step.clone(), seal);
+                }
                 _ => {}
             }
         }

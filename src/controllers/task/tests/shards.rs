@@ -77,7 +77,7 @@ async fn shards_are_added_up_once_when_the_job_has_ended_and_its_results_are_not
     }
     let execution = world.execution().await;
     let tally = execution.tallies["run"].as_ref().expect("a sum");
-    assert_eq!((tally.committed, tally.lost.to_string()), (2, "2".into()));
+    assert_eq!((tally.committed, tally.lost().to_string()), (2, "2".into()));
     assert!(execution.results.is_empty());
     // No pod can have added anything since: it is not read again.
     world.commit_shard(2, POD).await;
@@ -141,7 +141,7 @@ async fn what_a_run_takes_over_is_read_from_the_run_it_continues() {
     let seen = world.controller.observe(Arc::new(task), Known::default()).await.expect("observed").seen;
     let Seen::Pinned(execution) = seen else { panic!("it is pinned") };
     let tally = execution.tallies["run"].as_ref().expect("a sum");
-    assert_eq!((tally.committed, tally.lost.to_string()), (2, "2".into()));
+    assert_eq!((tally.committed, tally.lost().to_string()), (2, "2".into()));
 
     world.server.remove(TASK);
     let task: AsyncTask = serde_json::from_value(world.server.get(OTHER).expect("it is there")).expect("a task");

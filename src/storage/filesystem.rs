@@ -8,7 +8,6 @@
 //! A digest counts only while its etag is the object's: a crash between the two writes, or a restored backup, loses
 //! the digest and never gives a wrong one.
 
-use std::collections::BinaryHeap;
 use std::io;
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
@@ -25,15 +24,20 @@ use object_store::{
 };
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
+use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::digest::{Digest, Expected, Verifier};
 use super::error::{StoreError, innermost};
 use super::layout::Prefix;
+use super::walk;
 use super::{Incoming, Meta, Object, ObjectStore, Page, PutMode, clamp};
 
 /// Streams are written in pieces of this size, so one upload holds little more than this in memory.
 const PIECE: usize = 1 << 20;
+
+/// Folder of the bytes.
+const OBJECTS: &str = "objects";
 
 /// Objects as files below a folder.
 #[derive(Debug)]
@@ -61,16 +65,26 @@ impl FilesystemStore {
         match error {
             FsError::NotFound { .. } => StoreError::NotFound { key: key.to_owned() },
             FsError::AlreadyExists { .. } => StoreError::AlreadyExists { key: key.to_owned() },
-            error if io_kind(&error) == Some(io::ErrorKind::PermissionDenied) => StoreError::PermissionDenied {
-                endpoint: self.location(),
-                action: format!("{act} {key}"),
-                code: innermost(&error).to_string(),
-            },
-            error => StoreError::Other {
-                action: format!("{act} {key} in {}", self.location()),
-                detail: innermost(&error).to_string(),
+            error => match innermost(&error).downcast_ref::<io::Error>() {
+                Some(error) => self.refused(act, key, error),
+                None => self.other(act, key, innermost(&error).to_string()),
             },
         }
+    }
+
+    fn refused(&self, act: &str, key: &str, error: &io::Error) -> StoreError {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => StoreError::PermissionDenied {
+                endpoint: self.location(),
+                action: format!("{act} {key}"),
+                code: error.to_string(),
+            },
+            _ => self.other(act, key, error.to_string()),
+        }
+    }
+
+    fn other(&self, act: &str, key: &str, detail: String) -> StoreError {
+        StoreError::Other { action: format!("{act} {key} in {}", self.location()), detail }
     }
 
     async fn note_digest(&self, key: &str, etag: Option<String>, digest: Digest) -> Result<(), StoreError> {
@@ -162,7 +176,7 @@ async fn write_piece(upload: &mut dyn MultipartUpload, piece: &mut Vec<u8>) -> R
 }
 
 fn objects(key: &str) -> Result<Path, StoreError> {
-    below("objects", key)
+    below(OBJECTS, key)
 }
 
 fn digests(key: &str) -> Result<Path, StoreError> {
@@ -176,10 +190,6 @@ fn below(tree: &str, key: &str) -> Result<Path, StoreError> {
         Ok(path) if path.as_ref() == wanted && !key.contains('#') => Ok(path),
         _ => Err(StoreError::Other { action: format!("use the key {key:?}"), detail: "it is no file name".into() }),
     }
-}
-
-fn io_kind(error: &FsError) -> Option<io::ErrorKind> {
-    innermost(error).downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
 #[async_trait]
@@ -239,26 +249,15 @@ impl ObjectStore for FilesystemStore {
         Ok(Meta { key: key.to_owned(), size: found.size, etag: found.e_tag, sha256 })
     }
 
-    /// A folder has no order: each page walks the whole prefix and keeps the `limit` smallest keys in memory.
     async fn list(&self, prefix: &Prefix, after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        let tree = objects(prefix.as_str().trim_end_matches('/'))?;
-        let mut walk = self.files.list(Some(&tree));
-        let mut smallest: BinaryHeap<(String, u64)> = BinaryHeap::new();
-        let mut more = false;
-        while let Some(found) = walk.next().await {
-            let found = found.map_err(|error| self.failed("list", prefix.as_str(), error))?;
-            let key = found.location.as_ref().strip_prefix("objects/").unwrap_or_default().to_owned();
-            if after.is_some_and(|after| key.as_str() <= after) {
-                continue;
-            }
-            smallest.push((key, found.size));
-            if smallest.len() > limit {
-                smallest.pop();
-                more = true;
-            }
+        if let Some(folder) = prefix.as_str().strip_suffix('/') {
+            objects(folder)?;
         }
-        let objects = smallest.into_sorted_vec().into_iter();
-        let objects = objects.map(|(key, size)| Meta { key, size, etag: None, sha256: None }).collect();
+        let (root, below, after) = (self.root.join(OBJECTS), prefix.to_string(), after.map(str::to_owned));
+        let walk = move || walk::page(&root, &below, after.as_deref(), limit);
+        let walked = spawn_blocking(walk).await.expect("invariant: a walk does not panic");
+        let (found, more) = walked.map_err(|error| self.refused("list", prefix.as_str(), &error))?;
+        let objects = found.into_iter().map(|(key, size)| Meta { key, size, etag: None, sha256: None }).collect();
         Ok(Page { objects, more })
     }
 

@@ -22,6 +22,7 @@ pub mod probe;
 pub mod records;
 pub mod s3;
 mod signing;
+mod walk;
 
 use std::fmt;
 use std::ops::Range;

@@ -446,12 +446,12 @@ fn shards_are_added_up_when_no_pod_can_commit_any_more() {
     let due = |fields, jobs: &[JobFact]| due(&step(fields), jobs, now);
     let (at_work, ended) = (job(1, None), job(1, Some(JobEnd::Succeeded)));
     let running = json!({"state": "Running", "attempt": 1});
-    assert_eq!(due(running.clone(), &[at_work.clone()]), None);
-    assert_eq!(due(running.clone(), &[ended.clone()]), Some(JobEnd::Succeeded));
+    assert_eq!(due(running.clone(), std::slice::from_ref(&at_work)), None);
+    assert_eq!(due(running.clone(), std::slice::from_ref(&ended)), Some(JobEnd::Succeeded));
     assert_eq!(due(running, &[]), Some(JobEnd::Gone));
     let retrying = |until: &str| json!({"state": "Retrying", "attempt": 1, "until": until});
-    assert_eq!(due(retrying("1970-01-01T00:01:41Z"), &[ended.clone()]), None);
-    assert_eq!(due(retrying("1970-01-01T00:01:40Z"), &[ended.clone()]), Some(JobEnd::Succeeded));
+    assert_eq!(due(retrying("1970-01-01T00:01:41Z"), std::slice::from_ref(&ended)), None);
+    assert_eq!(due(retrying("1970-01-01T00:01:40Z"), std::slice::from_ref(&ended)), Some(JobEnd::Succeeded));
     let adopted = json!({"name": "before", "uid": BEFORE});
     assert_eq!(due(json!({"state": "Waiting"}), &[]), None);
     assert_eq!(due(json!({"state": "Waiting", "adopted": adopted}), &[]), Some(JobEnd::Gone));

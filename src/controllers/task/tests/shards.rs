@@ -1,17 +1,20 @@
 //! What is read and done for steps that fan out, and for runs that take something from others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use k8s_openapi::api::batch::v1::Job;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher;
 use serde_json::{Value, json};
 
-use super::{OURS, POD, TASK, UID, World, condition, new_task, template, world, world_of};
+use super::{JOB, OURS, POD, TASK, UID, World, condition, new_task, template, world, world_of};
 use crate::api::AsyncTask;
+use crate::controllers::pace::Next;
 use crate::controllers::task::observe::Known;
 use crate::plan::decide::Action;
 use crate::plan::snapshot::{Admission, DefinitionFact, Execution, OutputFact, Remains, RetryFact, Seen};
-use crate::storage::records::{ManifestPage, RECORD_MAX};
+use crate::storage::records::{Manifest, ManifestPage, RECORD_MAX};
 use crate::storage::{Digest, ObjectStore};
 
 const OTHER: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/asynctasks/before";
@@ -95,7 +98,7 @@ async fn sealing_reads_anew_and_the_sum_is_forgotten() {
     assert_eq!((sealed.tally.committed, sealed.outputs["out"]), (2, (2, 12)));
     let manifest: Digest = sealed.manifest.parse().expect("a digest");
     let bytes = world.store().get_bytes(&world.keys().manifest(manifest), RECORD_MAX).await.expect("sealed");
-    let manifest = crate::storage::records::Manifest::open(&bytes, manifest).expect("a manifest");
+    let manifest = Manifest::open(&bytes, manifest).expect("a manifest");
     let page = manifest.pages[0].sha256;
     let bytes = world.store().get_bytes(&world.keys().manifest(page), RECORD_MAX).await.expect("sealed");
     let page = ManifestPage::open(&bytes, page).expect("a page");
@@ -216,4 +219,62 @@ async fn a_deleted_run_knows_who_took_its_results_over() {
     world.watch_shows(OTHER);
     let Seen::Deleting(Remains { adopters, .. }) = world.seen().await else { panic!("it is deleted") };
     assert_eq!(adopters, ["before"]);
+}
+
+impl World {
+    /// The Job controller says so of the Job, and the watch shows it.
+    fn job_is(&mut self, status: &Value) {
+        self.server.change(JOB, |job| job["status"] = status.clone());
+        let job: Job = serde_json::from_value(self.server.get(JOB).expect("a Job")).expect("a Job");
+        self.jobs.apply_watcher_event(&watcher::Event::Apply(job));
+    }
+
+    fn status_writes(&self) -> usize {
+        self.server.writes().iter().filter(|write| write.ends_with("/asynctasks/a/status")).count()
+    }
+}
+
+#[tokio::test]
+async fn however_many_pods_end_in_a_second_their_counts_are_written_once() {
+    let mut world = fan_out();
+    world.settle().await;
+    let before = world.status_writes();
+    for succeeded in 0..=2 {
+        for ready in 0..5 {
+            world.controller.quiet.wrote(&world.task(), jiff::Timestamp::now());
+            world.job_is(&json!({"active": 3 - succeeded, "succeeded": succeeded, "ready": ready}));
+            let next = world.look().await.expect("looked at");
+            let Next::LookAgain(after) = next else { panic!("it looks again when they are news: {next:?}") };
+            assert!(after <= Duration::from_secs(1), "{after:?}");
+        }
+    }
+    assert_eq!(world.status_writes(), before, "the last write was a moment ago");
+    let began = jiff::Timestamp::now();
+    world.controller.quiet.wrote(&world.task(), began - Duration::from_secs(2));
+    assert_eq!(world.controller.quiet.until(UID, began), None);
+    world.look().await.expect("looked at");
+    assert_eq!(world.status_writes(), before + 1);
+    assert!(world.controller.quiet.until(UID, began).is_some(), "from this write on it is quiet again");
+    let step = &world.task().status.expect("a status").steps[0];
+    let shards = step.shards.as_ref().expect("shards");
+    assert_eq!((shards.total, shards.active, shards.succeeded), (3, 1, 2));
+}
+
+#[tokio::test]
+async fn a_run_that_fans_out_ends_with_what_its_shards_committed() {
+    let mut world = fan_out();
+    world.settle().await;
+    assert_eq!(world.server.get(JOB).expect("a Job")["spec"]["completions"], 3);
+    for shard in 0..3 {
+        world.commit_shard(shard, &format!("pod-{shard}")).await;
+    }
+    world.job_is(&json!({"succeeded": 3, "conditions": [condition("Complete")]}));
+    world.settle().await;
+    assert_eq!(world.state(), ("Complete".into(), "StepsSucceeded".into()));
+    let step = world.task().status.expect("a status").steps.remove(0);
+    let manifest: Digest = step.manifest.expect("sealed").parse().expect("a digest");
+    let bytes = world.store().get_bytes(&world.keys().manifest(manifest), RECORD_MAX).await.expect("sealed");
+    assert_eq!(Manifest::open(&bytes, manifest).expect("a manifest").pages[0].shards, 3);
+    let shards = step.shards.expect("shards");
+    assert_eq!((shards.total, shards.succeeded, shards.failed), (3, 3, 0));
 }

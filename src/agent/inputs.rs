@@ -36,7 +36,7 @@ pub(crate) async fn fetch_items(peers: Peers<'_>, place: &Path, items: &ItemsSou
     let renew = async |_: &SignedRequest| {
         let fresh = look_again(peers.gateway).await?.shard.and_then(|shard| shard.items);
         let same = |fresh: &ItemsSource| (fresh.size, &fresh.sha256) == (items.size, &items.sha256);
-        fresh.filter(same).map(|fresh| fresh.source).ok_or_else(|| changed())
+        fresh.filter(same).map(|fresh| fresh.source).ok_or_else(changed)
     };
     peers.fetch(wanted, renew).await?;
     count(place.to_owned()).await.map_err(|source| FetchError::Write { what: what.to_owned(), source })
@@ -51,5 +51,5 @@ async fn renew(peers: Peers<'_>, input: &InputSource) -> Result<SignedRequest, F
     let fresh = look_again(peers.gateway).await?.inputs;
     let same =
         |fresh: &InputSource| (&fresh.name, &fresh.path, &fresh.sha256) == (&input.name, &input.path, &input.sha256);
-    fresh.into_iter().find(same).map(|fresh| fresh.source).ok_or_else(|| changed())
+    fresh.into_iter().find(same).map(|fresh| fresh.source).ok_or_else(changed)
 }

@@ -97,7 +97,7 @@ pub(crate) fn grouped(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut text = if number < 0 { "-".to_owned() } else { String::new() };
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -109,8 +109,8 @@ pub(crate) fn grouped(number: i64) -> String {
 pub(crate) fn remaining(seconds: i64) -> String {
     match seconds {
         ..60 => "a minute".to_owned(),
-        ..7200 => format!("{} min", (seconds + 30) / 60),
-        ..172_800 => format!("{} h", (seconds + 1800) / 3600),
+        60..7200 => format!("{} min", (seconds + 30) / 60),
+        7200..172_800 => format!("{} h", (seconds + 1800) / 3600),
         _ => format!("{} days", (seconds + 43_200) / 86_400),
     }
 }

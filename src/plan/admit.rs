@@ -67,6 +67,13 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
         refuse_if("RetryRefused", "the run cannot be started", &refused.into_iter().collect::<Vec<_>>())?;
     }
     let store = admission.store.as_ref().map_err(|error| wait("StoreNotReady", error.to_string()))?;
+    if let Some(RetryFact::Found(source)) = &admission.retry {
+        let before = source.status.as_ref().and_then(|status| status.store.as_ref());
+        if before.is_some_and(|before| before.uid != store.uid) {
+            let message = "what the other run did is in a store that is gone: create a run without retryOf";
+            return Err(refuse("RetryRefused", message.to_owned()));
+        }
+    }
     if !checked_before {
         if let Some(message) = inputs::unreadable(&admission.uploads) {
             return Err(wait("StoreNotReady", message));

@@ -25,6 +25,9 @@ pub(super) fn refusal(task: &AsyncTask, fact: &RetryFact, parameters: &serde_jso
     // One sentence for a foreign run and for one that is not there.
     let unknown = format!("there is no run {name:?} of this owner and team: correct spec.retryOf.name");
     let RetryFact::Found(source) = fact else { return Some(unknown) };
+    if source.metadata.deletion_timestamp.is_some() {
+        return Some(format!("run {name} is being deleted, and what it did with it: create a run without retryOf"));
+    }
     let (own, its) = (&task.spec, &source.spec);
     if own.owner != its.owner || own.team != its.team {
         return Some(unknown);
@@ -69,20 +72,23 @@ pub(super) fn adopt(content: &ValidatedDefinition, source: &AsyncTask) -> Adopte
     let mut adopted = Adopted { origin: before.origin.clone().or(Some(own.clone())), ..Adopted::default() };
     for (index, step) in content.steps.iter().enumerate() {
         let waiting = StepStatus { name: step.name.clone(), state: Some(StepState::Waiting), ..StepStatus::default() };
-        let known = before.steps.iter().find(|known| known.name == step.name && known.manifest.is_some());
+        let known = before.steps.iter().find(|known| known.name == step.name);
+        let known = known.filter(|known| known.manifest.is_some() || known.adopted.is_some());
         let ready = step.needs.iter().all(|need| whole.contains(need));
         let Some(known) = known.filter(|_| ready) else {
             adopted.steps.push(waiting);
             continue;
         };
-        // What was taken over before stays where it was made.
-        let from = known.adopted.clone().filter(|_| known.state == Some(StepState::Complete)).unwrap_or(own.clone());
+        // What was taken over and not gone on with stays where it was made.
+        let untouched = known.attempt.is_none() || known.manifest.is_none();
+        let from = known.adopted.clone().filter(|_| untouched).unwrap_or(own.clone());
         match known.state {
             Some(StepState::Complete) => {
                 whole.insert(index);
                 adopted.outputs.extend(before.outputs.iter().filter(|output| output.step == step.name).cloned());
                 adopted.steps.push(StepStatus {
                     adopted: Some(from),
+                    attempt: None,
                     stage: None,
                     guarded: None,
                     progress: None,
@@ -90,7 +96,14 @@ pub(super) fn adopt(content: &ValidatedDefinition, source: &AsyncTask) -> Adopte
                 });
             }
             // Its shards: those that gave their result are not run again.
-            Some(StepState::PartiallyComplete | StepState::Failed | StepState::Canceled) if step.fan_out.is_some() => {
+            Some(
+                StepState::PartiallyComplete
+                | StepState::Failed
+                | StepState::Canceled
+                | StepState::Skipped
+                | StepState::Waiting
+                | StepState::Retrying,
+            ) if step.fan_out.is_some() => {
                 let shards = known.shards.clone();
                 adopted.steps.push(StepStatus { adopted: Some(from), shards, ..waiting });
             }

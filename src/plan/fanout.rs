@@ -12,7 +12,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
 use super::built_in;
-use super::definition::{Findings, ValidatedStep};
+use super::definition::ValidatedStep;
+use super::findings::Findings;
 use super::graph::{Graph, find};
 use super::retry::{Backoff, Policy};
 use crate::api::TaskDefinitionSpec;

@@ -18,6 +18,7 @@ pub mod drain;
 mod end;
 mod failure;
 pub mod fanout;
+mod findings;
 pub mod flow;
 mod graph;
 pub mod indexed;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::definition::{Findings, ValidatedStep};
+use super::definition::ValidatedStep;
 use super::fanout;
+use super::findings::Findings;
 use super::flow::When;
 use super::graph::{Graph, find};
 use super::retry::{Backoff, Codes, Policy, Rule};

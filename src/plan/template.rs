@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec, VolumeMount};
 use serde_json::Value;
 
-use super::definition::{Findings, Part};
+use super::findings::{Findings, Part};
 use crate::api::names::PREFIX;
 use crate::contract::env::{AGENT_DIR, CONTAINER, TERMINATION_FILE, TOKEN_FILE, WORK_DIR};
 
@@ -129,7 +129,7 @@ fn in_our_way(mount: &VolumeMount) -> bool {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::definition::Findings;
+    use super::super::findings::Findings;
     use super::validate;
 
     fn found(change: impl FnOnce(&mut Value)) -> Vec<String> {

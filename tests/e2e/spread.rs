@@ -207,7 +207,7 @@ fn items_that_are_none_fail_the_planner_and_name_the_line() {
         ),
         ("too-many", r#"yes 1 | head -n 100001 > "$ASYNCTASK_EMIT""#, "100000"),
     ];
-    for (name, shell, part) in cases {
+    for (name, shell, _) in cases {
         ns.define(name, &planner(name, shell));
         ns.apply(&task(name, name)).ok();
     }

@@ -100,7 +100,7 @@ pub(crate) enum LogsError {
 pub(crate) async fn run(session: &Session, args: &Args) -> Result<Exit, CliError> {
     let act = format!("read AsyncTask {:?}", args.name);
     let task = session.tasks().get(&args.name).await.map_err(ClusterError::on(act))?;
-    let part = part(&task, args)?;
+    let part = part(&task, args).map_err(|error| *error)?;
     let Some(pods) = Pods::of(session, &task, &part).await? else {
         stored(session, &task, &part).await?;
         return Ok(Exit::Ok);
@@ -133,18 +133,22 @@ impl std::fmt::Display for Part {
 }
 
 /// What is asked for. The logs of a fan-out are as many as its shards: never all of them.
-fn part(task: &AsyncTask, args: &Args) -> Result<Part, CliError> {
+fn part(task: &AsyncTask, args: &Args) -> Result<Part, Box<CliError>> {
     if let Some(shard) = args.shard {
-        return Ok(Part::Shard(step_of(task, args.step.as_deref())?, shard));
+        return match step_of(task, args.step.as_deref()) {
+            Ok(step) => Ok(Part::Shard(step, shard)),
+            Err(error) => Err(Box::new(error.into())),
+        };
     }
     let many = sharded(task);
     let shards = |step: &str| LogsError::Shards { name: task.name_any(), step: step.to_owned() };
+    let refused = |step: &str| Box::new(CliError::from(shards(step)));
     if let Some(step) = &args.step {
-        return if many.contains(&step.as_str()) { Err(shards(step).into()) } else { Ok(Part::Step(step.clone())) };
+        return if many.contains(&step.as_str()) { Err(refused(step)) } else { Ok(Part::Step(step.clone())) };
     }
     let authors = task.status.iter().flat_map(|status| &status.plan).filter(|planned| planned.built_in.is_none());
     match many.as_slice() {
-        [first, ..] if authors.count() == many.len() => Err(shards(first).into()),
+        [first, ..] if authors.count() == many.len() => Err(refused(first)),
         [first, ..] => {
             let hint = shards(first).to_string();
             say(&format!("Only what steps of one pod wrote is shown: {hint}"));

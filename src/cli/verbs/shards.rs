@@ -46,7 +46,7 @@ pub(crate) enum ShardsError {
         /// Step.
         step: String,
         /// Why.
-        source: GatewayError,
+        source: Box<GatewayError>,
     },
     /// No such step in the plan.
     #[error("AsyncTask {task:?} has no step {}that runs in shards{known}", wanted.as_ref().map(|step| format!("{step:?} ")).unwrap_or_default())]
@@ -126,8 +126,11 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<Exit, CliError
     let step = step_of(&task, args.step.as_deref())?;
     let gateway = session.gateway().await?;
     let listed = all(&gateway, &session.namespace, &step, args).await;
-    let (shards, more) =
-        listed.map_err(|source| ShardsError::List { task: args.name.clone(), step: step.clone(), source })?;
+    let (shards, more) = listed.map_err(|source| ShardsError::List {
+        task: args.name.clone(),
+        step: step.clone(),
+        source: Box::new(source),
+    })?;
     match args.output {
         Some(document) => print(&document.text(&json!({"step": step, "shards": shards})))?,
         None if shards.is_empty() => {

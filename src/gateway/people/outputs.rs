@@ -141,7 +141,7 @@ async fn choose(gateway: &Gateway, caller: &Caller, path: &FilePath, whose: &Who
     Ok(Chosen { open, file: file.ok_or(Refusal::NotFound)? })
 }
 
-/// The log of a step, or of one of its shards: the sealed one, else that of the newest pod that has left one.
+/// The log of a step, or of one of its shards: the sealed one, else one that a pod has left by now.
 async fn log(
     gateway: &Gateway,
     readable: &Readable,
@@ -160,17 +160,18 @@ async fn log(
 }
 
 async fn unsealed_log(open: &OpenStore, keys: &StepKeys, shard: u32) -> Result<Option<ManifestFile>, Refusal> {
-    let (mut newest, mut after): (Option<Meta>, Option<String>) = (None, None);
+    let (mut found, mut after): (Option<Meta>, Option<String>) = (None, None);
     loop {
         let page = open.store.list(&keys.shard_prefix(shard), after.as_deref(), 1000).await?;
         let is_log = |meta: &Meta| keys.parse(&meta.key).is_some_and(|key| key.kind == AttemptKind::Log);
         after = page.objects.last().map(|meta| meta.key.clone());
-        newest = page.objects.into_iter().filter(is_log).chain(newest).max_by_key(|meta| meta.modified);
+        // Which of several pods came last is in no key; the longest log says most.
+        found = page.objects.into_iter().filter(is_log).chain(found).max_by_key(|meta| meta.size);
         if !page.more || after.is_none() {
             break;
         }
     }
-    let Some(Meta { key, size, .. }) = newest.filter(|meta| meta.size <= LOG_MAX) else { return Ok(None) };
+    let Some(Meta { key, size, .. }) = found.filter(|meta| meta.size <= LOG_MAX) else { return Ok(None) };
     // Nobody vouches for it yet, so it is measured as it is now.
     let sha256 = Digest::of(&open.store.get_bytes(&key, LOG_MAX).await?);
     let (output, path) = (LOG_OUTPUT.to_owned(), format!("{LOG_OUTPUT}.txt"));

@@ -147,11 +147,4 @@ impl<'a> Results<'a> {
         }
         Ok(found)
     }
-
-    /// How many files an output has; `None`: there is no such output.
-    pub(super) fn count(&self, output: &str) -> Option<u64> {
-        let counts =
-            self.given().filter(|(given, _, _)| *given == output).map(|(_, _, sealed)| sealed.volume(output).files);
-        counts.reduce(u64::saturating_add)
-    }
 }

@@ -8,14 +8,15 @@ use kube::ResourceExt;
 use serde::Deserialize;
 
 use super::readable::{read, store};
+use crate::api::AsyncTask;
 use crate::api::task::StepStatus;
 use crate::contract::people::{Problem, ShardList, ShardState, ShardView};
+use crate::gateway::Shared;
 use crate::gateway::authorize::Access;
 use crate::gateway::identity::Caller;
 use crate::gateway::problem::Refusal;
 use crate::gateway::request::{self, Filters, Names};
-use crate::gateway::sealed::{Sealed, keys, status_of};
-use crate::gateway::{Gateway, Shared};
+use crate::gateway::sealed::{Sealed, keys};
 use crate::runtime::stores::OpenStore;
 use crate::storage::StoreError;
 use crate::storage::layout::{AttemptKind, StepKeys};
@@ -33,8 +34,8 @@ const LISTS: usize = 10;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
-    /// The step
-    step: String,
+    /// The step; absent: the only one that fans out
+    step: Option<String>,
     /// Only those in this state: `Succeeded` or `Failed`
     state: Option<String>,
     /// Most shards in the answer, 1 to 500; absent: 100
@@ -86,11 +87,7 @@ pub(super) async fn list(
     gateway.authorizer.require(&caller, Access::task("get", namespace, name)).await?;
     let (failed, limit, from) = (wanted.failed()?, wanted.limit()?, wanted.from()?);
     let task = read(&gateway, namespace, name).await?.ok_or(Refusal::NotFound)?;
-    let status = status_of(&task, &wanted.step).filter(|step| step.shards.is_some());
-    let status = status.ok_or_else(|| {
-        let shown: String = wanted.step.chars().take(63).collect();
-        Refusal::invalid("UnknownStep", format!("step {shown:?} of this run has no shards: name one that fans out"))
-    })?;
+    let status = meant(&task, wanted.step.as_deref())?;
     let open = store(&gateway, &task).await?.ok_or(Refusal::NotFound)?;
     let (shards, next) = match Sealed::of(&gateway, &open, &task, status).await? {
         Some(sealed) => {
@@ -98,12 +95,27 @@ pub(super) async fn list(
             (shards.into_iter().map(sealed_view).collect(), next)
         }
         None => {
-            let keys = keys(&open, namespace, &task.uid().unwrap_or_default(), &wanted.step)?;
-            live(&gateway, &open, &keys, status, Page { from, limit, failed }).await?
+            let keys = keys(&open, namespace, &task.uid().unwrap_or_default(), &status.name)?;
+            live(&open, &keys, status, &Page { from, limit, failed }).await?
         }
     };
     let next = next.map(|next| next.to_string());
-    Ok(Json(ShardList { step: wanted.step, shards, next }))
+    Ok(Json(ShardList { step: status.name.clone(), shards, next }))
+}
+
+/// The step that is asked for.
+fn meant<'a>(task: &'a AsyncTask, wanted: Option<&str>) -> Result<&'a StepStatus, Refusal> {
+    let steps = task.status.iter().flat_map(|status| &status.steps).filter(|step| step.shards.is_some());
+    let mut fits = steps.filter(|step| wanted.is_none_or(|wanted| step.name == wanted));
+    match (fits.next(), fits.next()) {
+        (Some(only), None) => Ok(only),
+        _ => {
+            let shown: String = wanted.unwrap_or_default().chars().take(63).collect();
+            let message =
+                format!("`step` {shown:?} is not one step of this run that has shards: name one that fans out");
+            Err(Refusal::invalid("UnknownStep", message))
+        }
+    }
 }
 
 fn sealed_view(shard: SealedShard) -> ShardView {
@@ -136,13 +148,11 @@ struct Left {
 
 /// Shards of a step that is not over: what has been recorded by now.
 async fn live(
-    gateway: &Gateway,
     open: &OpenStore,
     keys: &StepKeys,
     status: &StepStatus,
-    page: Page,
+    page: &Page,
 ) -> Result<(Vec<ShardView>, Option<u32>), Refusal> {
-    let _ = gateway;
     let total = status.shards.as_ref().and_then(|shards| u32::try_from(shards.total).ok()).unwrap_or(0);
     let end = total.min(page.from.saturating_add(u32::try_from(page.limit).unwrap_or(u32::MAX)));
     let (left, seen) = recorded(open, keys, page.from, end).await?;

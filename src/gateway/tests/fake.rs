@@ -309,6 +309,7 @@ fn populate(cluster: &Cluster) {
         "get asynctasks/outputs",
         "create asynctasks/uploads",
         "create asynctasks/cancel",
+        "create asynctasks/retry",
         "get asynctasks/history",
     ] {
         cluster.grant("alice", rule);

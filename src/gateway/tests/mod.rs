@@ -9,4 +9,5 @@ mod inputs;
 mod nobody_in;
 mod people;
 mod shards;
+mod spread;
 mod wire;

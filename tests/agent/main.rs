@@ -4,7 +4,10 @@
 // A test fails by panicking, its helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod built_in;
+mod emit;
 mod endings;
+mod items;
 mod network;
 mod program;
 mod results;

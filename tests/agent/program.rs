@@ -19,7 +19,14 @@ fn said(output: &Output) -> (Option<i32>, String) {
 
 #[test]
 fn helpers_outside_of_a_task_say_so() {
-    for arguments in [&["stage", "x"][..], &["progress", "1"], &["fail", "--code", "C", "--message", "m"], &["done"]] {
+    for arguments in [
+        &["stage", "x"][..],
+        &["progress", "1"],
+        &["item-failed", "1"],
+        &["skip"],
+        &["fail", "--code", "C", "--message", "m"],
+        &["done"],
+    ] {
         let (code, said) = said(&agent(arguments));
         assert_eq!(code, Some(1), "{said}");
         assert!(
@@ -36,6 +43,9 @@ fn helpers_called_wrongly_are_a_usage_error() {
         (&["fail", "--code", "C", "--message", "m", "--link", "javascript:x"], "https://"),
         (&["progress", "--", "-1"], "counted from 0"),
         (&["progress", "three"], "three"),
+        (&["item-failed", "{id:7}"], "the item is not JSON"),
+        (&["item-failed", "7", "--reason", "not a word"], "InvalidCourse"),
+        (&["skip", "some"], "some"),
     ] {
         let (code, said) = said(&agent(arguments));
         assert_eq!(code, Some(2), "{said}");

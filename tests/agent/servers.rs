@@ -5,7 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use asynctask_operator::contract::wire::{CANCELED, NewFile, PartsReply, PartsRequest, SignedRequest, UploadPlan};
+use asynctask_operator::contract::wire::{
+    CANCELED, NewFile, PartsReply, PartsRequest, Segment, Segments, SignedRequest, UploadPlan,
+};
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
@@ -21,7 +23,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::server::TlsStream;
 
-use crate::world::{Call, Fault, Object, Shared, sign};
+use crate::world::{Call, Fault, Object, Shared, get, sign};
 
 /// Objects above this are not kept, only hashed.
 const KEPT: usize = 1 << 20;
@@ -130,7 +132,8 @@ fn note(shared: &Shared, what: &str, headers: &HeaderMap, body: serde_json::Valu
 }
 
 async fn gate(shared: Shared, request: Request) -> Response {
-    let what = format!("{} {}", request.method(), request.uri().path());
+    let asked = request.uri().path_and_query().map_or("/", |asked| asked.as_str());
+    let what = format!("{} {asked}", request.method());
     let token = request.headers().get("authorization").and_then(|value| value.to_str().ok());
     if token != Some(&format!("Bearer {}", shared.lock().token)) {
         return problem(401, "the token is not valid any more");
@@ -158,6 +161,9 @@ async fn gate(shared: Shared, request: Request) -> Response {
 
 fn answer(shared: &Shared, what: &str, body: &Bytes) -> Response {
     let json = |value: String| ([("content-type", "application/json")], value).into_response();
+    if let Some(asked) = what.strip_prefix("GET /agent/v1/segments?") {
+        return json(serde_json::to_string(&list(shared, asked)).unwrap());
+    }
     match what {
         "GET /agent/v1/assignment" => {
             let mut state = shared.lock();
@@ -185,6 +191,19 @@ fn answer(shared: &Shared, what: &str, body: &Bytes) -> Response {
         | "POST /agent/v1/failure" => StatusCode::NO_CONTENT.into_response(),
         _ => problem(404, "no such route"),
     }
+}
+
+/// A page of the segments of an output.
+fn list(shared: &Shared, asked: &str) -> Segments {
+    let (output, from) = asked.strip_prefix("output=").and_then(|asked| asked.split_once("&from=")).unwrap();
+    let state = shared.lock();
+    let (keys, from) = (&state.segments[output], from.parse().unwrap());
+    let to = keys.len().min(from + state.segments_a_page);
+    let segments = keys[from..to].iter().map(|key| {
+        let Object { size, sha256, .. } = &state.objects[key];
+        Segment { size: *size, sha256: sha256.clone(), source: get(&state.plain, key) }
+    });
+    Segments { segments: segments.collect(), next: (to < keys.len()).then_some(to as u32) }
 }
 
 fn plan(shared: &Shared, file: NewFile) -> UploadPlan {

@@ -1,6 +1,7 @@
 //! A gateway and two stores on loopback, and the real agent run against them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use asynctask_operator::contract::env;
 use asynctask_operator::contract::wire::{
-    Assignment, Commit, FailureReport, InputSource, Limits, OutputDeclaration, SignedRequest, Termination, Work,
+    Assignment, Commit, FailureReport, InputSource, ItemsSource, Limits, OutputDeclaration, Segment, ShardWork,
+    SignedRequest, Termination, Work,
 };
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -69,6 +71,10 @@ pub(crate) struct State {
     /// Files from this size on are planned in parts.
     pub(crate) multipart_from: u64,
     pub(crate) part_size: u64,
+    /// Keys of the segments of each output, in order.
+    pub(crate) segments: HashMap<String, Vec<String>>,
+    /// So many of them are listed at once.
+    pub(crate) segments_a_page: usize,
     /// The gateway carries the bytes itself.
     pub(crate) proxied: bool,
     /// Addresses of the stores, plain and TLS.
@@ -153,6 +159,11 @@ pub(crate) fn sign(base: &str, key: &str) -> String {
     format!("{base}/{key}?X-Amz-Signature={SIGNATURE}&n={}", SERIAL.fetch_add(1, Ordering::Relaxed))
 }
 
+/// A fresh address of an object.
+pub(crate) fn get(base: &str, key: &str) -> SignedRequest {
+    SignedRequest { method: "GET".into(), url: sign(base, key), headers: BTreeMap::new() }
+}
+
 impl World {
     /// The agent runs `script` in a shell.
     pub(crate) async fn new(script: &str) -> Self {
@@ -168,6 +179,8 @@ impl World {
             token: String::new(),
             multipart_from: u64::MAX,
             part_size: 16 << 20,
+            segments: HashMap::new(),
+            segments_a_page: 100,
             proxied: false,
             plain: String::new(),
             secure: String::new(),
@@ -202,13 +215,35 @@ impl World {
 
     /// Puts an input into the store at `base` and into the assignment.
     pub(crate) fn give_input(&self, base: &str, name: &str, bytes: &[u8]) {
-        let key = format!("uploads/{name}");
+        let Segment { size, sha256, source } = self.keep(base, &format!("uploads/{name}"), bytes);
+        self.work(|work| work.inputs.push(InputSource { name: name.into(), path: None, size, sha256, source }));
+    }
+
+    /// Puts bytes into the store at `base`, and says where they are.
+    pub(crate) fn keep(&self, base: &str, key: &str, bytes: &[u8]) -> Segment {
         let object = Object { size: bytes.len() as u64, sha256: sha256(bytes), bytes: bytes.to_vec() };
-        let source = SignedRequest { method: "GET".into(), url: sign(base, &key), headers: BTreeMap::new() };
-        let input =
-            InputSource { name: name.into(), path: None, size: object.size, sha256: object.sha256.clone(), source };
-        self.shared.lock().objects.insert(key, object);
-        self.work(|work| work.inputs.push(input));
+        let segment = Segment { size: object.size, sha256: object.sha256.clone(), source: get(base, key) };
+        self.shared.lock().objects.insert(key.to_owned(), object);
+        segment
+    }
+
+    /// Makes the attempt shard `number` of `of`, with these items.
+    pub(crate) fn give_items(&self, number: u32, of: u32, items: &[u8]) {
+        let Segment { size, sha256, source } = self.keep(&self.plain_store(), "plan/items", items);
+        let items = Some(ItemsSource { size, sha256: Some(sha256), source });
+        self.work(|work| work.shard = Some(ShardWork { number, of, items }));
+    }
+
+    /// Segments of an output, for the gateway to list.
+    pub(crate) fn give_segments(&self, output: &str, segments: &[impl AsRef<[u8]>]) {
+        let store = self.plain_store();
+        let keys = segments.iter().enumerate().map(|(number, bytes)| {
+            let key = format!("segments/{output}/{number}");
+            self.keep(&store, &key, bytes.as_ref());
+            key
+        });
+        let keys = keys.collect();
+        self.shared.lock().segments.insert(output.into(), keys);
     }
 
     pub(crate) fn plain_store(&self) -> String {
@@ -241,7 +276,10 @@ impl World {
 
     pub(crate) fn start(self) -> Running {
         let mut command = Command::new(binary());
-        command.arg("run").arg("--root").arg(self.root.path()).arg("--").args(&self.command);
+        command.arg("run").arg("--root").arg(self.root.path());
+        if !self.command.is_empty() {
+            command.arg("--").args(&self.command);
+        }
         command.env_clear().env(env::GATEWAY_URL, &self.gateway).env(env::GATEWAY_CA, &self.authority);
         command.env(env::NAME, "import-1").envs(&self.vars);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -285,6 +323,30 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid() as i32), signal).unwrap();
+    }
+
+    /// The agent's own folder.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.world.root.path().join("asynctask/work/.agent")
+    }
+
+    /// Most memory it has taken, in KiB. The pages of the binary itself are left out: those of a debug build are three
+    /// times those that ship.
+    pub(crate) fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let field = |name: &str| -> u64 {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        field("VmHWM") - field("RssFile")
+    }
+
+    /// Waits for so many calls whose names begin like this.
+    pub(crate) async fn called(&self, what: &str, times: usize) {
+        let called = |state: &mut State| {
+            (state.calls.iter().filter(|call| call.what.starts_with(what)).count() >= times).then_some(())
+        };
+        self.world.shared.until(&format!("{what} is called {times} times"), called).await;
     }
 
     /// Waits for a text on stdout or stderr.

@@ -35,6 +35,9 @@ const REPORT_WHEN_TOLD: Duration = Duration::from_secs(8);
 /// The exit code tells the operator of a failure too, so its words are not waited for without end.
 const REPORT: Duration = Duration::from_secs(120);
 
+/// What a request to stop comes before, until the program has started.
+const STARTED: &str = "the program was started";
+
 /// Between SIGTERM and SIGKILL for a program that must not go on.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -106,7 +109,7 @@ impl Attempt<'_> {
     async fn go(&mut self) -> Result<Ending, Failure> {
         let reaper = Reaper::begin()?;
         let assignment = self.gateway.get("ask for the assignment", path::ASSIGNMENT);
-        let work = match self.unless_told(assignment).await?? {
+        let work = match self.unless_told(STARTED, assignment).await?? {
             Assignment::Run(work) => *work,
             Assignment::AlreadyCommitted => return Ok(Ending::AlreadyCommitted),
             Assignment::Stop { message } => return Ok(Ending::Fenced { message }),
@@ -118,18 +121,21 @@ impl Attempt<'_> {
         let transport = Arc::new(Transport::new(Arc::clone(&self.gateway), work.store_ca.as_deref())?);
         let gateway = Arc::clone(&self.gateway);
         let peers = Peers { gateway: &gateway, transport: &transport };
-        let given = match self.unless_told(fetch(peers, self.layout, &work)).await? {
+        let given = match self.unless_told(STARTED, fetch(peers, self.layout, &work)).await? {
             Err(FetchError::CalledOff(message)) => return Ok(Ending::Fenced { message }),
             other => other?,
         };
         let uploader = Arc::new(Uploader::new(Arc::clone(&self.gateway), Arc::clone(&transport)));
         let log = self.keep_records(&work, &uploader)?;
         let results = match &work.built_in {
-            Some(built_in) => match self.unless_told(work_of(built_in, peers, self.layout, &work, uploader)).await? {
-                Err(Undone::CalledOff(message)) => return Ok(Ending::Fenced { message }),
-                Err(Undone::Failed(failure)) => return Err(failure),
-                Ok(emitted) => Results { emitted, ..Results::default() },
-            },
+            Some(built_in) => {
+                let doing = work_of(built_in, peers, self.layout, &work, uploader);
+                match self.unless_told("its work was done", doing).await? {
+                    Err(Undone::CalledOff(message)) => return Ok(Ending::Fenced { message }),
+                    Err(Undone::Failed(failure)) => return Err(failure),
+                    Ok(emitted) => Results { emitted, ..Results::default() },
+                }
+            }
             None => self.run_program(reaper, &work, &log, uploader).await?,
         };
         tokio::select! {
@@ -141,13 +147,14 @@ impl Attempt<'_> {
         Ok(Ending::Succeeded)
     }
 
-    /// Before the program has started, a request to stop ends everything at once. Built-in work has no program.
-    async fn unless_told<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+    /// Before the program has started, a request to stop ends everything at once. Built-in work has no program. `before`:
+    /// what has not come to pass then.
+    async fn unless_told<T>(&self, before: &str, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
             () = self.shutdown.told() => {
                 let doing = self.gateway.waits_for().map(|on| format!("; it was waiting to {on}")).unwrap_or_default();
-                let said = format!("the pod was asked to stop before the program was started{doing}");
+                let said = format!("the pod was asked to stop before {before}{doing}");
                 Err(Failure::new("Terminated", exit::TERMINATED, said))
             }
             done = work => Ok(done),

@@ -48,14 +48,7 @@ async fn lines_of_one_writer_after_the_other_become_shards() {
     assert_eq!(ended.commit().files, [], "shards are no files of an output");
     let told = &ended.calls("POST /agent/v1/files")[0].body;
     assert_eq!((told["output"].as_str(), told["path"].as_str()), (Some("items"), Some("items/0.jsonl")));
-    assert_eq!(
-        std::fs::read_dir(ended.world.root.path().join("asynctask/work/.agent"))
-            .unwrap()
-            .filter(|entry| { entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("items-") })
-            .count(),
-        0,
-        "shards that are stored are kept on the disk"
-    );
+    assert_eq!(ended.world.kept("items-"), 0, "shards that are stored are kept on the disk");
 }
 
 #[tokio::test]
@@ -76,7 +69,8 @@ async fn writers_at_the_same_time_do_not_mix_up_their_lines() {
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let shards = ended.shards();
     let mut lines: Vec<_> = shards.iter().flat_map(|shard| shard.lines()).collect();
-    (lines.sort_unstable(), lines.dedup());
+    lines.sort_unstable();
+    lines.dedup();
     assert_eq!((shards.len(), lines.len()), (40, 4000));
 }
 
@@ -119,8 +113,7 @@ async fn a_program_that_is_faster_than_the_store_waits_for_it() {
     // That something does not happen cannot be awaited: left alone the program needs a fraction of this.
     let written = timeout(Duration::from_secs(2), running.says("written")).await;
     assert!(written.is_err(), "a program went on though nothing could be stored");
-    let kept = std::fs::read_dir(running.scratch()).unwrap();
-    let kept = kept.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("items-")).count();
+    let kept = running.world.kept("items-");
     assert!((4..=12).contains(&kept), "{kept} shards on the disk");
     releases.iter().for_each(|release| release.notify_one());
     let ended = running.end().await;

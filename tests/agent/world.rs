@@ -1,7 +1,6 @@
 //! A gateway and two stores on loopback, and the real agent run against them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -246,6 +245,13 @@ impl World {
         self.shared.lock().segments.insert(output.into(), keys);
     }
 
+    /// So many files whose names begin like this are in the agent's own folder.
+    pub(crate) fn kept(&self, beginning: &str) -> usize {
+        let names = std::fs::read_dir(self.root.path().join("asynctask/work/.agent")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(beginning)).count()
+    }
+
     pub(crate) fn plain_store(&self) -> String {
         self.shared.lock().plain.clone()
     }
@@ -323,11 +329,6 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid() as i32), signal).unwrap();
-    }
-
-    /// The agent's own folder.
-    pub(crate) fn scratch(&self) -> PathBuf {
-        self.world.root.path().join("asynctask/work/.agent")
     }
 
     /// Most memory it has taken, in KiB. The pages of the binary itself are left out: those of a debug build are three

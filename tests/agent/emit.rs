@@ -170,6 +170,15 @@ async fn what_is_wrong_with_the_last_words_is_found_too() {
 }
 
 #[tokio::test]
+async fn a_program_that_is_ended_has_time_for_last_words() {
+    let script =
+        r#"trap 'echo "asked to stop"; exit 1' TERM; echo nonsense > "$ASYNCTASK_EMIT"; while :; do sleep 1; done"#;
+    let ended = plan(script, limits(10)).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (243, "asked to stop\n"), "{}", ended.stderr);
+    assert_eq!(ended.failure().code, "InvalidItem", "what it was ended for, not how it ended");
+}
+
+#[tokio::test]
 async fn a_program_that_does_not_listen_is_killed() {
     let script = r#"trap '' TERM; echo nonsense > "$ASYNCTASK_EMIT"; while :; do sleep 1000; done"#;
     let ended = plan(script, limits(10)).await;

@@ -78,6 +78,44 @@ pub struct ShardView {
     pub exit_code: Option<i32>,
 }
 
+/// Some of the segments that an appended output consists of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct SegmentList {
+    /// The output.
+    pub output: String,
+    /// The step whose shards wrote them.
+    pub step: String,
+    /// Each begins with the same line, which the whole has once.
+    pub header: bool,
+    /// How many there are, the base file included.
+    pub count: u64,
+    /// Sum of all of them, in bytes.
+    pub size: u64,
+    /// The segments, in the order in which they make the whole.
+    pub segments: Vec<SegmentView>,
+    /// Give it back as `continue` for the next ones; absent: these were the last.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A part of an appended output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct SegmentView {
+    /// Its place, from 0: the `n` of its download route.
+    pub number: u64,
+    /// The shard that wrote it; absent: it is the base file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u32>,
+    /// Bytes.
+    pub size: u64,
+    /// Hex SHA-256 of all of it.
+    pub sha256: String,
+}
+
 /// What became of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]

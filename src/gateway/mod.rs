@@ -6,7 +6,7 @@
 //! | [`identity`], [`authorize`] | who calls (TokenReview, client certificate), and may they (SubjectAccessReview) |
 //! | [`agents`] | `/agent/v1`: the fence, files, progress, commit |
 //! | [`people`] | `/api/v1`: tasks, outputs, uploads, and their OpenAPI document |
-//! | [`catalog`], [`sealed`] | what never changes: definitions, and the sealed results of steps |
+//! | [`catalog`], [`sealed`], [`appended`] | what never changes: definitions, and the sealed results of steps |
 //! | [`target`], [`transfer`], [`disposition`] | bytes: where they go, how they pass |
 //! | [`problem`], [`audit`], [`metrics`] | what is said: to the caller, to the auditor, to the one on call |
 //! | [`tls`], [`server`] | the listener |
@@ -35,6 +35,7 @@ use crate::runtime::shutdown::Supervisor;
 use crate::runtime::stores::Stores;
 
 mod agents;
+mod appended;
 mod audit;
 mod authorize;
 mod cache;

@@ -99,25 +99,38 @@ impl<'a> Sealed<'a> {
 
     /// At most `limit` files of an output, from number `from` on.
     pub(crate) async fn files(&self, output: &str, from: u64, limit: usize) -> Result<Vec<ManifestFile>, Refusal> {
+        Ok(self.files_of_shards(output, from, limit).await?.into_iter().map(|(_, file)| file).collect())
+    }
+
+    /// As [`Self::files`], each with the shard that wrote it; 0 for a step of one pod.
+    pub(crate) async fn files_of_shards(
+        &self,
+        output: &str,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<(u32, ManifestFile)>, Refusal> {
         let wanted = |file: &&ManifestFile| file.output == output;
         let place = |from: u64| usize::try_from(from).unwrap_or(usize::MAX);
         if self.manifest.pages.is_empty() {
-            return Ok(self.manifest.files.iter().filter(wanted).skip(place(from)).take(limit).cloned().collect());
+            let files = self.manifest.files.iter().filter(wanted).skip(place(from)).take(limit);
+            return Ok(files.map(|file| (0, file.clone())).collect());
         }
         let (mut skip, mut found) = (from, Vec::new());
         for page in &self.manifest.pages {
+            if found.len() >= limit {
+                break;
+            }
             let here = page.outputs.get(output).map_or(0, |volume| volume.files);
             if skip >= here {
                 skip -= here;
                 continue;
             }
             let read = self.page(page).await?;
-            let files = read.shards.iter().flat_map(|shard| &shard.files).filter(wanted);
-            found.extend(files.skip(place(skip)).take(limit - found.len()).cloned());
+            let of = |shard: &SealedShard| -> Vec<_> {
+                shard.files.iter().filter(wanted).map(|file| (shard.shard, file.clone())).collect()
+            };
+            found.extend(read.shards.iter().flat_map(of).skip(place(skip)).take(limit - found.len()));
             skip = 0;
-            if found.len() >= limit {
-                break;
-            }
         }
         Ok(found)
     }

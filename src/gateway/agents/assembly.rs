@@ -9,9 +9,9 @@ use serde::Deserialize;
 use super::declared::Declared;
 use super::source::Source;
 use super::{Attempt, Desk, attempt::not_yet};
-use crate::api::definition::{BaseSpec, OutputSpec};
 use crate::api::state::StepState;
 use crate::contract::wire::{AssembledOutput, Segment, Segments, path};
+use crate::gateway::appended::base_file;
 use crate::gateway::identity::Agent;
 use crate::gateway::problem::Refusal;
 use crate::gateway::request::{Filters, Names};
@@ -37,12 +37,9 @@ pub(super) async fn outputs(
     for output in declared.outputs() {
         let files = sealed.as_ref().map_or(0, |sealed| sealed.volume(&output.name).files);
         let segments = u32::try_from(files).map_err(|_| Refusal::Defect("more segments than a number holds".into()))?;
-        let base = match base_of(output) {
+        let base = match base_file(gateway, &desk.open, &attempt.task, declared.definition(), output).await? {
             None => None,
-            Some(base) => match base_file(gateway, desk, attempt, declared, base).await? {
-                None => None,
-                Some(file) => Some(segment(desk, &output.name, BASE, file).await?),
-            },
+            Some(file) => Some(segment(desk, &output.name, BASE, file).await?),
         };
         let header = output.append.as_ref().is_some_and(|append| append.header == Some(true));
         outputs.push(AssembledOutput { output: output.name.clone(), header, segments, base });
@@ -66,35 +63,6 @@ async fn shards<'a>(
         return Err(not_yet());
     }
     Ok(sealed)
-}
-
-fn base_of(output: &OutputSpec) -> Option<&BaseSpec> {
-    output.append.as_ref()?.base.as_ref()
-}
-
-/// The file that comes before all segments; `None`: its step did not occur, or wrote none.
-async fn base_file(
-    gateway: &Gateway,
-    desk: &Desk,
-    attempt: &Attempt,
-    declared: &Declared,
-    base: &BaseSpec,
-) -> Result<Option<ManifestFile>, Refusal> {
-    let definition = declared.definition();
-    let output = definition.outputs.iter().find(|output| output.name == base.output && output.step == base.step);
-    let Some(giver) = output.and_then(|output| definition.giver(output)) else { return Ok(None) };
-    let Some(sealed) = Sealed::of_step(gateway, &desk.open, &attempt.task, &giver.name).await? else { return Ok(None) };
-    let mut files = sealed.files(&base.output, 0, 2).await?;
-    if files.len() > 1 {
-        let message = format!(
-            "output {:?} of step {} is the base of an appended file and has {} files: write one",
-            base.output,
-            base.step,
-            sealed.volume(&base.output).files
-        );
-        return Err(Refusal::invalid("BaseNotOneFile", message));
-    }
-    Ok(files.pop())
 }
 
 async fn segment(desk: &Desk, output: &str, number: &str, file: ManifestFile) -> Result<Segment, Refusal> {
@@ -151,10 +119,12 @@ pub(super) async fn content(
     let output = declared.output(&name).ok_or(Refusal::NotFound)?;
     let desk = Desk::of(&gateway, &attempt).await?;
     let sealed = shards(&gateway, &desk, &attempt, &declared).await?;
-    let file = match (base_of(output), number.parse::<u64>(), &sealed) {
-        (Some(base), Err(_), _) if number == BASE => base_file(&gateway, &desk, &attempt, &declared, base).await?,
-        (_, Ok(number), Some(sealed)) => sealed.file(&output.name, number).await?,
-        (_, _, _) => None,
+    let file = match (number.parse::<u64>(), &sealed) {
+        (Err(_), _) if number == BASE => {
+            base_file(&gateway, &desk.open, &attempt.task, declared.definition(), output).await?
+        }
+        (Ok(number), Some(sealed)) => sealed.file(&output.name, number).await?,
+        (_, _) => None,
     };
     let file = file.ok_or(Refusal::NotFound)?;
     Source::own(file.key).answer(&desk, file.sha256, &headers).await

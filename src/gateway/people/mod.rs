@@ -13,11 +13,14 @@ use utoipa_axum::routes;
 
 use super::Shared;
 
+mod broker;
 mod cancel;
 mod history;
+mod logs;
 mod outputs;
 mod readable;
 mod retry;
+mod segments;
 mod shards;
 mod stores;
 mod tasks;
@@ -51,6 +54,8 @@ pub(crate) fn api() -> (axum::Router<Shared>, OpenApi) {
         .routes(routes!(history::history))
         .routes(routes!(outputs::list))
         .routes(routes!(outputs::download, outputs::ticket))
+        .routes(routes!(segments::list))
+        .routes(routes!(segments::download, segments::ticket))
         .routes(routes!(uploads::begin))
         .routes(routes!(uploads::receive))
         .routes(routes!(uploads::parts))

@@ -1,44 +1,23 @@
 //! Outputs: what there is, and the way to the bytes of one file.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::State;
-use axum::http::header::{ACCEPT, LOCATION};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
-use kube::ResourceExt;
+use axum::http::{HeaderMap, Uri};
+use axum::response::Response;
 use serde::Deserialize;
 
+use super::broker::{Chosen, view};
+use super::logs::log;
 use super::readable::{Readable, Results};
 use crate::contract::env::LOG_OUTPUT;
-use crate::contract::people::{DownloadTicket, FileView, OutputList, OutputView, Problem};
-use crate::contract::wire::SignedRequest;
-use crate::gateway::disposition::attachment;
+use crate::contract::people::{DownloadTicket, OutputList, OutputView, Problem};
 use crate::gateway::identity::Caller;
 use crate::gateway::problem::Refusal;
 use crate::gateway::request::{Filters, Names};
-use crate::gateway::sealed::{self, Sealed, status_of};
-use crate::gateway::transfer::{Download, OPAQUE, private};
 use crate::gateway::{Gateway, Shared};
-use crate::runtime::stores::OpenStore;
-use crate::storage::layout::{AttemptKind, StepKeys};
-use crate::storage::records::ManifestFile;
-use crate::storage::{Audience, Digest, GetShape, Meta};
 
 /// Files of an output that are listed with it; more have to be asked for by their number.
 const LISTED: usize = 1000;
-/// Longest log that is measured before it is sent: above what an agent stores.
-const LOG_MAX: u64 = 16 << 20;
-
-fn view(file: &ManifestFile) -> FileView {
-    FileView {
-        path: file.path.clone(),
-        size: file.size,
-        sha256: file.sha256.to_string(),
-        media_type: file.media_type.clone(),
-    }
-}
 
 /// Every output with its first files: declared ones in their order, then any whose declaration is no longer known, then
 /// the log.
@@ -106,12 +85,6 @@ pub(super) async fn list(
 
 type FilePath = (String, String, String, usize);
 
-/// One file of a sealed result.
-struct Chosen {
-    open: OpenStore,
-    file: ManifestFile,
-}
-
 /// Of the output `log`, whose.
 #[derive(Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -141,65 +114,6 @@ async fn choose(gateway: &Gateway, caller: &Caller, path: &FilePath, whose: &Who
     Ok(Chosen { open, file: file.ok_or(Refusal::NotFound)? })
 }
 
-/// The log of a step, or of one of its shards: the sealed one, else one that a pod has left by now.
-async fn log(
-    gateway: &Gateway,
-    readable: &Readable,
-    open: &OpenStore,
-    step: &str,
-    shard: Option<u32>,
-) -> Result<Option<ManifestFile>, Refusal> {
-    let Some(status) = status_of(&readable.task, step) else { return Ok(None) };
-    if let Some(sealed) = Sealed::of(gateway, open, &readable.task, status).await? {
-        let Some(number) = shard.filter(|_| sealed.is_fan_out()) else { return sealed.file(LOG_OUTPUT, 0).await };
-        let shards = sealed.shards(number..number.saturating_add(1)).await?;
-        return Ok(shards.into_iter().flat_map(|shard| shard.files).find(|file| file.output == LOG_OUTPUT));
-    }
-    let keys = sealed::keys(open, &readable.namespace, &readable.task.uid().unwrap_or_default(), step)?;
-    unsealed_log(open, &keys, shard.unwrap_or(0)).await
-}
-
-async fn unsealed_log(open: &OpenStore, keys: &StepKeys, shard: u32) -> Result<Option<ManifestFile>, Refusal> {
-    let (mut found, mut after): (Option<Meta>, Option<String>) = (None, None);
-    loop {
-        let page = open.store.list(&keys.shard_prefix(shard), after.as_deref(), 1000).await?;
-        let is_log = |meta: &Meta| keys.parse(&meta.key).is_some_and(|key| key.kind == AttemptKind::Log);
-        after = page.objects.last().map(|meta| meta.key.clone());
-        // Which of several pods came last is in no key; the longest log says most.
-        found = page.objects.into_iter().filter(is_log).chain(found).max_by_key(|meta| meta.size);
-        if !page.more || after.is_none() {
-            break;
-        }
-    }
-    let Some(Meta { key, size, .. }) = found.filter(|meta| meta.size <= LOG_MAX) else { return Ok(None) };
-    // Nobody vouches for it yet, so it is measured as it is now.
-    let sha256 = Digest::of(&open.store.get_bytes(&key, LOG_MAX).await?);
-    let (output, path) = (LOG_OUTPUT.to_owned(), format!("{LOG_OUTPUT}.txt"));
-    Ok(Some(ManifestFile { output, seq: 0, path, size, sha256, media_type: Some("text/plain".to_owned()), key }))
-}
-
-impl Chosen {
-    /// The signed URL of the file, where the store has such.
-    async fn signed(&self) -> Result<Option<SignedRequest>, Refusal> {
-        let Some(signer) = self.open.store.signer() else { return Ok(None) };
-        let shape = GetShape { content_disposition: attachment(&self.file.path), content_type: OPAQUE.to_owned() };
-        Ok(Some(signer.sign_get(&self.file.key, &shape, self.open.ttl, Audience::Public).await?))
-    }
-}
-
-fn see_other(location: &str) -> Result<Response, Refusal> {
-    let mut headers = private();
-    let location = HeaderValue::from_str(location).map_err(|_| Refusal::Defect("a URL that is no header".into()))?;
-    headers.insert(LOCATION, location);
-    Ok((StatusCode::SEE_OTHER, headers).into_response())
-}
-
-/// Whether the caller is a program that reads JSON, not a browser that follows.
-fn prefers_json(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
-    accepted.contains("application/json") && !accepted.contains("text/html")
-}
-
 /// Download a file
 ///
 /// Needs the right to `get` `asynctasks/outputs`, each time. The link is stable and safe to keep: it lets nobody in.
@@ -226,13 +140,7 @@ pub(super) async fn download(
     Filters(whose): Filters<Whose>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let chosen = choose(&gateway, &caller, &path, &whose).await?;
-    if let Some(signed) = chosen.signed().await? {
-        return see_other(&signed.url);
-    }
-    let (store, file) = (&*chosen.open.store, &chosen.file);
-    let disposition = attachment(&file.path);
-    Download { store, key: &file.key, sha256: file.sha256, disposition: &disposition }.answer(&headers).await
+    choose(&gateway, &caller, &path, &whose).await?.download(&headers).await
 }
 
 /// Ask for the way to a file
@@ -261,21 +169,7 @@ pub(super) async fn ticket(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let chosen = choose(&gateway, &caller, &path, &whose).await?;
-    let signed = chosen.signed().await?;
-    let expires_in = signed.as_ref().map(|_| chosen.open.ttl.as_secs());
-    let request = signed.unwrap_or_else(|| SignedRequest {
-        method: "GET".to_owned(),
-        url: uri.path_and_query().map_or_else(|| uri.path(), |path| path.as_str()).to_owned(),
-        headers: BTreeMap::new(),
-    });
-    if !prefers_json(&headers) {
-        return see_other(&request.url);
-    }
-    // A path of the gateway is reached as the gateway itself was.
-    let ca = expires_in.and(chosen.open.ca.clone());
-    let ticket = DownloadTicket { request, expires_in, ca, file: view(&chosen.file) };
-    Ok((private(), Json(ticket)).into_response())
+    choose(&gateway, &caller, &path, &whose).await?.ticket(&uri, &headers).await
 }
 
 #[cfg(test)]
@@ -296,17 +190,5 @@ mod tests {
         let mut outputs = ["data", "log", "forgotten", "report"].map(output);
         arrange(&mut outputs, &["report", "data"]);
         assert_eq!(outputs.map(|output| output.name), ["report", "data", "forgotten", "log"]);
-    }
-
-    #[test]
-    fn browsers_are_led_and_programs_are_told() {
-        let with = |accept: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT, accept.parse().expect("a header value"));
-            prefers_json(&headers)
-        };
-        assert!(with("application/json"));
-        assert!(!with("text/html,application/xhtml+xml,application/json;q=0.9"));
-        assert!(!with("*/*") && !prefers_json(&HeaderMap::new()));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kube::Api;
+use kube::{Api, ResourceExt};
 
 use crate::api::AsyncTask;
 use crate::api::definition::OutputSpec;
@@ -73,6 +73,21 @@ impl Readable {
 pub(super) async fn read(gateway: &Gateway, namespace: &str, name: &str) -> Result<Option<AsyncTask>, Refusal> {
     let read = Api::<AsyncTask>::namespaced(gateway.client.clone(), namespace).get_opt(name).await;
     read.map_err(|source| Refusal::Kube { act: "read an AsyncTask", source })
+}
+
+/// The sealed result of a step in the run that this one continues; `None`: it continues none, or that is gone.
+pub(super) async fn taken_over<'a>(
+    gateway: &'a Gateway,
+    open: &'a OpenStore,
+    namespace: &str,
+    step: &StepStatus,
+) -> Result<Option<Sealed<'a>>, Refusal> {
+    let Some(adopted) = &step.adopted else { return Ok(None) };
+    let source = read(gateway, namespace, &adopted.name).await?;
+    match source.filter(|source| source.uid().as_ref() == Some(&adopted.uid)) {
+        Some(source) => Sealed::of_step(gateway, open, &source, &step.name).await,
+        None => Ok(None),
+    }
 }
 
 /// The store of a run; `None` before it has one.

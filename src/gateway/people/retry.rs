@@ -50,6 +50,8 @@ pub(super) async fn retry(
     gateway.authorizer.require(&caller, Access::namespace("create", namespace)).await?;
     let source = read(&gateway, namespace, name).await?.ok_or(Refusal::NotFound)?;
     let spec = spec(&source, &caller)?;
+    // They may have left it since.
+    tasks::require_member(&caller.person, spec.team.as_deref())?;
     let prefix = format!("{name}-retry");
     let new = tasks::named(asked.name.as_deref(), &prefix, &caller.person, namespace, &headers)?;
     let metadata = ObjectMeta { name: Some(new), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() };

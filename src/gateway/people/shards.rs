@@ -7,7 +7,7 @@ use axum::extract::State;
 use kube::ResourceExt;
 use serde::Deserialize;
 
-use super::readable::{read, store};
+use super::readable::{read, store, taken_over};
 use crate::api::AsyncTask;
 use crate::api::task::StepStatus;
 use crate::contract::people::{Problem, ShardList, ShardState, ShardView};
@@ -96,7 +96,8 @@ pub(super) async fn list(
         }
         None => {
             let keys = keys(&open, namespace, &task.uid().unwrap_or_default(), &status.name)?;
-            live(&open, &keys, status, &Page { from, limit, failed }).await?
+            let taken = taken_over(&gateway, &open, namespace, status).await?;
+            live(&open, &keys, status, taken.as_ref(), &Page { from, limit, failed }).await?
         }
     };
     let next = next.map(|next| next.to_string());
@@ -151,14 +152,25 @@ async fn live(
     open: &OpenStore,
     keys: &StepKeys,
     status: &StepStatus,
+    taken: Option<&Sealed<'_>>,
     page: &Page,
 ) -> Result<(Vec<ShardView>, Option<u32>), Refusal> {
     let total = status.shards.as_ref().and_then(|shards| u32::try_from(shards.total).ok()).unwrap_or(0);
     let end = total.min(page.from.saturating_add(u32::try_from(page.limit).unwrap_or(u32::MAX)));
     let (left, seen) = recorded(open, keys, page.from, end).await?;
+    let taken = match taken {
+        Some(sealed) => sealed.shards(page.from..seen).await?,
+        None => Vec::new(),
+    };
+    // What gave a result in the run before is not run again.
+    let taken = taken.into_iter().filter(|shard| shard.failure.is_none());
+    let mut taken: BTreeMap<u32, ShardView> = taken.map(|shard| (shard.shard, sealed_view(shard))).collect();
     let mut shards = Vec::new();
     for shard in page.from..seen {
-        let view = view(open, shard, left.get(&shard)).await?;
+        let view = match taken.remove(&shard) {
+            Some(view) => view,
+            None => view(open, shard, left.get(&shard)).await?,
+        };
         let fits = match page.failed {
             None => true,
             Some(false) => view.state == ShardState::Succeeded,
@@ -241,7 +253,7 @@ async fn view(open: &OpenStore, shard: u32, left: Option<&Left>) -> Result<Shard
 }
 
 /// A record; `None` for what is none, or is gone by now.
-async fn record<T: serde::de::DeserializeOwned>(open: &OpenStore, key: &str) -> Result<Option<T>, Refusal> {
+pub(super) async fn record<T: serde::de::DeserializeOwned>(open: &OpenStore, key: &str) -> Result<Option<T>, Refusal> {
     match open.store.get_bytes(key, RECORD_MAX).await {
         Ok(bytes) => Ok(decode(&bytes).ok()),
         Err(StoreError::NotFound { .. } | StoreError::TooLarge { .. }) => Ok(None),

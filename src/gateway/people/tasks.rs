@@ -233,7 +233,7 @@ fn time(text: &str) -> Result<Time, Refusal> {
     text.parse().map(Time).map_err(wrong)
 }
 
-fn require_member(person: &Person, team: Option<&str>) -> Result<(), Refusal> {
+pub(super) fn require_member(person: &Person, team: Option<&str>) -> Result<(), Refusal> {
     match team {
         Some(team) if !person.groups.iter().any(|group| group == team) => {
             Err(Refusal::Forbidden("`team` must be one of your own groups: see `kubectl auth whoami`".into()))

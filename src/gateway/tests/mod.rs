@@ -8,6 +8,7 @@ mod history;
 mod inputs;
 mod nobody_in;
 mod people;
+mod pieces;
 mod shards;
 mod spread;
 mod wire;

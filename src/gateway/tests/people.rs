@@ -41,6 +41,21 @@ async fn the_same_key_makes_one_task_owned_by_who_asked() {
 }
 
 #[tokio::test]
+async fn a_run_may_continue_another_one_and_read_what_it_gave() {
+    let world = World::new();
+    let mut asked = run("c");
+    asked["retryOf"] = json!("run-1");
+    asked["inputs"] = json!({"archive": {"output": {"task": "run-1", "name": "report"}}});
+    let made = create(&world, "k", asked.clone()).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
+    let spec = made.json()["spec"].clone();
+    assert_eq!(spec["retryOf"], json!({"name": "run-1"}));
+    assert_eq!(spec["inputs"], asked["inputs"]);
+    asked["inputs"] = json!({"archive": {"output": {"task": "run-1"}}});
+    assert_eq!(create(&world, "l", asked).await.status, StatusCode::BAD_REQUEST, "which output?");
+}
+
+#[tokio::test]
 async fn what_the_definition_does_not_take_is_told_in_full_and_nothing_is_left() {
     let world = World::new();
     let wrong = create(&world, "k", json!({"definition": "course-import", "inputs": {"x": {"upload": "u"}}})).await;
@@ -256,7 +271,7 @@ async fn a_program_gets_a_ticket_and_a_browser_is_led() {
 async fn the_document_is_free_and_names_every_route() {
     let world = World::new();
     let served = world.send(Request::get("/openapi.json").body(Body::empty()).expect("a request")).await.json();
-    assert_eq!(served["paths"].as_object().map(serde_json::Map::len), Some(12));
+    assert_eq!(served["paths"].as_object().map(serde_json::Map::len), Some(14));
     assert_eq!(served["info"]["version"], env!("CARGO_PKG_VERSION"));
     let printed: Value = serde_json::from_str(&crate::gateway::openapi()).expect("JSON");
     assert_eq!(served, printed);

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::fan_out::{self, number};
 use super::render::{cancel_request, place_in_queue};
-use super::takeover::Takeover;
+use super::takeover::{self, Takeover};
 use super::words::{Paint, ahead, clean, grouped};
 use crate::api::condition::{CANCEL_REQUESTED, NOT_NOW, STALLED};
 use crate::api::state::StepState;
@@ -95,7 +95,7 @@ pub(crate) fn cause(task: &AsyncTask, facts: &Facts, now: Timestamp) -> Cause {
             format!("`kubectl asynctask outputs get {name}` fetches what it gave back"),
         ),
         TaskState::Canceled => Cause::new(format!("It was cancelled{}", said(status)), rerun(&name)),
-        TaskState::Failed => failed(&name, status),
+        TaskState::Failed => failed(&name, task, status),
     }
 }
 
@@ -328,7 +328,7 @@ fn retrying(step: &StepStatus, now: Timestamp) -> Cause {
     )
 }
 
-fn failed(name: &str, status: &AsyncTaskStatus) -> Cause {
+fn failed(name: &str, task: &AsyncTask, status: &AsyncTaskStatus) -> Cause {
     let Some(failure) = &status.failure else {
         return Cause::new(
             format!("It failed{}", said(status)),
@@ -340,18 +340,17 @@ fn failed(name: &str, status: &AsyncTaskStatus) -> Cause {
     let code = code.as_ref().map(|code| format!(" · {}", clean(code))).unwrap_or_default();
     let exit = exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
     let more = link.as_ref().map(|link| format!(". More: {}", clean(link))).unwrap_or_default();
-    let taken = Takeover::of(status).is_some();
-    let again = if taken { retry(name) } else { rerun(name) };
+    let goes_on = Takeover::of(status).is_some() && takeover::refusal(task).is_none();
+    let again = if goes_on { retry(name) } else { rerun(name) };
     let failed = status.steps.iter().find(|other| failure.step.as_ref() == Some(&other.name));
-    let failed = failed.filter(|step| step.shards.is_some());
+    let failed = failed.and_then(|step| step.shards.as_ref()).filter(|shards| shards.failed > 0);
     let next = match (retriable, failed) {
         (Some(true), _) => format!("It may succeed when it is run again: {again}"),
         (Some(false), _) => "Running it again would end the same way: mend first what the message names".to_owned(),
         (None, Some(_)) => format!("`kubectl asynctask shards {name} --failed` lists the shards; {again}"),
         (None, None) => format!("`kubectl asynctask logs {name}` shows what it wrote; {again}"),
     };
-    let kinds = failed.map(kinds).unwrap_or_default();
-    let what = format!("It failed{step}: {}{code}{exit}: {}{more}{kinds}", clean(reason), clean(message));
+    let what = format!("It failed{step}: {}{code}{exit}: {}{more}", clean(reason), clean(message));
     Cause::new(what, next)
 }
 

@@ -176,7 +176,7 @@ fn of_a_fan_out_the_failures_are_counted_and_the_next_command_is_named() {
         ),
         (
             include_str!("golden/shards_failed.yaml"),
-            "10 are tolerated: 43 shards: InvalidEmail",
+            "It failed in step send: ShardsFailed · InvalidEmail: 44 of 1000 shards gave no result",
             "`kubectl asynctask retry mail-1` takes over what succeeded",
         ),
     ] {
@@ -184,6 +184,17 @@ fn of_a_fan_out_the_failures_are_counted_and_the_next_command_is_named() {
         assert!(said.contains(what), "{said}");
         assert!(remedy.contains(next), "{remedy}");
     }
+}
+
+#[test]
+fn too_many_failed_items_are_nothing_a_retry_could_mend() {
+    let mut task = golden(include_str!("golden/shards_failed.yaml"));
+    let status = task.status.as_mut().expect("a status");
+    let shards = status.steps[1].shards.as_mut().expect("shards");
+    (shards.succeeded, shards.failed) = (shards.total, 0);
+    status.failure.as_mut().expect("a failure").reason = "ItemsFailed".into();
+    let (_, remedy) = why(&task, &Facts::default());
+    assert!(remedy.contains("rerun mail-1") && !remedy.contains("retry mail-1"), "{remedy}");
 }
 
 #[test]

@@ -165,6 +165,15 @@ mod tests {
         }
     }
 
+    /// What the book shows of a fan-out is what the command draws.
+    #[test]
+    fn the_book_shows_a_fan_out_as_it_is_drawn() {
+        let book = crate::cli::golden::project("docs/src/command-line.md");
+        let page = crate::cli::golden::project("src/cli/golden/shards_during.txt");
+        let drawn: Vec<_> = page.lines().filter(|line| line.starts_with("  ")).take(5).collect();
+        assert!(book.contains(&drawn.join("\n")), "{}", drawn.join("\n"));
+    }
+
     #[test]
     fn flags_of_the_connection_stand_before_or_after_the_verb() {
         for line in ["kubectl-asynctask -n studio list", "kubectl-asynctask list -n studio"] {

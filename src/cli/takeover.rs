@@ -34,16 +34,15 @@ pub(crate) struct Part {
 impl Takeover {
     /// From the status of the run that is to be retried.
     pub(crate) fn of(known: &AsyncTaskStatus) -> Self {
-        let adopted = adopted(known);
-        let is_adopted = |name: &str| adopted.iter().any(|other| other == name);
         let mut all = Self::default();
         for planned in &known.plan {
-            let step = status(known, &planned.name);
+            let ready = needs(planned).all(|need| all.whole.iter().any(|taken| taken == need));
+            let step = known.steps.iter().find(|step| step.name == planned.name);
+            let kept = step.filter(|step| ready && (step.manifest.is_some() || step.adopted.is_some()));
             let state = step.and_then(|step| step.state).unwrap_or(StepState::Waiting);
-            let ready = needs(planned).all(is_adopted);
-            if is_adopted(&planned.name) {
-                all.whole.extend((state == StepState::Complete).then(|| planned.name.clone()));
-            } else if let Some(part) = step.and_then(|step| part(planned, step)).filter(|_| ready) {
+            if kept.is_some() && state == StepState::Complete {
+                all.whole.push(planned.name.clone());
+            } else if let Some(part) = kept.and_then(|step| part(planned, step)) {
                 all.cause |= part.done < part.total;
                 all.parts.push(part);
             } else if state != StepState::Skipped || planned.when.is_none() {
@@ -98,31 +97,12 @@ pub(crate) fn refusal(task: &AsyncTask) -> Option<String> {
     })
 }
 
-fn status<'a>(known: &'a AsyncTaskStatus, name: &str) -> Option<&'a StepStatus> {
-    known.steps.iter().find(|step| step.name == name)
-}
-
 fn needs(planned: &PlannedStep) -> impl Iterator<Item = &str> {
     planned.depends_on.iter().chain(planned.when.as_ref().map(|when| &when.step)).map(String::as_str)
 }
 
-/// The complete steps behind complete ones only. An alternative that did not occur stands in nobody's way.
-fn adopted(known: &AsyncTaskStatus) -> Vec<String> {
-    let mut adopted: Vec<String> = Vec::new();
-    loop {
-        let next = known.plan.iter().find(|planned| {
-            let state = status(known, &planned.name).and_then(|step| step.state);
-            let kept =
-                state == Some(StepState::Complete) || (state == Some(StepState::Skipped) && planned.when.is_some());
-            kept && !adopted.contains(&planned.name) && needs(planned).all(|need| adopted.iter().any(|a| a == need))
-        });
-        let Some(next) = next else { return adopted };
-        adopted.push(next.name.clone());
-    }
-}
-
 fn part(planned: &PlannedStep, step: &StepStatus) -> Option<Part> {
-    let shards = step.shards.as_ref().filter(|_| planned.fan_out.is_some() && step.manifest.is_some())?;
+    let shards = step.shards.as_ref().filter(|_| planned.fan_out.is_some())?;
     Some(Part { step: planned.name.clone(), done: shards.succeeded, total: shards.total })
 }
 
@@ -130,6 +110,7 @@ fn part(planned: &PlannedStep, step: &StepStatus) -> Option<Part> {
 mod tests {
     use super::{Takeover, refusal};
     use crate::api::AsyncTask;
+    use crate::api::state::{StepState, TaskState};
     use serde_json::{Value, json};
 
     fn golden(text: &str) -> AsyncTask {
@@ -176,10 +157,22 @@ mod tests {
         let plan =
             json!([step("a", json!([])), step("b", json!(["a"])), step("c", json!([])), step("d", json!(["c"])), lite]);
         let steps = json!([
-            {"name": "a", "state": "Failed"}, {"name": "b", "state": "Complete"}, {"name": "c", "state": "Complete"},
-            {"name": "d", "state": "Complete"}, {"name": "lite", "state": "Skipped"},
+            {"name": "a", "state": "Failed"}, {"name": "b", "state": "Complete", "manifest": "00"},
+            {"name": "c", "state": "Complete", "manifest": "00"}, {"name": "d", "state": "Complete", "manifest": "00"},
+            {"name": "lite", "state": "Skipped"},
         ]);
         assert_eq!(sentence(&run("Failed", plan, steps)), "Taken over from mail-1: c, d. To run: a, b");
+    }
+
+    #[test]
+    fn shards_that_a_retry_itself_had_taken_over_are_taken_over_again() {
+        let mut task = golden(include_str!("golden/shards_retry.yaml"));
+        let known = task.status.as_mut().expect("a status");
+        (known.state, known.steps[1].state) = (Some(TaskState::Canceled), Some(StepState::Canceled));
+        let expected = "Taken over from mail-1: plan, 970 of 1,000 shards of send. \
+                        To run: 30 shards of send, assemble-send, summary";
+        assert_eq!(sentence(&task), expected);
+        assert_eq!(refusal(&task), None);
     }
 
     #[test]

@@ -13,6 +13,8 @@ BIN := $(CARGO_TARGET_DIR)/debug
 # The agent is linked statically, which is another world for rustc: its own folder keeps the two from rebuilding each other.
 AGENT_TARGET := $(ASYNCTASK_CACHE)/target-agent
 AGENT := $(AGENT_TARGET)/$(HOST)/agent/asynctask-agent
+# What is measured is built as it is shipped.
+MEASURED := $(ASYNCTASK_CACHE)/target-measured
 ON_PATH := $(ASYNCTASK_CACHE)/path
 
 # One feature set for everything that is tested, so that dependencies are built once.
@@ -41,7 +43,7 @@ test-unit: ## Unit, property, store and agent tests; the examples' and the clust
 	@go vet -C tests/cluster . && go test -C tests/cluster .
 	@go vet -C tests/kstatus . && go test -C tests/kstatus .
 	@cd manifests/examples/course-outline && python3 -m unittest discover -q -s tests -t .
-	@cargo test $(CARGO_FEATURES) --lib --bins --test architecture --test storage --test agent
+	@cargo test $(CARGO_FEATURES) --lib --bins --test architecture --test storage --test agent --test bench
 
 .PHONY: test-e2e
 test-e2e: binaries cluster-build images ## Boots a cluster of its own and tests the installed chart on it
@@ -62,6 +64,15 @@ test-faults: binaries cluster-build images ## Crashes the operator at every writ
 test-faults-full: binaries cluster-build images ## The same with every scenario, refusals, delays and a leader that sleeps
 	@cargo test $(CARGO_FEATURES) --test faults --no-run
 	@FAULTS_OPERATOR="$(BIN)/asynctask-operator" tests/faults/run.sh --include-ignored
+
+.PHONY: bench
+bench: cluster-build ## Measures the budgets on a cluster of its own, beside raw Jobs; wants the machine for itself
+	@CARGO_TARGET_DIR="$(MEASURED)" cargo test $(CARGO_FEATURES) --release --test bench --no-run
+	@CARGO_TARGET_DIR="$(MEASURED)" tests/bench/run.sh
+
+.PHONY: bench-accept
+bench-accept: ## Makes the figures of the last `make bench` the baseline, and puts them into the book
+	@CARGO_TARGET_DIR="$(MEASURED)" cargo test $(CARGO_FEATURES) --release --test bench -- --ignored the_last_run_becomes_the_baseline
 
 .PHONY: lint
 lint: generate-check ## Generated files, format, clippy, each binary alone

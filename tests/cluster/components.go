@@ -66,12 +66,12 @@ func (c Cluster) components() []component {
 				"--bind-address=" + node, "--leader-elect=false", "--use-service-account-credentials",
 				"--root-ca-file=" + pki("ca.crt"), "--service-account-private-key-file=" + pki("sa.key"),
 				"--cluster-signing-cert-file=" + pki("ca.crt"), "--cluster-signing-key-file=" + pki("ca.key"),
-				"--kube-api-qps=300", "--kube-api-burst=600"},
+				"--kube-api-qps=500", "--kube-api-burst=1000"},
 		},
 		{
 			name: "kube-scheduler", ready: get("https://" + node + ":10259/healthz"),
 			args: []string{kube, "kube-scheduler", "--kubeconfig=" + pki("scheduler.kubeconfig"),
-				"--bind-address=" + node, "--leader-elect=false", "--kube-api-qps=300", "--kube-api-burst=600"},
+				"--bind-address=" + node, "--leader-elect=false", "--kube-api-qps=500", "--kube-api-burst=1000"},
 		},
 		{
 			name: "kubelet", ready: get("http://" + node + ":10248/healthz"),

@@ -88,7 +88,8 @@ pub(crate) fn ours_since(mark: Mark, namespace: &str) -> Vec<Write> {
 pub(crate) fn most_within(writes: &[Write], seconds: i64) -> usize {
     let mut times: Vec<Timestamp> = writes.iter().map(|write| write.request_received_timestamp).collect();
     times.sort();
-    let within = |from: &Timestamp| times.iter().filter(|at| *at >= from && at.as_second() - from.as_second() < seconds);
+    let within =
+        |from: &Timestamp| times.iter().filter(|at| *at >= from && at.as_second() - from.as_second() < seconds);
     times.iter().map(|from| within(from).count()).max().unwrap_or_default()
 }
 

@@ -213,10 +213,7 @@ mod tests {
         let before = figures([wall(10.0, 10.0)]);
         assert_eq!(regressions(&figures([wall(11.9, 10.0)]), &before), Vec::<String>::new());
         assert_eq!(regressions(&figures([wall(24.0, 20.0)]), &before), Vec::<String>::new(), "a slow machine");
-        assert_eq!(
-            regressions(&figures([wall(12.2, 10.0)]), &before),
-            ["500 tasks (burst-500): 1.22 instead of 1"]
-        );
+        assert_eq!(regressions(&figures([wall(12.2, 10.0)]), &before), ["500 tasks (burst-500): 1.22 instead of 1"]);
     }
 
     #[test]

@@ -59,8 +59,10 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
         Row::new("downloads", "signed download decisions per second, gateway kept on one core", "/ s", vec![rate])
             .at_least(1000.0),
     );
-    figures.add(Row::new("downloads-p99", "their p99, 8 at a time", "ms", vec![percentile(&times, 0.99)]).at_most(20.0));
-    figures.add(Row::new("downloads-cpu", "decisions per second of its CPU", "", vec![decided / spent]).at_least(1000.0));
+    figures
+        .add(Row::new("downloads-p99", "their p99, 8 at a time", "ms", vec![percentile(&times, 0.99)]).at_most(20.0));
+    figures
+        .add(Row::new("downloads-cpu", "decisions per second of its CPU", "", vec![decided / spent]).at_least(1000.0));
     figures.add(Row::new("gateway-peak", "most memory of the gateway so far", "MiB", vec![peak(gateway)]).steady());
     clear(ns);
 }

@@ -27,9 +27,12 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
     let _hand = StandIn::begin(site, &ns.name, Voice::store(site));
     let mark = audit::mark();
     let times = site.runtime.block_on(one_by_one(site, &ns, count));
-    figures.add(
-        Row::new("idle-p50", format!("create → Job created, p50 of {count}"), "ms", vec![percentile(&times, 0.5)]),
-    );
+    figures.add(Row::new(
+        "idle-p50",
+        format!("create → Job created, p50 of {count}"),
+        "ms",
+        vec![percentile(&times, 0.5)],
+    ));
     figures.add(
         Row::new("idle-p99", format!("create → Job created, p99 of {count}"), "ms", vec![percentile(&times, 0.99)])
             .at_most(100.0),

@@ -43,7 +43,7 @@ eval "$(cluster env --name "$name" --path "$ASYNCTASK_CACHE/path")"
 kubectl create namespace asynctask-system >/dev/null
 helm upgrade --install asynctask "$root/charts/asynctask-operator" --namespace asynctask-system \
   --set operator.replicas=0 --set gateway.replicas=0 --set agent.injection=image-volume --set log.filter=warn >/dev/null
-kubectl -n asynctask-system get deployments -o name
+"$here/../await-kinds.sh"
 cd "$root"
 # shellcheck disable=SC2086
 cargo test --locked --features full ${BENCH_PROFILE---release} --test bench -- --ignored --nocapture --exact the_budgets_are_measured

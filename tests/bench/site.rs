@@ -50,8 +50,15 @@ impl<'a> Site<'a> {
         let mut start = self::start("asynctask-gateway", env!("CARGO_BIN_EXE_asynctask-gateway"), &volume);
         start.arguments.extend([format!("--listen={gateway_address}"), "--health-listen=127.0.0.1:0".to_owned()]);
         let gateway = Operator::new(start, GATEWAY);
-        let site =
-            Self { runtime, client, operator, metrics: format!("http://{metrics}/metrics"), gateway, gateway_address, volume };
+        let site = Self {
+            runtime,
+            client,
+            operator,
+            metrics: format!("http://{metrics}/metrics"),
+            gateway,
+            gateway_address,
+            volume,
+        };
         until("the gateway answers", || runtime.block_on(site.answers()).then_some(()));
         site
     }
@@ -83,9 +90,9 @@ impl<'a> Site<'a> {
     /// How many reconciles of tasks the operator has done since it began; `None` while it does not answer.
     pub(crate) fn reconciles(&self) -> Option<u64> {
         let text = self.runtime.block_on(async { reqwest::get(&self.metrics).await.ok()?.text().await.ok() })?;
-        let counts = text.lines().filter(|line| {
-            line.starts_with("asynctask_reconciles_total{") && line.contains("controller=\"task\"")
-        });
+        let counts = text
+            .lines()
+            .filter(|line| line.starts_with("asynctask_reconciles_total{") && line.contains("controller=\"task\""));
         Some(counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum())
     }
 

@@ -26,7 +26,8 @@ pub(crate) fn rounds(size: usize) -> usize {
 
 /// The folder of this run.
 pub(crate) fn folder() -> std::path::PathBuf {
-    let set = std::env::var_os("BENCH_FOLDER").expect("BENCH_FOLDER is not set: run tests/bench/run.sh, or `make bench`");
+    let set =
+        std::env::var_os("BENCH_FOLDER").expect("BENCH_FOLDER is not set: run tests/bench/run.sh, or `make bench`");
     set.into()
 }
 

@@ -106,7 +106,8 @@ where
     let mut changes = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().applied_objects());
     while done.len() < count {
         let change = tokio::time::timeout(PATIENCE, changes.next()).await;
-        let change = change.unwrap_or_else(|_| panic!("nothing new for {PATIENCE:?}; {} of {count} are over", done.len()));
+        let change =
+            change.unwrap_or_else(|_| panic!("nothing new for {PATIENCE:?}; {} of {count} are over", done.len()));
         match change.expect("a watch does not end") {
             Ok(object) if over(&object) => {
                 done.insert(object.meta().uid.clone());

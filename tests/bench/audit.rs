@@ -12,7 +12,6 @@ use crate::support::SYSTEM;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Write {
-    pub(crate) verb: String,
     #[serde(rename = "requestURI")]
     uri: String,
     user: User,
@@ -89,8 +88,8 @@ pub(crate) fn most_within(writes: &[Write], seconds: i64) -> usize {
     let mut times: Vec<Timestamp> = writes.iter().map(|write| write.request_received_timestamp).collect();
     times.sort();
     let within =
-        |from: &Timestamp| times.iter().filter(|at| *at >= from && at.as_second() - from.as_second() < seconds);
-    times.iter().map(|from| within(from).count()).max().unwrap_or_default()
+        |from: Timestamp| times.iter().filter(|at| **at >= from && at.as_second() - from.as_second() < seconds).count();
+    times.iter().map(|from| within(*from)).max().unwrap_or_default()
 }
 
 #[test]

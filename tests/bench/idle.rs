@@ -42,7 +42,7 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
 }
 
 /// Milliseconds from the call that creates a task to the news of its Job.
-async fn one_by_one(site: &Site, ns: &Namespace, count: usize) -> Vec<f64> {
+async fn one_by_one(site: &Site<'_>, ns: &Namespace, count: usize) -> Vec<f64> {
     let (seen, mut jobs) = mpsc::unbounded_channel();
     let watched = of::<Job>(site, ns);
     let watch = tokio::spawn(async move {

@@ -20,7 +20,8 @@ pub(crate) struct Site<'a> {
     pub(crate) operator: Operator,
     /// Metrics of the operator.
     metrics: String,
-    pub(crate) gateway: Operator,
+    /// Runs as long as this is there.
+    _gateway: Operator,
     pub(crate) gateway_address: SocketAddr,
     /// Of the filesystem store.
     pub(crate) volume: PathBuf,
@@ -55,7 +56,7 @@ impl<'a> Site<'a> {
             client,
             operator,
             metrics: format!("http://{metrics}/metrics"),
-            gateway,
+            _gateway: gateway,
             gateway_address,
             volume,
         };

@@ -12,7 +12,7 @@ use crate::process::{cpu, peak};
 use crate::seaweedfs::{Seaweed, SeaweedOptions};
 use crate::site::{Site, pin};
 use crate::sizes::{host, number};
-use crate::stand_in::{StandIn, Voice};
+use crate::stand_in::{PREFIX, StandIn, Voice};
 use crate::support::{Namespace, SYSTEM, get, kubectl_in, until};
 use crate::work::{clear, create_all, define, of, task, task_is_over, until_all};
 
@@ -31,7 +31,7 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
     let outputs = json!([{"name": "report", "step": "work", "path": "report.txt"}]);
     define(&ns, "one", json!({}), json!({"store": STORE, "outputs": outputs}));
     let store = Arc::new(S3Store::new(options).unwrap());
-    let voice = Voice::Store { store, layout: Layout::new("").unwrap(), output: Some("report") };
+    let voice = Voice::Store { store, layout: Layout::new(PREFIX).unwrap(), output: Some("report") };
     let hand = StandIn::begin(site, &ns.name, voice);
     site.runtime.block_on(async {
         create_all(&of(site, &ns), [task("t", "one")]).await;

@@ -26,6 +26,8 @@ use crate::site::Site;
 
 /// Pods that are ended side by side.
 const TOGETHER: usize = 32;
+/// What keys of a store begin with that says nothing else.
+pub(crate) const PREFIX: &str = "asynctask";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
 /// How a pod commits.
@@ -44,7 +46,7 @@ impl Voice {
     pub(crate) fn store(site: &Site) -> Self {
         let folder = site.volume.join("trial");
         let store = asynctask_operator::storage::filesystem::FilesystemStore::open(&folder).unwrap();
-        Self::Store { store: Arc::new(store), layout: Layout::new("").unwrap(), output: None }
+        Self::Store { store: Arc::new(store), layout: Layout::new(PREFIX).unwrap(), output: None }
     }
 
     /// Calls of the site's gateway.

@@ -138,7 +138,7 @@ pub(crate) fn task_is_over(task: &AsyncTask) -> bool {
 
 /// Whether the operator has nothing more to write about a run.
 pub(crate) fn is_marked(task: &AsyncTask) -> bool {
-    task.annotations().contains_key(ANNOTATION_FINISHED)
+    task_is_over(task) && task.annotations().contains_key(ANNOTATION_FINISHED)
 }
 
 /// Removes a namespace and waits, so that what comes next has the machine for itself.

@@ -55,6 +55,11 @@ test-scale: binaries cluster-build images ## On fake nodes: 1,000 runs through t
 	@cargo test $(CARGO_FEATURES) --test e2e --no-run
 	@E2E_AGENT="$(AGENT)" THREADS=1 SCALE_TASKS=1000 SCALE_RACES=500 tests/e2e/run.sh queue::many_runs races::
 
+.PHONY: test-spread
+test-spread: binaries cluster-build images ## On the real node: 200 shards whose pods are killed, a million items in the same memory
+	@cargo test $(CARGO_FEATURES) --test e2e --no-run
+	@E2E_AGENT="$(AGENT)" THREADS=1 SPREAD_SHARDS=200 SPREAD_ITEMS=1000000 tests/e2e/run.sh spread::whatever_is_killed memory::
+
 .PHONY: test-faults
 test-faults: binaries cluster-build images ## Crashes the operator at every write, loses answers, serves old views; prints a table
 	@cargo test $(CARGO_FEATURES) --test faults --no-run

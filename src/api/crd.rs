@@ -162,4 +162,29 @@ mod tests {
             });
         }
     }
+
+    /// Properties of a part of the AsyncTask's schema.
+    fn fields(pointer: &str) -> Vec<String> {
+        let json = super::all().into_iter().find(|(file, _)| *file == "asynctasks.yaml").map(|(_, crd)| crd);
+        let json = serde_json::to_value(json).expect("json");
+        let schema = json.pointer(&format!("/spec/versions/0/schema/openAPIV3Schema/properties/{pointer}/properties"));
+        schema.and_then(Value::as_object).expect("an object").keys().cloned().collect()
+    }
+
+    #[test]
+    fn the_gateway_is_let_change_only_what_is_its_own() {
+        let policy = include_str!("../../charts/asynctask-operator/templates/admission.yaml");
+        // Of `spec.cancel` and a step's `guarded` the policy says which change is allowed.
+        let parts = [
+            ("spec", ["cancel"].as_slice(), "object.spec.", "oldObject.spec."),
+            ("status", &["steps", "progress"], "object.status.", "oldObject.status."),
+            ("status/properties/steps/items", &["name", "stage", "progress", "guarded"], "o.", "s."),
+        ];
+        for (part, own, one, other) in parts {
+            for field in fields(part).iter().filter(|field| !own.contains(&field.as_str())) {
+                let same = ["?", ""].map(|maybe| format!("{one}{maybe}{field} == {other}{maybe}{field}"));
+                assert!(same.iter().any(|same| policy.contains(same)), "{part}.{field}: nothing keeps the gateway off it");
+            }
+        }
+    }
 }

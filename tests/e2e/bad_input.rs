@@ -128,6 +128,30 @@ fn a_plan_that_cannot_be_is_refused_with_its_field() {
 }
 
 #[test]
+fn a_fan_out_that_cannot_be_is_refused_with_its_field() {
+    let _turn = Cluster::shared();
+    let ns = Namespace::new("fan-out");
+    let of = |name: &str, said: &str| steps(name, "", &[("plan", "true", ""), ("send", "true", said)]);
+    let tolerance = of("tolerance", "fanOut: {shards: 3, tolerate: {failedShards: 120%}}");
+    no_plan(&ns, "tolerance", &tolerance, "steps[send].fanOut.tolerate.failedShards: ", &["\"120%\"", "100%"]);
+    let silent = of("silent", "fanOut: {itemsFrom: {step: plan}}");
+    no_plan(&ns, "silent", &silent, "steps[send].fanOut.itemsFrom.step: ", &["plan", "emitsItems"]);
+    let backoff = of("backoff", "fanOut: {shards: 3}, retry: {limit: 2, backoff: {initial: 10s}}");
+    no_plan(&ns, "backoff", &backoff, "steps[send].retry.backoff: ", &["fan"]);
+    let ignore = of("ignore", "fanOut: {shards: 3}, retry: {limit: 2, rules: [{exitCodes: [\"70\"], action: Ignore}]}");
+    no_plan(&ns, "ignore", &ignore, "steps[send].retry.rules[0].action: ", &["without end"]);
+    assert_eq!(ns.kubectl(&["get", "taskrevisions", "-o", "name"]).ok(), "");
+
+    let said = ns.apply(&of("many", "fanOut: {shards: 100001}")).refused();
+    println!("many: {said}");
+    assert!(said.contains("fanOut.shards") && said.contains("100000"), "{said}");
+    let shards = "  parameters: {type: object, required: [n], properties: {n: {type: integer}}}";
+    ns.define("asked", &steps("asked", shards, &[("send", "true", "fanOut: {shardsFrom: {parameter: n}}")]));
+    ns.apply(&task("t", "asked").replace("spec: {", "spec: {parameters: {n: 100001}, ")).ok();
+    refused(&ns, "t", "InvalidParameters", &["100001", "100000"]);
+}
+
+#[test]
 fn a_revision_that_is_not_there_is_refused_by_name() {
     let _turn = Cluster::shared();
     let ns = Namespace::new("revision");

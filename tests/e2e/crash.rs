@@ -12,7 +12,7 @@ fn kill(component: &str) {
 
 /// The process of the component's pod, told from those of other clusters by the pod's UID in its cgroup. A pod that is
 /// being deleted does not count: it is of a Deployment scaled down before.
-fn process(component: &str) -> Option<String> {
+pub(crate) fn process(component: &str) -> Option<String> {
     let selector = format!("app.kubernetes.io/component={component}");
     let pods = get(&["-n", SYSTEM, "pods", "-l", &selector]);
     let stays = |pod: &&serde_json::Value| pod["metadata"]["deletionTimestamp"].is_null();

@@ -22,12 +22,17 @@ impl Ledger {
         let kept = Arc::clone(&lines);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // To the empty line: what is left unread when the stream is closed resets it, and the program fails.
-                let lines = BufReader::new(&stream).lines().map_while(Result::ok);
-                let request = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-                let line = request.split_whitespace().nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
-                kept.lock().unwrap().push(line);
-                let _ = (&stream).write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+                // Each in a thread of its own: a pod that is killed half way through its line holds up no other.
+                let kept = Arc::clone(&kept);
+                std::thread::spawn(move || {
+                    // To the empty line: what is left unread when the stream is closed resets it, and the program fails.
+                    let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                    let request = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+                    if let Some(line) = request.split_whitespace().nth(1) {
+                        kept.lock().unwrap().push(line.trim_start_matches('/').to_owned());
+                    }
+                    let _ = (&stream).write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+                });
             }
         });
         Self { lines, address }

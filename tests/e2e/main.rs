@@ -12,6 +12,7 @@ mod crash;
 mod journey;
 mod ledger;
 mod life;
+mod memory;
 mod queue;
 mod races;
 mod revisions;

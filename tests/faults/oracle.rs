@@ -82,8 +82,10 @@ fn objects(ns: &Namespace) -> BTreeMap<String, Value> {
     list["items"].as_array().unwrap().iter().map(|object| (name(object), lasting(object, &ns.name))).collect()
 }
 
+/// The label and annotation that somebody sets all the time: the Job gets the value that is set when it is made.
+pub(crate) const EDITED: &str = "edited";
 /// Fields that say how it went, not what came of it.
-const PASSING: &[&str] = &["managedFields", "resourceVersion", "generation", "observedGeneration", "seq"];
+const PASSING: &[&str] = &["managedFields", "resourceVersion", "generation", "observedGeneration", "seq", EDITED];
 
 fn lasting(value: &Value, namespace: &str) -> Value {
     match value {

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::every_write::{reference, settled};
-use crate::oracle::End;
+use crate::oracle::{EDITED, End};
 use crate::scenario::Scenario;
 use crate::site::{Site, site};
 use crate::support::{Namespace, SYSTEM, kubectl, until};
@@ -140,8 +140,10 @@ fn r15_labels_and_annotations_that_change_all_the_time_stop_nothing() {
     until("the task is complete, whoever edits it", || finished().then_some(()));
     let edits = editors.stop();
 
-    ns.kubectl(&["annotate", "asynctask", scenario.task(), "edited-"]).ok();
-    ns.kubectl(&["label", "asynctask", scenario.task(), "edited-"]).ok();
+    assert!(edits > 0, "nobody edited anything");
+    let remove = format!("{EDITED}-");
+    ns.kubectl(&["annotate", "asynctask", scenario.task(), &remove]).ok();
+    ns.kubectl(&["label", "asynctask", scenario.task(), &remove]).ok();
     let against = settled(&ns, &reference.end, site);
     report("R15", "labels and annotations edited", &[Outcome::at(&format!("{edits} edits"), against)]);
 }
@@ -157,7 +159,7 @@ impl Editors {
             "kubectl proxy --port=0 > {count}.port & trap \"kill $!\" EXIT; trap exit TERM; \
              until grep -q : {count}.port; do sleep 0.05; done; url=http://$(sed 's/.* on //' {count}.port); n=0; \
              while sleep 0.05; do n=$((n+1)); curl -s -o /dev/null -X PATCH -H 'Content-Type: application/merge-patch+json' \
-             -d '{{\"metadata\":{{\"labels\":{{\"edited\":\"n'$n'\"}},\"annotations\":{{\"edited\":\"n'$n'\"}}}}}}' \
+             -d '{{\"metadata\":{{\"labels\":{{\"{EDITED}\":\"n'$n'\"}},\"annotations\":{{\"{EDITED}\":\"n'$n'\"}}}}}}' \
              $url/apis/asynctask.dev/v1alpha1/namespaces/{namespace}/asynctasks/{task}; echo $n > {count}; done",
             count = count.display(),
         );

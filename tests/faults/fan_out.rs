@@ -10,13 +10,13 @@ use asynctask_operator::storage::records::{Manifest, ManifestPage, RECORD_MAX, S
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
-use kube::{Api, Client, Config, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde_json::Value;
 
 use crate::component::Component;
 use crate::oracle::{End, all_keys};
 use crate::site::{Site, site};
-use crate::stand_in::{Played, StandIn};
+use crate::stand_in::{Played, StandIn, pods_as};
 use crate::support::{Namespace, get, steps, task, until};
 use crate::table::{Outcome, report};
 
@@ -221,11 +221,7 @@ fn r08_a_job_controller_killed_five_times_in_a_thousand_shards() {
 }
 
 /// The Job controller's own account: nobody else may make such a pod.
-async fn as_job_controller(namespace: &str) -> Api<Pod> {
-    let mut config = Config::infer().await.unwrap();
-    config.auth_info.impersonate = Some("system:serviceaccount:kube-system:job-controller".to_owned());
-    Api::namespaced(Client::try_from(config).unwrap(), namespace)
-}
+const JOB_CONTROLLER: &str = "system:serviceaccount:kube-system:job-controller";
 
 /// Another live pod for the shard of this one.
 async fn twin(of: &Pod, name: &str, pods: &Api<Pod>) -> Pod {
@@ -278,7 +274,7 @@ fn r10_of_two_live_pods_of_a_shard_that_both_commit_one_counts() {
 /// The two pods that committed for shard 1, and what a third one was told.
 async fn both_commit(ns: &Namespace, agents: &StandIn) -> (Vec<Played>, String) {
     let pods = agents.running("spread").await;
-    let controller = as_job_controller(&ns.name).await;
+    let controller = pods_as(JOB_CONTROLLER, &ns.name).await;
     let mut played = Vec::new();
     for pod in &pods {
         played.push(agents.play(pod).await.unwrap());

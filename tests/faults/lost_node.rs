@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use asynctask_operator::storage::ObjectStore;
 use asynctask_operator::storage::records::RECORD_MAX;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use crate::operator::Operator;
 use crate::oracle::{End, all_keys};
 use crate::scenario::Scenario;
 use crate::site::{Site, site};
-use crate::stand_in::{Played, StandIn};
+use crate::stand_in::{Played, StandIn, pods_as};
 use crate::support::{Namespace, SYSTEM, get, kubectl, kubectl_in, until};
 use crate::table::{Outcome, report};
 
@@ -179,9 +180,9 @@ fn r09_a_pod_on_a_node_that_the_cluster_loses_is_replaced_and_its_commit_refused
 #[test]
 fn the_operator_may_give_up_pods_of_steps_and_no_others() {
     let site = site();
-    let operator = format!("--as=system:serviceaccount:{SYSTEM}:asynctask-operator");
+    let operator = format!("system:serviceaccount:{SYSTEM}:asynctask-operator");
     let may = |verb: &str, what: &str| {
-        let said = kubectl(&["auth", "can-i", verb, what, "--all-namespaces", &operator]);
+        let said = kubectl(&["auth", "can-i", verb, what, "--all-namespaces", "--as", &operator]);
         said.out.trim() == "yes"
     };
     for (verb, what) in
@@ -196,38 +197,25 @@ fn the_operator_may_give_up_pods_of_steps_and_no_others() {
 
     let ns = Namespace::new("rights");
     site.proxy.watch(&ns.name, None);
-    let scenario = Scenario::read("slow", site);
-    scenario.begin(&ns);
+    Scenario::read("slow", site).begin(&ns);
     let ours = until("the pod of the step is there", || {
         let pods = get(&["-n", &ns.name, "pods", "-l", "asynctask.dev/step=work"]);
         pods["items"][0]["metadata"]["name"].as_str().map(str::to_owned)
     });
     kubectl_in(&["-n", &ns.name, "create"], &stranger()).ok();
-    let failed = r#"{"status":{"reason":"NodeLost"}}"#;
-    let mark = |pod: &str| {
-        let patch = [
-            "patch",
-            "pod",
-            pod,
-            "--subresource=status",
-            "--type=strategic",
-            "--dry-run=server",
-            &operator,
-            "-p",
-            failed,
-        ];
-        ns.kubectl(&patch)
-    };
-    let delete = |pod: &str| {
-        let path = format!("/api/v1/namespaces/{}/pods/{pod}?dryRun=All", ns.name);
-        kubectl(&["delete", "--raw", &path, &operator])
-    };
-    mark(&ours).ok();
-    delete(&ours).ok();
-    for said in [mark("stranger"), delete("stranger")] {
-        let said = said.refused();
-        assert!(said.contains("gives up pods of steps only"), "{said}");
-    }
+    site.runtime.block_on(async {
+        let pods = pods_as(&operator, &ns.name).await;
+        let lost = Patch::Strategic(json!({"status": {"reason": "NodeLost"}}));
+        let (patch, delete) =
+            (PatchParams { dry_run: true, ..PatchParams::default() }, DeleteParams::default().dry_run());
+        pods.patch_status(&ours, &patch, &lost).await.unwrap();
+        pods.delete(&ours, &delete).await.unwrap();
+        let marked = pods.patch_status("stranger", &patch, &lost).await.map(drop);
+        for said in [marked, pods.delete("stranger", &delete).await.map(drop)] {
+            let said = said.unwrap_err().to_string();
+            assert!(said.contains("gives up pods of steps only"), "{said}");
+        }
+    });
 }
 
 /// A pod of somebody else's.

@@ -2,7 +2,7 @@
 //! how a pod ended.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use asynctask_operator::contract::env::TOKEN_AUDIENCE;
 use asynctask_operator::contract::wire::{Commit, CommittedFile, FailureReport, UploadPlan, path};
@@ -10,11 +10,11 @@ use asynctask_operator::storage::Digest;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Config, ResourceExt};
 use reqwest::{Certificate, Method};
 use serde_json::{Value, json};
 
-use crate::support::{Namespace, SYSTEM, gateway_ca, get};
+use crate::support::{Namespace, PATIENCE, SYSTEM, gateway_ca, get};
 
 /// Of an Indexed Job's pod.
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
@@ -40,6 +40,13 @@ pub(crate) struct Played {
 
 /// The gateway's answer: status, and body if there is one.
 pub(crate) type Answer = (u16, Value);
+
+/// The pods of a namespace, as somebody else may see and change them.
+pub(crate) async fn pods_as(user: &str, namespace: &str) -> Api<Pod> {
+    let mut config = Config::infer().await.unwrap();
+    config.auth_info.impersonate = Some(user.to_owned());
+    Api::namespaced(Client::try_from(config).unwrap(), namespace)
+}
 
 impl StandIn {
     pub(crate) async fn new(ns: &Namespace) -> Self {
@@ -88,11 +95,12 @@ impl StandIn {
 
     /// A call as the agent makes it.
     pub(crate) async fn call(&self, pod: &Played, method: Method, path: &str, body: &Value) -> Answer {
+        let began = Instant::now();
         loop {
             let request = self.gateway.request(method.clone(), format!("{}{path}", self.url));
             let answer = request.bearer_auth(&pod.token).json(body).send().await.unwrap();
             let status = answer.status().as_u16();
-            if status != 503 {
+            if status != 503 || began.elapsed() > PATIENCE {
                 return (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default());
             }
             tokio::time::sleep(MOMENT).await;

@@ -13,9 +13,9 @@ use crate::table::{Outcome, report};
 
 /// Runs that are in progress when it begins.
 const RUNS: usize = 3;
-/// Most writes a minute that the operator tries while nothing can be written, for that many runs: a try of the lease a
-/// second, and for each run a try with growing pauses.
-const WRITES_A_MINUTE: usize = 150;
+/// Most writes a minute that the operator tries while nothing can be written, for that many runs: it gives up its lease
+/// after a few tries, and for each run there is a try with growing pauses. Half of it was seen.
+const WRITES_A_MINUTE: usize = 90;
 /// The same for reads: four kinds of our own, Jobs, pods, nodes, and each asks again after a growing pause.
 const READS_A_MINUTE: usize = 400;
 /// Before a kubelet starts again a container that has ended.

@@ -1,7 +1,7 @@
 //! Pods on lost nodes. A node that is not heard of ends no pod, and a Job whose next pod comes when the last one has
 //! ended (`podReplacementPolicy: Failed`) waits for it for ever. Such a pod is given up: marked Failed, as Kubernetes
-//! itself marks the pods of a node that is gone, and deleted. What its program may still commit counts like any other
-//! commit of its shard.
+//! itself marks the pods of a node that is gone, and deleted by force. What its program may still want to commit then is
+//! refused by the gateway.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,8 @@ use super::watches::PAGE;
 use crate::api::names::{LABEL_TASK_UID, MANAGER_OPERATOR};
 use crate::runtime::client::{explain, explain_watch, is_status};
 
+type NodeEvent = watcher::Event<Node>;
+
 /// Longest time between two looks at the nodes.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// The word for it on the pod and in the Event.
@@ -33,31 +35,42 @@ const REASON: &str = "NodeLost";
 pub(super) async fn run(context: Arc<Context>, lost_after: Duration) {
     let (nodes, stream) = nodes(&context);
     let mut stream = std::pin::pin!(stream);
+    let mut known = false;
     let mut look = interval((lost_after / 10).clamp(Duration::from_secs(1), LOOK_AGAIN));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = context.stopping.cancelled() => return,
-            changed = stream.next() => match changed {
-                Some(Err(error)) => {
-                    tracing::warn!(error = explain_watch(&error), "the watch of nodes broke off and is begun again");
+            event = stream.next() => {
+                let Some(event) = event else { return };
+                known = is_known(known, &event);
+                if let Err(error) = event {
+                    tracing::warn!(
+                        error = explain_watch(&error),
+                        "nodes cannot be watched: until they can, no pod is given up, whatever node it is on"
+                    );
                 }
-                Some(Ok(_)) => {}
-                None => return,
-            },
-            _ = look.tick() => sweep(&context, &nodes.state(), lost_after, Timestamp::now()).await,
+            }
+            _ = look.tick(), if known => sweep(&context, &nodes.state(), lost_after, Timestamp::now()).await,
         }
     }
 }
 
-fn nodes(context: &Context) -> (Store<Node>, impl Stream<Item = Result<Node, watcher::Error>> + Send + 'static) {
+/// Whether the nodes are known as they are now. What was seen before a watch broke off is no ground to end a pod: the
+/// node may have come back since, or it is we who hear of nobody.
+fn is_known(before: bool, event: &Result<NodeEvent, watcher::Error>) -> bool {
+    match event {
+        Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => before,
+        Ok(watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_)) => true,
+        Err(_) => false,
+    }
+}
+
+fn nodes(context: &Context) -> (Store<Node>, impl Stream<Item = Result<NodeEvent, watcher::Error>> + Send + 'static) {
     let (reader, writer) = reflector::store();
     let config = watcher::Config::default().page_size(PAGE);
-    let stream = watcher(Api::<Node>::all(context.client.clone()), config)
-        .modify(slim)
-        .default_backoff()
-        .reflect(writer)
-        .touched_objects();
+    let stream =
+        watcher(Api::<Node>::all(context.client.clone()), config).modify(slim).default_backoff().reflect(writer);
     (reader, stream)
 }
 

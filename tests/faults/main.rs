@@ -3,15 +3,21 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod absence;
+mod component;
 mod every_write;
+mod fan_out;
 mod ledger;
+mod lost_node;
 mod operator;
 mod oracle;
+mod outage;
 mod proxy;
 mod rules;
 mod scenario;
+mod sealing;
 mod site;
 mod stale;
+mod stand_in;
 mod table;
 mod takeover;
 

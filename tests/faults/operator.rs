@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::support::{SYSTEM, get, run};
@@ -29,6 +30,14 @@ impl Start {
         let arguments = arguments.iter().map(here).chain(["--listen=127.0.0.1:0".to_owned()]).collect();
         Self { binary, kubeconfig: folder.join("kubeconfig.json"), log: folder.join("operator.log"), arguments }
     }
+
+    /// The same with another value of an argument of the Deployment.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        let before = format!("{name}=");
+        let argument = self.arguments.iter_mut().find(|argument| argument.starts_with(&before));
+        *argument.unwrap_or_else(|| panic!("the Deployment has no argument {name}")) = format!("{before}{value}");
+        self
+    }
 }
 
 /// One operator. It is gone when this is.
@@ -37,13 +46,17 @@ pub(crate) struct Operator {
     start: Start,
     name: String,
     child: Mutex<Option<Child>>,
+    /// A crash is its end until [`Self::start`].
+    stays_down: AtomicBool,
+    starts: AtomicUsize,
 }
 
 impl Operator {
     /// Starts one. `name` is that of its pod: one that is started again under it finds its lease its own, as a
     /// container does that the kubelet starts again.
     pub(crate) fn new(start: Start, name: &str) -> Self {
-        let operator = Self { start, name: name.to_owned(), child: Mutex::default() };
+        let (stays_down, starts) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let operator = Self { start, name: name.to_owned(), child: Mutex::default(), stays_down, starts };
         operator.start();
         operator
     }
@@ -68,6 +81,22 @@ impl Operator {
         // Whoever ends us without unwinding finds what to stop.
         std::fs::write(self.start.log.with_file_name(format!("{}.pid", self.name)), started.id().to_string()).unwrap();
         *child = Some(started);
+        self.starts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it was started.
+    pub(crate) fn starts(&self) -> usize {
+        self.starts.load(Ordering::Relaxed)
+    }
+
+    /// The next crash is its end until [`Self::start`].
+    pub(crate) fn stays_down_after_a_crash(&self) {
+        self.stays_down.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it runs.
+    pub(crate) fn runs(&self) -> bool {
+        self.child().as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// SIGKILL; it stays away until [`Self::start`].
@@ -81,7 +110,9 @@ impl Operator {
     /// A crash: killed, and at once started again.
     pub(crate) fn crash(&self) {
         self.kill();
-        self.start();
+        if !self.stays_down.swap(false, Ordering::Relaxed) {
+            self.start();
+        }
     }
 
     /// Sends `-STOP` or `-CONT`.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use asynctask_operator::storage::records::{Manifest, decode};
+use asynctask_operator::storage::records::RECORD_MAX;
 use asynctask_operator::storage::{Layout, ObjectStore};
 use serde_json::Value;
 
@@ -27,9 +27,9 @@ pub(crate) struct End {
     /// O4: the keys in the bucket.
     keys: Vec<String>,
     /// O4: keys that no manifest names, and names without a key.
-    strays: Vec<String>,
+    pub(crate) strays: Vec<String>,
     /// O5: where a secret was seen.
-    leaks: Vec<String>,
+    pub(crate) leaks: Vec<String>,
 }
 
 impl End {
@@ -52,6 +52,12 @@ impl End {
     pub(crate) fn with_pods_deleted(mut self) -> Self {
         self.changes.insert(PODS_DELETED.to_owned(), 1);
         self
+    }
+
+    /// What the last two oracles have against it, where there is no run to compare it with.
+    pub(crate) fn judge_bytes(&self) -> [Option<String>; 2] {
+        let any = |what: &str, found: &[String]| (!found.is_empty()).then(|| format!("{what}{}", found.join(", ")));
+        [any("strays: ", &self.strays), any("", &self.leaks)]
     }
 
     /// One answer an oracle: nothing, or what is wrong.
@@ -150,15 +156,17 @@ fn changes(namespace: &str) -> BTreeMap<String, usize> {
 /// Keys of a namespace; those that are neither named by a manifest nor of a kind that stands by itself, and names of
 /// keys that are not there.
 async fn bucket(namespace: &str, site: &Site) -> (Vec<String>, Vec<String>) {
-    let below = Layout::new(&format!("{PREFIX}/{namespace}")).unwrap();
-    let page = site.store.list(below.root(), None, 1000).await.unwrap();
-    assert!(!page.more, "more keys than one page shows");
-    let keys: BTreeSet<String> = page.objects.into_iter().map(|meta| meta.key).collect();
+    let keys = all_keys(namespace, site).await;
     let last = |key: &str| key.rsplit('/').next().unwrap_or_default().to_owned();
     let mut named = BTreeSet::new();
     for key in keys.iter().filter(|key| last(key).starts_with("manifest-")) {
-        let manifest: Manifest = decode(&site.store.get_bytes(key, 1 << 20).await.unwrap()).unwrap();
-        named.extend(manifest.files.into_iter().map(|file| file.key));
+        let bytes = site.store.get_bytes(key, RECORD_MAX).await.unwrap();
+        // A manifest names files; that of a fan-out names pages, whose shards do.
+        let manifest: Value = serde_json::from_slice(&bytes).unwrap();
+        let list = |value: &Value, field: &str| value[field].as_array().cloned().unwrap_or_default();
+        let of_shards = list(&manifest, "shards").into_iter().flat_map(|shard| list(&shard, "files"));
+        let files = list(&manifest, "files").into_iter().chain(of_shards);
+        named.extend(files.map(|file| file["key"].as_str().unwrap().to_owned()));
     }
     let stands = |key: &&String| {
         let last = last(key);
@@ -167,7 +175,22 @@ async fn bucket(namespace: &str, site: &Site) -> (Vec<String>, Vec<String>) {
             || ["commit", "failure", "log"].contains(&last.as_str())
     };
     let strays = keys.iter().filter(|key| !stands(key) && !named.contains(*key)).chain(named.difference(&keys));
-    (keys.iter().cloned().collect(), strays.cloned().collect())
+    let strays = strays.cloned().collect();
+    (keys.into_iter().collect(), strays)
+}
+
+/// All keys of a namespace.
+pub(crate) async fn all_keys(namespace: &str, site: &Site) -> BTreeSet<String> {
+    let below = Layout::new(&format!("{PREFIX}/{namespace}")).unwrap();
+    let (mut keys, mut after) = (BTreeSet::new(), None::<String>);
+    loop {
+        let page = site.store.list(below.root(), after.as_deref(), 1000).await.unwrap();
+        after = page.objects.last().map(|meta| meta.key.clone());
+        keys.extend(page.objects.into_iter().map(|meta| meta.key));
+        if !page.more || after.is_none() {
+            return keys;
+        }
+    }
 }
 
 fn leaks(ns: &Namespace, site: &Site) -> Vec<String> {

@@ -32,6 +32,24 @@ pub(crate) struct Proxy {
     frozen: watch::Sender<BTreeSet<String>>,
     old: Mutex<BTreeMap<String, Bytes>>,
     crash: OnceLock<Crash>,
+    /// While this is a status, it is the API server's answer to everything.
+    outage: watch::Sender<Option<u16>>,
+    traffic: Mutex<Traffic>,
+}
+
+/// What the operator has asked the API server for, answered or not. Leases, Events and dry runs count as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) reads: usize,
+    pub(crate) writes: usize,
+}
+
+impl std::ops::Sub for Traffic {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self { reads: self.reads - earlier.reads, writes: self.writes - earlier.writes }
+    }
 }
 
 impl Proxy {
@@ -45,6 +63,8 @@ impl Proxy {
             frozen: watch::Sender::default(),
             old: Mutex::default(),
             crash: OnceLock::new(),
+            outage: watch::Sender::default(),
+            traffic: Mutex::default(),
         })
     }
 
@@ -98,6 +118,16 @@ impl Proxy {
         lock(&self.old).insert(resource.to_owned(), list.into());
     }
 
+    /// From now on the API server answers everything with this status, and ends its watches; `None`: it serves again.
+    pub(crate) fn refuse(&self, status: Option<u16>) {
+        self.outage.send_replace(status);
+    }
+
+    /// What was asked for so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        *lock(&self.traffic)
+    }
+
     fn runs(&self) -> MutexGuard<'_, Runs> {
         lock(&self.runs)
     }
@@ -105,6 +135,13 @@ impl Proxy {
     async fn api(self: &Arc<Self>, url: &str, request: Request) -> Response {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let query = uri.query().unwrap_or_default();
+        {
+            let mut traffic = lock(&self.traffic);
+            *(if method == "GET" { &mut traffic.reads } else { &mut traffic.writes }) += 1;
+        }
+        if let Some(status) = *self.outage.borrow() {
+            return refusal(status);
+        }
         let fault = self.runs().api(method.as_str(), uri.path(), query);
         let resource = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
         let watching = query.split('&').any(|part| part == "watch=true");
@@ -119,7 +156,9 @@ impl Proxy {
             return answer;
         }
         let (head, body) = answer.into_parts();
-        Response::from_parts(head, Body::from_stream(gated(self.frozen.subscribe(), resource, body)))
+        let mut outage = self.outage.subscribe();
+        let outage = async move { outage.wait_for(Option::is_some).await.is_ok() };
+        Response::from_parts(head, Body::from_stream(gated(self.frozen.subscribe(), resource, body).take_until(outage)))
     }
 
     /// Passes a request on, as the fault allows.

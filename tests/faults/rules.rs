@@ -38,10 +38,23 @@ pub(crate) struct Run {
     pub(crate) writes: Vec<String>,
     planned: Option<(Point, Fault)>,
     pub(crate) struck: bool,
+    /// A manifest is written, and the status does not name it yet.
+    sealing: bool,
 }
 
+/// Writes a page of a result, or the manifest that names its pages.
+pub(crate) const MANIFEST: &str = "PUT a manifest in the store";
+const STATUS: &str = "PATCH asynctasks/status";
+/// The decision that follows: the status names the manifest.
+pub(crate) const SEAL: &str = "PATCH asynctasks/status that seals";
+
 impl Run {
-    fn arrive(&mut self, what: String) -> Option<Fault> {
+    fn arrive(&mut self, mut what: String) -> Option<Fault> {
+        if what == MANIFEST {
+            self.sealing = true;
+        } else if what == STATUS && std::mem::take(&mut self.sealing) {
+            SEAL.clone_into(&mut what);
+        }
         let nth = self.writes.iter().filter(|seen| **seen == what).count() + 1;
         self.writes.push(what.clone());
         let (_, fault) = self.planned.take_if(|(point, _)| point.what == what && point.nth == nth)?;
@@ -77,7 +90,8 @@ impl Runs {
         }
         let text = String::from_utf8_lossy(if method == "POST" { body } else { path.as_bytes() }).into_owned();
         let (_, run) = self.0.iter_mut().find(|(namespace, _)| text.contains(&format!("/{namespace}/")))?;
-        run.arrive(format!("{method} in the store"))
+        let sealing = method == "PUT" && path.rsplit('/').next().is_some_and(|last| last.starts_with("manifest-"));
+        run.arrive(if sealing { MANIFEST.to_owned() } else { format!("{method} in the store") })
     }
 }
 
@@ -114,6 +128,19 @@ fn a_fault_strikes_the_nth_write_of_its_kind_once() {
 
     assert_eq!(struck, [None, None, Some(Fault::LoseReply), None]);
     assert_eq!(points(&runs.of("a").writes).last().unwrap().to_string(), "PATCH asynctasks/status #3");
+}
+
+#[test]
+fn the_status_that_follows_a_manifest_is_the_one_that_seals() {
+    let mut runs = Runs::default();
+    runs.watch("a", None);
+    let status = "/apis/asynctask.dev/v1alpha1/namespaces/a/asynctasks/t/status";
+    runs.api("PATCH", status, "");
+    runs.store("PUT", "/bucket/prefix/a/uid/work/manifest-0", b"");
+    runs.store("PUT", "/bucket/prefix/a/uid/work/manifest-1", b"");
+    runs.api("PATCH", status, "");
+    runs.api("PATCH", status, "");
+    assert_eq!(runs.of("a").writes, [STATUS, MANIFEST, MANIFEST, SEAL, STATUS]);
 }
 
 #[test]

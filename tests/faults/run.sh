@@ -27,10 +27,11 @@ finish() {
 # A cluster that is gone left its volume, which a new one would take for another's.
 cluster status --name "$name" >/dev/null 2>&1 || rm -rf "$work"
 mkdir -p "$work/tmp"
-export TMPDIR=$work/tmp FAULTS_FOLDER=$work FAULTS_TABLE=$work/table
+export TMPDIR=$work/tmp FAULTS_FOLDER=$work FAULTS_TABLE=$work/table FAULTS_CLUSTER=$name
 rm -f "$FAULTS_TABLE"
 trap finish EXIT
 cluster up --name "$name"
+cluster fakes --name "$name" --nodes 4 # for fan-outs: no other pod tolerates their taint
 eval "$(cluster env --name "$name" --path "$ASYNCTASK_CACHE/path")"
 # shellcheck disable=SC1091
 source "$ASYNCTASK_CACHE/images/images.env"

@@ -10,11 +10,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::client::Body;
 use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::watcher::{Error, Event};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Progress, lost_since, progress, slim, sweep};
+use super::{Progress, is_known, lost_since, progress, slim, sweep};
 use crate::controllers::context::{AgentSettings, Context, Reconciles};
 use crate::plan::queue::Limits;
 use crate::runtime::metrics::Metrics;
@@ -152,6 +153,26 @@ async fn pods_of_other_nodes_stay() {
     let (client, asked) = server(json!([pod("p", "fine", "Running")]));
     sweep(&context(client), &[node("lost", "Unknown", "2026-01-01T00:00:00Z")], AFTER, now()).await;
     assert_eq!(asked.lock().expect("no panic").len(), 1);
+}
+
+#[tokio::test]
+async fn where_no_node_is_heard_of_pods_stay() {
+    let (client, asked) = server(json!([pod("p", "lost", "Running")]));
+    sweep(&context(client), &[], AFTER, now()).await;
+    assert!(asked.lock().expect("no panic").is_empty());
+}
+
+#[test]
+fn nodes_are_known_while_their_watch_is_whole() {
+    let refused = || Err(Error::NoResourceVersion);
+    let lost = || Ok(Event::InitApply(Node::clone(&node("lost", "Unknown", "2026-01-01T00:00:00Z"))));
+    assert!(!is_known(false, &Ok(Event::Init)));
+    assert!(!is_known(false, &lost()), "the first list has not come to its end");
+    assert!(is_known(false, &Ok(Event::InitDone)));
+    assert!(!is_known(true, &refused()), "the node may have come back since");
+    assert!(!is_known(false, &lost()), "and is not asked about before all are");
+    assert!(is_known(true, &Ok(Event::Init)), "the store holds what was known until the new list is whole");
+    assert!(is_known(false, &Ok(Event::Delete(Node::default()))));
 }
 
 #[test]

@@ -129,6 +129,10 @@ impl Attempts {
         let pod = pod.map_err(|source| Refusal::Kube { act: "read the calling pod", source })?;
         // The token outlives its pod by a moment; a pod that is gone has no say.
         let pod = pod.filter(|pod| pod.uid().as_deref() == Some(&identity.uid)).ok_or(Refusal::Unauthenticated)?;
+        if is_given_up(&pod.metadata) {
+            let why = "this pod was deleted by force, and its work is done elsewhere: nothing of it is taken any more";
+            return Err(Refusal::Superseded(why.into()));
+        }
         let stranger = || Refusal::Forbidden("this pod runs no step of an AsyncTask".into());
         let labelled = pod.labels().get(LABEL_TASK_UID).ok_or_else(stranger)?;
         let job = controller(pod.owner_references(), "batch", "Job").ok_or_else(stranger)?;
@@ -171,6 +175,12 @@ fn controller<'a>(owners: &'a [OwnerReference], group: &str, kind: &str) -> Opti
     let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
     let (its_group, _) = owner.api_version.split_once('/')?;
     (its_group == group && owner.kind == kind).then_some(owner)
+}
+
+/// Whether a pod is gone for the cluster, whatever still runs of it on a node that is not heard of. It is listed only
+/// until the Job controller has counted it. A kubelet says the same of a pod whose containers have ended.
+fn is_given_up(pod: &ObjectMeta) -> bool {
+    pod.deletion_timestamp.is_some() && pod.deletion_grace_period_seconds == Some(0)
 }
 
 /// The shard a pod runs: its index, or what the index stands for where the Job runs only some of the shards. A pod of

@@ -163,6 +163,21 @@ async fn a_terminating_pod_does_not_start_but_may_commit() {
 }
 
 #[tokio::test]
+async fn a_pod_that_was_deleted_by_force_has_no_say_any_more() {
+    let world = World::new();
+    store(&world, file(b"{}"), b"{}").await;
+    let forced = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0}});
+    world.cluster.edit(POD, |pod| merge(pod, &forced));
+    assert_eq!(assignment(&world).await.json()["verdict"], "Stop");
+    let refused = commit(&world, json!([file(b"{}")])).await;
+    assert_eq!((refused.status, refused.json()["title"].clone()), (StatusCode::CONFLICT, json!("Superseded")));
+    assert!(!world.stored().iter().any(|key| key.ends_with("/commit")));
+    // One that is given time to end is still there.
+    world.cluster.edit(POD, |pod| merge(pod, &json!({"metadata": {"deletionGracePeriodSeconds": 30}})));
+    assert_eq!(commit(&world, json!([file(b"{}")])).await.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
 async fn a_pod_that_is_gone_or_not_ours_is_nobody() {
     let world = World::new();
     world.cluster.edit(POD, |pod| merge(pod, &json!({"metadata": {"uid": "another"}})));

@@ -177,7 +177,7 @@ mod tests {
         // Of `spec.cancel` and a step's `guarded` the policy says which change is allowed.
         let parts = [
             ("spec", ["cancel"].as_slice(), "object.spec.", "oldObject.spec."),
-            ("status", &["steps", "progress"], "object.status.", "oldObject.status."),
+            ("status", &["steps", "progress", "claims", "deletions"], "object.status.", "oldObject.status."),
             ("status/properties/steps/items", &["name", "stage", "progress", "guarded"], "o.", "s."),
         ];
         for (part, own, one, other) in parts {

@@ -45,8 +45,10 @@ pub const MANAGER_GATEWAY: &str = "asynctask-gateway";
 
 /// Virtual subresources people are granted by RBAC: `asynctasks/outputs` and so on.
 pub mod subresource {
-    /// `get`: list and download outputs.
+    /// `get`: list and download outputs; `delete`: delete them. Of the outputs that their visibility lets one see.
     pub const OUTPUTS: &str = "outputs";
+    /// `bypass`: see outputs whatever their visibility.
+    pub const VISIBILITY: &str = "visibility";
     /// `create`: upload an input.
     pub const UPLOADS: &str = "uploads";
     /// `set`: create tasks for another owner.

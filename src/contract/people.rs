@@ -36,6 +36,35 @@ pub struct OutputView {
     /// There are more than are listed here; each can be downloaded by its number.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
+    /// Who may see it: `Owner`, `Team` or `Namespace`.
+    #[serde(default)]
+    pub visibility: String,
+    /// When it is deleted (RFC 3339); absent: not before the task is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// It is for one use: asking for the way to a file of it (POST) claims it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub use_once: bool,
+    /// Of an output for one use: who has claimed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_by: Option<String>,
+    /// It is no longer there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<GoneView>,
+}
+
+/// Why an output is no longer there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct GoneView {
+    /// When (RFC 3339).
+    pub at: String,
+    /// `Expired`, `Deleted` or `Used`.
+    pub why: String,
+    /// Who deleted or fetched it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// Some shards of a step.

@@ -274,6 +274,18 @@ pub struct AttemptKey {
     pub kind: AttemptKind,
 }
 
+impl AttemptKey {
+    /// Name of the output that it is of; `None`: a record, or items on their way.
+    #[must_use]
+    pub fn output(&self) -> Option<&str> {
+        match &self.kind {
+            AttemptKind::Log => Some(LOG_OUTPUT),
+            AttemptKind::File { output, .. } => Some(output),
+            AttemptKind::Commit | AttemptKind::Failure | AttemptKind::Items { .. } => None,
+        }
+    }
+}
+
 /// What an attempt leaves in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptKind {

@@ -5,6 +5,7 @@ use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 
 use crate::api::{AsyncTask, TaskState};
+use crate::cli::change::read;
 use crate::cli::cluster::ClusterError;
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
@@ -72,6 +73,16 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<Exit, CliError
         Some(ListFormat::Wide) => print(&page(tasks, args.all_namespaces, true, Timestamp::now()))?,
     }
     Ok(Exit::Ok)
+}
+
+/// The run of a name, or all of the session's namespace; those that this version cannot read are passed over.
+pub(crate) async fn tasks(session: &Session, name: Option<&str>) -> Result<Vec<AsyncTask>, ClusterError> {
+    if let Some(name) = name {
+        return Ok(vec![read(session, name).await?]);
+    }
+    let resource = ApiResource::erase::<AsyncTask>(&());
+    let api = Api::namespaced_with(session.client.clone(), &session.namespace, &resource);
+    Ok(all(&api, "").await?.into_iter().filter_map(|object| object.try_parse().ok()).collect())
 }
 
 async fn all(api: &Api<DynamicObject>, fields: &str) -> Result<Vec<DynamicObject>, ClusterError> {

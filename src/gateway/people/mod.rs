@@ -20,6 +20,7 @@ mod logs;
 mod outputs;
 mod readable;
 mod retry;
+mod rights;
 mod segments;
 mod shards;
 mod stores;
@@ -53,6 +54,7 @@ pub(crate) fn api() -> (axum::Router<Shared>, OpenApi) {
         .routes(routes!(shards::list))
         .routes(routes!(history::history))
         .routes(routes!(outputs::list))
+        .routes(routes!(outputs::remove))
         .routes(routes!(outputs::download, outputs::ticket))
         .routes(routes!(segments::list))
         .routes(routes!(segments::download, segments::ticket))

@@ -221,6 +221,7 @@ fn spec(asked: NewTask, start_after: Option<Time>, owner: &str) -> AsyncTaskSpec
         start_after,
         suspend: None,
         cancel: None,
+        keep_until: None,
         retry_of: asked.retry_of.map(|name| RetryOf { name }),
         priority_class_name: asked.priority_class_name,
     }
@@ -331,7 +332,7 @@ pub(super) async fn submit(gateway: &Gateway, namespace: &str, task: AsyncTask) 
 
 /// A task's spec as it was at first: whether it was cancelled or held since then says nothing about the run asked for.
 fn asked_for(spec: &AsyncTaskSpec) -> AsyncTaskSpec {
-    AsyncTaskSpec { suspend: None, cancel: None, ..spec.clone() }
+    AsyncTaskSpec { suspend: None, cancel: None, keep_until: None, ..spec.clone() }
 }
 
 /// What the API server says about the content is said on, in its words: they are about what the caller sent.

@@ -45,7 +45,7 @@ pub const MANAGER_GATEWAY: &str = "asynctask-gateway";
 
 /// Virtual subresources people are granted by RBAC: `asynctasks/outputs` and so on.
 pub mod subresource {
-    /// `get`: list and download outputs; `delete`: delete them. Of the outputs that their visibility lets one see.
+    /// `get`: list and download outputs of a run; `list`: find outputs of all runs; `delete`: delete them. Of the outputs that their visibility lets one see.
     pub const OUTPUTS: &str = "outputs";
     /// `bypass`: see outputs whatever their visibility.
     pub const VISIBILITY: &str = "visibility";
@@ -53,7 +53,7 @@ pub mod subresource {
     pub const UPLOADS: &str = "uploads";
     /// `set`: create tasks for another owner.
     pub const OWNER: &str = "owner";
-    /// `get`: read the history of a run, also when the object is gone.
+    /// `get`: read the history of a run, also when the object is gone; `list`: of all runs.
     pub const HISTORY: &str = "history";
     /// `create`: cancel a run through the gateway.
     pub const CANCEL: &str = "cancel";

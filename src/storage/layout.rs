@@ -146,6 +146,15 @@ impl Layout {
         Ok(Prefix(format!("{}{namespace}/_history/{year:04}/{month:02}/{name}/", self.root)))
     }
 
+    /// To list the records of all runs of a namespace that were created in this month (UTC).
+    ///
+    /// # Errors
+    /// A name that cannot be part of a key.
+    pub fn history_in(&self, namespace: &str, year: i16, month: i8) -> Result<Prefix, InvalidPart> {
+        let namespace = checked("namespace", namespace)?;
+        Ok(Prefix(format!("{}{namespace}/_history/{year:04}/{month:02}/", self.root)))
+    }
+
     /// Reads a key found below [`Self::history_of`]. `None`: no history record's key.
     #[must_use]
     pub fn parse_history(&self, key: &str) -> Option<HistoryKey> {

@@ -15,9 +15,11 @@ use super::Shared;
 
 mod broker;
 mod cancel;
+mod found;
 mod history;
 mod logs;
 mod outputs;
+mod past;
 mod readable;
 mod retry;
 mod rights;
@@ -53,6 +55,8 @@ pub(crate) fn api() -> (axum::Router<Shared>, OpenApi) {
         .routes(routes!(retry::retry))
         .routes(routes!(shards::list))
         .routes(routes!(history::history))
+        .routes(routes!(past::list))
+        .routes(routes!(found::find))
         .routes(routes!(outputs::list))
         .routes(routes!(outputs::remove))
         .routes(routes!(outputs::download, outputs::ticket))

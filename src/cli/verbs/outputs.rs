@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
+
 use crate::api::AsyncTask;
 use crate::cli::change::each;
 use crate::cli::connect::Session;
@@ -13,10 +15,11 @@ use crate::cli::gateway::{Gateway, GatewayError};
 use crate::cli::meter::Meter;
 use crate::cli::target::Target;
 use crate::cli::terminal::{ask, is_terminal, print, say};
+use crate::cli::verbs::list::since;
 use crate::cli::verbs::shards::sharded;
 use crate::cli::words::{clean, size, table};
 use crate::contract::env::LOG_OUTPUT;
-use crate::contract::people::{DownloadTicket, FileView, GoneView, OutputList, OutputView};
+use crate::contract::people::{DownloadTicket, FileView, FoundOutput, FoundOutputs, GoneView, OutputList, OutputView};
 
 /// List or fetch what a run gave back
 #[derive(Debug, clap::Args)]
@@ -36,6 +39,30 @@ enum Verb {
     Get(GetArgs),
     /// Delete outputs of a run that is over; it cannot be taken back
     Rm(RmArgs),
+    /// Find outputs across the runs of the namespace
+    Find(FindArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct FindArgs {
+    /// Of runs of this user
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
+    /// Of runs of this group
+    #[arg(long, value_name = "GROUP")]
+    team: Option<String>,
+    /// Of runs of this definition
+    #[arg(long, value_name = "NAME")]
+    definition: Option<String>,
+    /// Of this name
+    #[arg(long, value_name = "NAME")]
+    output_name: Option<String>,
+    /// Of runs created since this date, or in the last such time (`30d`)
+    #[arg(long, value_name = "DATE|TIME", value_parser = since)]
+    since: Option<Timestamp>,
+    /// Another format
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Document>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -144,9 +171,66 @@ pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError>
             let said = Said::read(session, &args.name).await;
             get(&gateway, &session.namespace, &args, &said).await?;
         }
+        Verb::Find(args) => find(&gateway, &session.namespace, &args).await?,
         Verb::Rm(args) => return remove(&gateway, &session.namespace, &args).await,
     }
     Ok(Exit::Ok)
+}
+
+async fn find(gateway: &Gateway, namespace: &str, args: &FindArgs) -> Result<(), CliError> {
+    let mut url = gateway.path(namespace, &["outputs"]);
+    let since = args.since.map(|since| since.to_string());
+    let asked = [
+        ("owner", &args.owner),
+        ("team", &args.team),
+        ("definition", &args.definition),
+        ("output", &args.output_name),
+        ("since", &since),
+    ];
+    for (name, value) in asked {
+        if let Some(value) = value {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+    }
+    let (mut outputs, mut next) = (Vec::new(), None::<String>);
+    loop {
+        let mut page = url.clone();
+        if let Some(next) = &next {
+            page.query_pairs_mut().append_pair("continue", next);
+        }
+        let found: FoundOutputs = gateway.get(page).await?;
+        outputs.extend(found.outputs);
+        next = found.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    match args.output {
+        Some(document) => print(&document.text(&outputs))?,
+        None if outputs.is_empty() => say(&format!("No outputs that you may see are found in {namespace}")),
+        None => print(&found_page(&outputs))?,
+    }
+    Ok(())
+}
+
+fn found_page(outputs: &[FoundOutput]) -> String {
+    let head = ["RUN", "OUTPUT", "FILES", "SIZE", "DEFINITION", "OWNER", "TEAM", "CREATED", "KEPT UNTIL"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for found in outputs {
+        let text = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), clean);
+        rows.push(vec![
+            clean(&found.task),
+            clean(&found.output),
+            found.files.to_string(),
+            size(found.size),
+            clean(&found.definition),
+            text(&found.owner),
+            text(&found.team),
+            text(&found.created_at),
+            text(&found.expires_at),
+        ]);
+    }
+    table(&rows)
 }
 
 async fn remove(gateway: &Gateway, namespace: &str, args: &RmArgs) -> Result<Exit, CliError> {

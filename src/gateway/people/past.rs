@@ -102,7 +102,7 @@ pub(super) async fn list(
     Ok(Json(PastRuns { runs: search.runs, next: None }))
 }
 
-/// Where a page ended: the last key that was looked at.
+/// Where a page ended: the last key that was looked at, below the folder of its month.
 struct Place {
     store: String,
     /// First day of the month.
@@ -147,13 +147,13 @@ impl Search<'_> {
         while month >= first_of(self.since) {
             let folder = open.layout.history_in(self.namespace, month.year(), month.month());
             let folder = folder.map_err(|_| Refusal::NotFound)?;
-            // A key of somewhere else is no place to go on from.
-            let mut last = after.take().filter(|key| key.starts_with(folder.as_str()));
+            let mut last = after.take().map(|below| format!("{folder}{below}"));
             loop {
                 let page = open.store.list(&folder, last.as_deref(), KEYS).await?;
                 for meta in page.objects {
                     if self.reads == READS {
-                        return Ok(Some((month, last)));
+                        let below = last.as_deref().and_then(|key| key.strip_prefix(folder.as_str()));
+                        return Ok(Some((month, below.map(str::to_owned))));
                     }
                     if open.layout.parse_history(&meta.key).is_some() {
                         self.read(open, &meta.key).await?;

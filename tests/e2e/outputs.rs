@@ -57,6 +57,10 @@ fn an_output_is_seen_by_those_its_definition_names_and_deleted_by_them() {
     let listed = tom.http("GET", &format!("/api/v1/namespaces/{}/tasks/with-team/outputs", ns.name), &[]).json();
     let names: Vec<_> = listed["outputs"].as_array().unwrap().iter().map(|output| output["name"].clone()).collect();
     assert_eq!(names, ["ours", "all", "log"]);
+    let found = tom.cli(&["outputs", "find", "--definition", "writer", "-o", "json"]).ok();
+    let found: Vec<Value> = serde_json::from_str(&found).unwrap();
+    let found: Vec<_> = found.iter().map(|it| format!("{}/{}", it["task"], it["output"]).replace('"', "")).collect();
+    assert_eq!(found, ["alone/all", "with-team/ours", "with-team/all"]);
     // One that cannot be seen and one that is not there are answered alike.
     let (hidden, missing) = (download(&ns, "with-team", "mine"), download(&ns, "with-team", "none"));
     assert_eq!(tom.http("GET", &hidden, &[]).body, tom.http("GET", &missing, &[]).body);
@@ -103,6 +107,9 @@ fn what_has_had_its_time_goes_and_the_task_after_the_last_of_it() {
     until("the short one is gone with its keys", || {
         (ns.get("asynctask", "short").is_null() && (uid.is_empty() || stored(&uid).is_empty())).then_some(())
     });
+    let past = crate::support::cli(&["-n", &ns.name, "list", "--history", "--definition", "short"]).ok();
+    println!("{past}");
+    assert!(past.lines().any(|line| line.starts_with("short ") && line.contains("Complete")), "{past}");
     let status = until("the long one has only what is kept for ever", || {
         let status = ns.status("long");
         let gone = |name: &str| !output(&status, name)["gone"].is_null();

@@ -183,7 +183,10 @@ mod tests {
         for (part, own, one, other) in parts {
             for field in fields(part).iter().filter(|field| !own.contains(&field.as_str())) {
                 let same = ["?", ""].map(|maybe| format!("{one}{maybe}{field} == {other}{maybe}{field}"));
-                assert!(same.iter().any(|same| policy.contains(same)), "{part}.{field}: nothing keeps the gateway off it");
+                assert!(
+                    same.iter().any(|same| policy.contains(same)),
+                    "{part}.{field}: nothing keeps the gateway off it"
+                );
             }
         }
     }

@@ -30,7 +30,9 @@ pub struct TrustedProxy {
 
 /// A setting that would let a proxy speak for the cluster's own users.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{setting} must be 1 to 64 visible ASCII characters that do not begin with {RESERVED:?}: without it a user of the proxy could have the name of one of the cluster")]
+#[error(
+    "{setting} must be 1 to 64 visible ASCII characters that do not begin with {RESERVED:?}: without it a user of the proxy could have the name of one of the cluster"
+)]
 pub struct InvalidProxy {
     setting: &'static str,
 }
@@ -43,7 +45,11 @@ impl TrustedProxy {
     pub fn new(user: String, user_prefix: String, group_prefix: String) -> Result<Self, InvalidProxy> {
         for (setting, prefix) in [("--proxy-user-prefix", &user_prefix), ("--proxy-group-prefix", &group_prefix)] {
             let visible = prefix.bytes().all(|byte| byte.is_ascii_graphic());
-            if !(1..=64).contains(&prefix.len()) || !visible || prefix.starts_with(RESERVED) || RESERVED.starts_with(prefix.as_str()) {
+            if !(1..=64).contains(&prefix.len())
+                || !visible
+                || prefix.starts_with(RESERVED)
+                || RESERVED.starts_with(prefix.as_str())
+            {
                 return Err(InvalidProxy { setting });
             }
         }
@@ -133,7 +139,9 @@ mod tests {
         for pairs in [[(USER, "system:admin"), (GROUPS, "")], [(USER, "alice"), (GROUPS, "staff,system:masters")]] {
             assert!(matches!(from("proxy", &pairs), Err(Refusal::Unauthenticated)), "{pairs:?}");
         }
-        for (users, groups) in [("", "g:"), ("u:", ""), ("system:", "g:"), ("u:", "system:x"), ("sys", "g:"), ("u :", "g:")] {
+        for (users, groups) in
+            [("", "g:"), ("u:", ""), ("system:", "g:"), ("u:", "system:x"), ("sys", "g:"), ("u :", "g:")]
+        {
             assert!(TrustedProxy::new("proxy".into(), users.into(), groups.into()).is_err(), "{users:?} {groups:?}");
         }
     }

@@ -86,7 +86,9 @@ fn rule(output: &OutputSpec, spec: &TaskDefinitionSpec, findings: &mut Findings)
     let field = format!("outputs[{}].retention", output.name);
     let keep = keep(&field, declared, spec, findings);
     let at_most = findings.maybe_duration(&format!("{field}.atMost"), declared.at_most.as_deref());
-    if declared.at_most.is_some() && !matches!(keep, Some(Keep::For(_) | Keep::Until(_) | Keep::UntilParameter(_)) | None) {
+    if declared.at_most.is_some()
+        && !matches!(keep, Some(Keep::For(_) | Keep::Until(_) | Keep::UntilParameter(_)) | None)
+    {
         findings.plan(format!("{field}.atMost: says nothing beside useOnce and forever: leave it out"));
     }
     Some(Rule { visibility, keep: keep?, at_most: at_most? })
@@ -97,13 +99,13 @@ fn keep(field: &str, declared: &OutputRetention, spec: &TaskDefinitionSpec, find
         (Some(once), None, None, None) => {
             findings.duration(&format!("{field}.useOnce.window"), once.window.as_deref(), WINDOW).map(Keep::UseOnce)
         }
-        (None, Some(span), None, None) => {
-            findings.maybe_duration(&format!("{field}.for"), Some(span))?.map(Keep::For)
-        }
+        (None, Some(span), None, None) => findings.maybe_duration(&format!("{field}.for"), Some(span))?.map(Keep::For),
         (None, None, Some(until), None) => date(field, until, spec, findings),
         (None, None, None, Some(true)) => Some(Keep::Forever),
         _ => {
-            findings.plan(format!("{field}: say with exactly one of useOnce, for, until and forever: true how long it is kept"));
+            findings.plan(format!(
+                "{field}: say with exactly one of useOnce, for, until and forever: true how long it is kept"
+            ));
             None
         }
     }
@@ -376,7 +378,8 @@ mod tests {
     fn ended_run(outputs: &Value, task: &Value, parameters: &Value) -> AsyncTask {
         let retention = retention(outputs, task);
         let names = outputs.as_array().expect("a list").iter().map(|output| output["name"].as_str().expect("a name"));
-        let given = |name: &str| OutputStatus { name: name.into(), step: "s".into(), files: 1, ..OutputStatus::default() };
+        let given =
+            |name: &str| OutputStatus { name: name.into(), step: "s".into(), files: 1, ..OutputStatus::default() };
         let mut status = AsyncTaskStatus {
             state: Some(crate::api::TaskState::Complete),
             outputs: names.chain([LOG_OUTPUT]).map(given).collect(),
@@ -428,7 +431,10 @@ mod tests {
             (json!({"useOnce": {"window": "0s"}}), "outputs[report].retention.useOnce.window: \"0s\" is not"),
             (json!({"useOnce": {}, "atMost": "2h"}), "outputs[report].retention.atMost: says nothing beside"),
             (json!({"until": {}}), "outputs[report].retention.until: name exactly one of date and parameter"),
-            (json!({"until": {"parameter": "other"}}), "outputs[report].retention.until.parameter: a run may come without"),
+            (
+                json!({"until": {"parameter": "other"}}),
+                "outputs[report].retention.until.parameter: a run may come without",
+            ),
         ];
         for (declared, start) in wrong {
             let invalid = definition(&spec(&json!([output(&declared)]), &json!({}))).expect_err("a violation");
@@ -522,10 +528,11 @@ mod tests {
     #[test]
     fn what_was_claimed_goes_when_its_window_ends_and_is_told_with_the_user() {
         let mut task = ended_run(&json!([output(&json!({"useOnce": {"window": "10m"}}))]), &json!({}), &json!({}));
-        assert_eq!(plan(&task, &[], at("2027-01-01T00:00:00Z")).actions, [], "unclaimed it stays");
-        let claim = json!({"output": "report", "user": "ada", "at": "2026-01-01T01:00:00Z", "until": "2026-01-01T01:10:00Z"});
+        assert!(plan(&task, &[], at("2027-01-01T00:00:00Z")).actions.is_empty(), "unclaimed it stays");
+        let claim =
+            json!({"output": "report", "user": "ada", "at": "2026-01-01T01:00:00Z", "until": "2026-01-01T01:10:00Z"});
         status(&mut task).claims = vec![serde_json::from_value(claim).expect("a claim")];
-        assert_eq!(plan(&task, &[], at("2026-01-01T01:09:59Z")).actions, []);
+        assert!(plan(&task, &[], at("2026-01-01T01:09:59Z")).actions.is_empty());
         let goes = plan(&task, &[], at("2026-01-01T01:10:00Z"));
         assert_eq!(deletes(&goes), ["report"]);
         let (_, gone) = &goes.news.gone[0];

@@ -6,10 +6,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::decide::{CancelNews, News, Pins, Plan, ShardsEnd, StepNews, Verdict};
-use super::failure::{brief, refusal};
-use super::seal::{self, Sealed};
 use super::definition::ValidatedDefinition;
+use super::failure::{brief, refusal};
 use super::retention;
+use super::seal::{self, Sealed};
 use super::snapshot::{DefinitionFact, JobFact, Phase, Seen, Snapshot, Trouble, phase};
 use super::spread::summed;
 use super::tally::{ShardFact, Tally};
@@ -88,7 +88,8 @@ pub fn status(snapshot: &Snapshot, plan: &Plan, applied: &Applied, now: Timestam
     if !gone.is_empty() {
         after.outputs.iter_mut().for_each(|output| mark_gone(output, &gone));
         // What was in the way is not any more.
-        let claim = Claim::new(condition::STALLED, Some(stalled), "OutputsDeleted", "outputs whose time was up are deleted");
+        let claim =
+            Claim::new(condition::STALLED, Some(stalled), "OutputsDeleted", "outputs whose time was up are deleted");
         after.conditions = with(&after.conditions, &claim, &writer);
     }
     if trim {

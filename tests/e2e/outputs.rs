@@ -10,7 +10,8 @@ use crate::support::{Cluster, Namespace, Person, run, script, stored, task, unti
 
 /// A definition whose program writes one file an output. `outputs`: name, and what else is said of it.
 fn writer(name: &str, outputs: &[(&str, &str)], more: &str) -> String {
-    let shell: Vec<_> = outputs.iter().map(|(name, _)| format!("echo {name} > $ASYNCTASK_OUTPUTS/{name}.txt")).collect();
+    let shell: Vec<_> =
+        outputs.iter().map(|(name, _)| format!("echo {name} > $ASYNCTASK_OUTPUTS/{name}.txt")).collect();
     let declared: Vec<_> =
         outputs.iter().map(|(name, said)| format!("{{name: {name}, step: work, path: {name}.txt, {said}}}")).collect();
     script(name, &shell.join("; "), &format!("  outputs: [{}]\n{more}", declared.join(", ")))
@@ -115,7 +116,10 @@ fn what_has_had_its_time_goes_and_the_task_after_the_last_of_it() {
         let gone = |name: &str| !output(&status, name)["gone"].is_null();
         (gone("a") && gone("ab")).then_some(status)
     });
-    assert!(output(&status, "held")["gone"].is_null() && output(&status, "a")["gone"]["why"] == "Expired", "{status:#}");
+    assert!(
+        output(&status, "held")["gone"].is_null() && output(&status, "a")["gone"]["why"] == "Expired",
+        "{status:#}"
+    );
     assert!(status["plan"].is_null(), "its details had their time: {status:#}");
     let held = crate::support::cli(&["-n", &ns.name, "outputs", "get", "long", "held", "-o", "-"]).ok();
     assert_eq!(held, "held\n");

@@ -52,8 +52,8 @@ pub(crate) struct Args {
 /// A date, or how long ago.
 pub(crate) fn since(text: &str) -> Result<Timestamp, String> {
     let ago = || {
-        let days = text.strip_suffix('d')?.parse::<i64>().ok().and_then(|days| days.checked_mul(24));
-        let hours = days.or_else(|| text.strip_suffix('h')?.parse().ok()).filter(|hours| *hours >= 0)?;
+        let days = || text.strip_suffix('d')?.parse::<i64>().ok()?.checked_mul(24);
+        let hours = days().or_else(|| text.strip_suffix('h')?.parse().ok()).filter(|hours| *hours >= 0)?;
         Timestamp::now().checked_sub(SignedDuration::from_hours(hours)).ok()
     };
     moment(text).or_else(ago).ok_or_else(|| format!("{text:?} is no date and no time: write 2027-01-31, 30d or 12h"))
@@ -102,8 +102,13 @@ async fn past(session: &Session, args: &Args) -> Result<Exit, CliError> {
     let mut url = gateway.path(&session.namespace, &["history"]);
     let state = args.state.map(|state| state.as_str().to_owned());
     let since = args.since.map(|since| since.to_string());
-    let asked =
-        [("owner", &args.owner), ("team", &args.team), ("definition", &args.definition), ("state", &state), ("since", &since)];
+    let asked = [
+        ("owner", &args.owner),
+        ("team", &args.team),
+        ("definition", &args.definition),
+        ("state", &state),
+        ("since", &since),
+    ];
     for (name, value) in asked {
         if let Some(value) = value {
             url.query_pairs_mut().append_pair(name, value);
@@ -131,18 +136,29 @@ async fn past(session: &Session, args: &Args) -> Result<Exit, CliError> {
             let names = runs.iter().filter_map(|run| run["name"].as_str());
             print(&names.map(|name| qualified(name) + "\n").collect::<String>())?;
         }
-        None | Some(ListFormat::Wide) if runs.is_empty() => say(&format!("No past runs found in {}", session.namespace)),
+        None | Some(ListFormat::Wide) if runs.is_empty() => {
+            say(&format!("No past runs found in {}", session.namespace))
+        }
         None | Some(ListFormat::Wide) => print(&past_page(&runs))?,
     }
     Ok(Exit::Ok)
 }
 
 fn past_page(runs: &[serde_json::Value]) -> String {
-    let mut rows = vec![["NAME", "STATE", "REASON", "DEFINITION", "OWNER", "TEAM", "CREATED"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["NAME", "STATE", "REASON", "DEFINITION", "OWNER", "TEAM", "CREATED"].map(str::to_owned).to_vec()];
     for run in runs {
         let text = |value: &serde_json::Value| value.as_str().map_or_else(|| "-".to_owned(), clean);
         let spec = &run["spec"];
-        let columns = [&run["name"], &run["state"], &run["reason"], &spec["definition"]["name"], &spec["owner"], &spec["team"], &run["createdAt"]];
+        let columns = [
+            &run["name"],
+            &run["state"],
+            &run["reason"],
+            &spec["definition"]["name"],
+            &spec["owner"],
+            &spec["team"],
+            &run["createdAt"],
+        ];
         rows.push(columns.into_iter().map(text).collect());
     }
     table(&rows)

@@ -460,7 +460,8 @@ mod tests {
     #[test]
     fn what_became_of_an_output_is_told_beside_it() {
         let mut list = outputs();
-        list.outputs[0].gone = Some(GoneView { at: "2027-01-01T00:00:00Z".into(), why: "Deleted".into(), by: Some("tom".into()) });
+        list.outputs[0].gone =
+            Some(GoneView { at: "2027-01-01T00:00:00Z".into(), why: "Deleted".into(), by: Some("tom".into()) });
         let text = page(&list);
         assert!(text.contains("reports  -  was deleted by tom at 2027-01-01T00:00:00Z"), "{text}");
         let gone = choose(&list, &args(Some("reports"), None)).expect_err("gone").to_string();

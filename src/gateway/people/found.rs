@@ -82,7 +82,8 @@ pub(super) async fn find(
 }
 
 pub(super) fn since(text: &str) -> Result<Timestamp, Refusal> {
-    let wrong = || Refusal::BadRequest("`since` must be a date such as 2027-01-31, or a time as RFC 3339 has it".into());
+    let wrong =
+        || Refusal::BadRequest("`since` must be a date such as 2027-01-31, or a time as RFC 3339 has it".into());
     moment(text).ok_or_else(wrong)
 }
 
@@ -94,7 +95,8 @@ fn created(task: &AsyncTask) -> Option<Timestamp> {
 fn found(task: &AsyncTask, near: Near, name: Option<&str>) -> Vec<FoundOutput> {
     let outputs = task.status.iter().flat_map(|status| &status.outputs);
     let wanted = outputs.filter(|output| output.name != LOG_OUTPUT && name.is_none_or(|name| output.name == name));
-    let there = wanted.filter(|output| near.sees(visibility(task, None, &output.name)) && gone(task, &output.name).is_none());
+    let there =
+        wanted.filter(|output| near.sees(visibility(task, None, &output.name)) && gone(task, &output.name).is_none());
     let view = |output: &crate::api::outputs::OutputStatus| FoundOutput {
         task: task.name_any(),
         definition: task.spec.definition.name.clone(),

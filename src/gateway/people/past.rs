@@ -54,7 +54,8 @@ pub(super) struct Wanted {
 impl Wanted {
     fn fits(&self, record: &HistoryRecord, since: Timestamp) -> bool {
         let said = |field: &str| record.spec[field].as_str();
-        let same = |wanted: &Option<String>, is: Option<&str>| wanted.as_deref().is_none_or(|wanted| is == Some(wanted));
+        let same =
+            |wanted: &Option<String>, is: Option<&str>| wanted.as_deref().is_none_or(|wanted| is == Some(wanted));
         record.created_at >= since
             && same(&self.owner, said("owner"))
             && same(&self.team, said("team"))

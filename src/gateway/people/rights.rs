@@ -191,7 +191,8 @@ pub(super) async fn delete(
         }
         require_over(&readable.task)?;
         let status = status(&readable.task);
-        let done = |deletion: &OutputDeletion| known(&readable.task, &deletion.output).is_none_or(|it| it.gone.is_some());
+        let done =
+            |deletion: &OutputDeletion| known(&readable.task, &deletion.output).is_none_or(|it| it.gone.is_some());
         let mut deletions: Vec<OutputDeletion> = status.deletions.iter().filter(|it| !done(it)).cloned().collect();
         let (output, user) = (output.to_owned(), caller.person.user.clone());
         deletions.push(OutputDeletion { output, user, at: Time(Timestamp::now()) });
@@ -271,11 +272,7 @@ mod tests {
 
     #[test]
     fn who_sees_an_output_hangs_on_who_they_are_to_the_run() {
-        let table = [
-            ("ada", [true, true, true]),
-            ("tom", [false, true, true]),
-            ("eve", [false, false, true]),
-        ];
+        let table = [("ada", [true, true, true]), ("tom", [false, true, true]), ("eve", [false, false, true])];
         for (user, sees) in table {
             let groups: &[&str] = if user == "tom" { &["course"] } else { &["other"] };
             for (visibility, sees) in ["Owner", "Team", "Namespace"].into_iter().zip(sees) {

@@ -97,7 +97,7 @@ fn run(definition: &str, items: usize, per_shard: usize) -> (Peaks, usize) {
     peaks.extend(components.map(|(component, pid)| (component.to_owned(), peak(&pid).unwrap())));
     assert_eq!(status["state"], "Complete", "{status:#}");
     let all = cli(&["-n", &ns.name, "outputs", "get", "run", "all", "-o", "-"]).ok();
-    assert!(all.lines().map(|line| line.parse().unwrap()).eq(1..=items), "each item once and in order");
+    assert!(all.lines().map(|line| line.parse::<usize>().unwrap()).eq(1..=items), "each item once and in order");
     let size = serde_json::to_vec(&status).unwrap().len();
     println!(
         "{items} items: {:.0} s ({}), status {size} bytes, peaks in KiB: {peaks:?}",

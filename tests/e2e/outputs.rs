@@ -8,6 +8,9 @@ use serde_json::Value;
 use crate::crash::{back, process};
 use crate::support::{Cluster, Namespace, Person, run, script, stored, task, until};
 
+/// For a gateway that was killed a moment ago.
+const PATIENT: &[&str] = &["--retry", "60", "--retry-all-errors", "--retry-delay", "1", "--max-time", "120"];
+
 /// A definition whose program writes one file an output. `outputs`: name, and what else is said of it.
 fn writer(name: &str, outputs: &[(&str, &str)], more: &str) -> String {
     let shell: Vec<_> =
@@ -140,7 +143,7 @@ fn what_has_had_its_time_goes_and_the_task_after_the_last_of_it() {
 fn of_fifty_claims_one_person_wins_while_the_gateway_is_killed() {
     let _alone = Cluster::alone();
     let ns = Namespace::new("once");
-    let once = "visibility: Namespace, retention: {useOnce: {window: 45s}}";
+    let once = "visibility: Namespace, retention: {useOnce: {window: 60s}}";
     ns.define("once", &writer("once", &[("secret", once)], ""));
     ns.apply(&task("t", "once")).ok();
     assert_eq!(ns.finished("t")["state"], "Complete");
@@ -157,17 +160,7 @@ fn of_fifty_claims_one_person_wins_while_the_gateway_is_killed() {
     let answers: Vec<(usize, u16)> = std::thread::scope(|scope| {
         let ask = |n: usize| {
             let (person, path) = (&people[n % 5], &path);
-            let json = [
-                "-H",
-                "Accept: application/json",
-                "--retry",
-                "60",
-                "--retry-all-errors",
-                "--retry-delay",
-                "1",
-                "--max-time",
-                "120",
-            ];
+            let json = [&["-H", "Accept: application/json"], PATIENT].concat();
             scope.spawn(move || (n % 5, person.http("POST", path, &json).status))
         };
         let asked: Vec<_> = (0..50).map(ask).collect();
@@ -187,7 +180,7 @@ fn of_fifty_claims_one_person_wins_while_the_gateway_is_killed() {
     let winner = &people[*won.keys().next().unwrap()];
     println!("50 claims, {} answers for the winner, {claims}", won.values().sum::<usize>());
 
-    assert_eq!(winner.http("GET", &path, &[]).body, "secret\n", "again within the window");
+    assert_eq!(winner.http("GET", &path, PATIENT).body, "secret\n", "again within the window");
     let status = until("it is gone", || {
         let status = ns.status("t");
         (!output(&status, "secret")["gone"].is_null()).then_some(status)
@@ -195,5 +188,5 @@ fn of_fifty_claims_one_person_wins_while_the_gateway_is_killed() {
     assert_eq!(output(&status, "secret")["gone"]["why"], "Used");
     let uid = ns.get("asynctask", "t")["metadata"]["uid"].as_str().unwrap().to_owned();
     assert!(stored(&uid).iter().all(|path| !path.to_string_lossy().contains("/files/secret/")));
-    assert_eq!(winner.http("GET", &path, &[]).status, 410);
+    assert_eq!(winner.http("GET", &path, PATIENT).status, 410);
 }

@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::outputs::{OutputRetention, RetentionSpec, Visibility};
+
 /// What can be run: parameters, inputs, steps with their pod templates, and the outputs they give.
 ///
 /// Each change of the content becomes an immutable TaskRevision; runs that have started keep theirs.
@@ -484,6 +486,12 @@ pub struct OutputSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 127))]
     pub media_type: Option<String>,
+    /// Who may see it; absent: `Owner`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visibility: Option<Visibility>,
+    /// How long it is kept; absent: as long as the AsyncTask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<OutputRetention>,
     /// Of a step that fans out: the files of all shards are put together into one. Absent: each shard's are kept apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub append: Option<AppendSpec>,
@@ -491,16 +499,6 @@ pub struct OutputSpec {
     /// can be the input of another run. Absent: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_items: Option<bool>,
-}
-
-/// How long things are kept after a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RetentionSpec {
-    /// Finished pods (and their live logs), for example `10m`, which is the default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
-    pub pods: Option<String>,
 }
 
 /// What the operator found.

@@ -6,6 +6,7 @@ pub mod condition;
 pub mod crd;
 pub mod definition;
 pub mod names;
+pub mod outputs;
 pub mod quantity;
 pub mod revision;
 pub mod state;

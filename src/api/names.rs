@@ -45,13 +45,15 @@ pub const MANAGER_GATEWAY: &str = "asynctask-gateway";
 
 /// Virtual subresources people are granted by RBAC: `asynctasks/outputs` and so on.
 pub mod subresource {
-    /// `get`: list and download outputs.
+    /// `get`: list and download outputs of a run; `list`: find outputs of all runs; `delete`: delete them. Of the outputs that their visibility lets one see.
     pub const OUTPUTS: &str = "outputs";
+    /// `bypass`: see outputs whatever their visibility.
+    pub const VISIBILITY: &str = "visibility";
     /// `create`: upload an input.
     pub const UPLOADS: &str = "uploads";
     /// `set`: create tasks for another owner.
     pub const OWNER: &str = "owner";
-    /// `get`: read the history of a run, also when the object is gone.
+    /// `get`: read the history of a run, also when the object is gone; `list`: of all runs.
     pub const HISTORY: &str = "history";
     /// `create`: cancel a run through the gateway.
     pub const CANCEL: &str = "cancel";

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::definition::WhenSpec;
+pub use super::outputs::OutputStatus;
+use super::outputs::{KeptUntil, OutputClaim, OutputDeletion};
 use super::state::{StepState, TaskState};
 
 /// One run of a TaskDefinition. The name is the idempotency key: applying it twice runs it once.
@@ -33,6 +35,7 @@ use super::state::{StepState, TaskState};
     printcolumn = r#"{"name":"Rev","type":"integer","jsonPath":".status.revision.number","priority":1}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","priority":1}"#,
     printcolumn = r#"{"name":"Outputs","type":"string","jsonPath":".status.results","priority":1}"#,
+    printcolumn = r#"{"name":"Expires","type":"string","jsonPath":".status.expiresAt","priority":1}"#,
     selectable = ".spec.owner",
     selectable = ".spec.team",
     selectable = ".spec.definition.name",
@@ -49,6 +52,7 @@ use super::state::{StepState, TaskState};
     {"rule": "has(self.startAfter) == has(oldSelf.startAfter) && (!has(self.startAfter) || self.startAfter == oldSelf.startAfter)", "message": "spec.startAfter is immutable: cancel this run and create another AsyncTask"},
     {"rule": "has(self.priorityClassName) == has(oldSelf.priorityClassName) && (!has(self.priorityClassName) || self.priorityClassName == oldSelf.priorityClassName)", "message": "spec.priorityClassName is immutable: cancel this run and create another AsyncTask"},
     {"rule": "has(self.retryOf) == has(oldSelf.retryOf) && (!has(self.retryOf) || self.retryOf == oldSelf.retryOf)", "message": "spec.retryOf is immutable: create another AsyncTask"},
+    {"rule": "!has(oldSelf.keepUntil) || (has(self.keepUntil) && self.keepUntil >= oldSelf.keepUntil)", "message": "spec.keepUntil can be moved to a later date only"},
     {"rule": "!has(oldSelf.cancel) || !oldSelf.cancel || (has(self.cancel) && self.cancel)", "message": "spec.cancel cannot be taken back: create another AsyncTask to run it again"}
 ]))]
 pub struct AsyncTaskSpec {
@@ -83,6 +87,10 @@ pub struct AsyncTaskSpec {
     /// only the rest runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<RetryOf>,
+    /// Keep the outputs to this date, as far as the definition lets them be kept longer (`outputs[].retention.atMost`). It
+    /// can be moved to a later date only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_until: Option<Time>,
     /// PriorityClass of the run's pods and its place in the queue: one of the definition's `priorityClasses`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -153,7 +161,8 @@ pub struct OutputRef {
     pub name: String,
 }
 
-/// What is known of a run. Written by the operator; `stage`, `guarded` and `progress` of a step by the gateway.
+/// What is known of a run. Written by the operator; `claims`, `deletions`, and `stage`, `guarded` and `progress` of a step
+/// by the gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AsyncTaskStatus {
@@ -210,6 +219,21 @@ pub struct AsyncTaskStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub outputs: Vec<OutputStatus>,
+    /// Dates to which outputs are kept that hang on the run's parameters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub kept_until: Vec<KeptUntil>,
+    /// Who fetches outputs that are for one use. Written by the gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub claims: Vec<OutputClaim>,
+    /// Which outputs are to be deleted because somebody said so. Written by the gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub deletions: Vec<OutputDeletion>,
+    /// When the details of a run that is over are dropped, and the AsyncTask itself once no output is left; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
     /// Names of the declared outputs that can be fetched, for a column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
@@ -561,24 +585,4 @@ pub struct Failure {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub log_tail: Option<String>,
-}
-
-/// One output of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OutputStatus {
-    /// Name in the definition, or `log`.
-    #[schemars(length(max = 63))]
-    pub name: String,
-    /// Step that wrote it.
-    #[schemars(length(max = 30))]
-    pub step: String,
-    /// Number of files.
-    pub files: i64,
-    /// Sum of their bytes.
-    pub size: i64,
-    /// Declared media type.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 127))]
-    pub media_type: Option<String>,
 }

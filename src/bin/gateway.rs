@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use asynctask_operator::gateway::{self, DRAIN, Settings};
+use asynctask_operator::gateway::{self, DRAIN, Settings, TrustedProxy};
 use asynctask_operator::runtime::client::{Connector, install_crypto_provider};
 use asynctask_operator::runtime::health::{self, Readiness};
 use asynctask_operator::runtime::metrics::Metrics;
@@ -34,6 +34,16 @@ struct Args {
     /// Where the volume for filesystem stores is mounted; without it such stores cannot be used
     #[arg(long, env = "ASYNCTASK_FILESYSTEM_ROOT", value_name = "DIR")]
     filesystem_root: Option<PathBuf>,
+    /// User that a proxy signs in as whose word about users is taken (X-Forwarded-User, X-Forwarded-Groups); without it no
+    /// proxy is trusted
+    #[arg(long, env = "ASYNCTASK_TRUSTED_PROXY", value_name = "USER", requires_all = ["proxy_user_prefix", "proxy_group_prefix"])]
+    trusted_proxy: Option<String>,
+    /// Comes before every user that the proxy names
+    #[arg(long, env = "ASYNCTASK_PROXY_USER_PREFIX", value_name = "PREFIX", requires = "trusted_proxy")]
+    proxy_user_prefix: Option<String>,
+    /// Comes before every group that the proxy names
+    #[arg(long, env = "ASYNCTASK_PROXY_GROUP_PREFIX", value_name = "PREFIX", requires = "trusted_proxy")]
+    proxy_group_prefix: Option<String>,
     /// How log lines look
     #[arg(long, env = "ASYNCTASK_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -69,7 +79,10 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     install_crypto_provider();
     let client = Connector::infer("asynctask-gateway").await?.client()?;
     let (readiness, metrics, mut supervisor) = (Readiness::new(), Metrics::new("gateway"), Supervisor::new());
+    let prefixes = (args.proxy_user_prefix.unwrap_or_default(), args.proxy_group_prefix.unwrap_or_default());
+    let proxy = args.trusted_proxy.map(|user| TrustedProxy::new(user, prefixes.0, prefixes.1)).transpose()?;
     let settings = Settings {
+        proxy,
         namespace: args.namespace,
         service: args.service,
         listen: args.listen,

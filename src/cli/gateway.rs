@@ -226,6 +226,12 @@ impl Gateway {
         json(self.send(call).await?).await
     }
 
+    /// A DELETE whose answer has no content.
+    pub(crate) async fn delete(&self, url: Url) -> Result<(), GatewayError> {
+        let call = self.http.delete(url).header(ACCEPT, "application/json").timeout(CALL_TIMEOUT);
+        self.send(call).await.map(|_| ())
+    }
+
     /// A client for stores: the public roots, and the certificates that came with a ticket. It knows no credentials.
     pub(crate) fn store(&self, ca: Option<&str>) -> Result<reqwest::Client, GatewayError> {
         let mut last = self.store.lock().unwrap_or_else(PoisonError::into_inner);

@@ -66,6 +66,7 @@ impl Wanted {
             suspend: self.suspend.then_some(true),
             cancel: None,
             retry_of: None,
+            keep_until: None,
             priority_class_name: self.priority.clone(),
             definition: DefinitionRef { name: self.definition.clone(), revision: None },
             parameters: (!self.parameters.is_empty()).then(|| Value::Object(self.parameters.clone())),
@@ -129,6 +130,7 @@ pub(crate) fn once_more(source: &AsyncTask, name: &str, same_revision: bool) -> 
         start_after: None,
         suspend: None,
         cancel: None,
+        keep_until: None,
         ..source.spec.clone()
     };
     AsyncTask { metadata, spec, status: None }

@@ -36,6 +36,86 @@ pub struct OutputView {
     /// There are more than are listed here; each can be downloaded by its number.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
+    /// Who may see it: `Owner`, `Team` or `Namespace`.
+    #[serde(default)]
+    pub visibility: String,
+    /// When it is deleted (RFC 3339); absent: not before the task is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// It is for one use: asking for the way to a file of it (POST) claims it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub use_once: bool,
+    /// Of an output for one use: who has claimed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_by: Option<String>,
+    /// It is no longer there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<GoneView>,
+}
+
+/// Why an output is no longer there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct GoneView {
+    /// When (RFC 3339).
+    pub at: String,
+    /// `Expired`, `Deleted` or `Used`.
+    pub why: String,
+    /// Who deleted or fetched it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Outputs of some runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct FoundOutputs {
+    /// The outputs.
+    pub outputs: Vec<FoundOutput>,
+    /// Give it back as `continue` for the next ones; absent: these were the last. A page may be empty and not the last.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// An output and the run it is of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct FoundOutput {
+    /// Name of the AsyncTask.
+    pub task: String,
+    /// Name of its TaskDefinition.
+    pub definition: String,
+    /// Its owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Its team.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
+    /// When the AsyncTask was created (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+    /// Name of the output.
+    pub output: String,
+    /// Step that wrote it.
+    pub step: String,
+    /// How many files it has.
+    pub files: u64,
+    /// Sum of their bytes.
+    pub size: u64,
+    /// Media type the author declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// Who may see it: `Owner`, `Team` or `Namespace`.
+    pub visibility: String,
+    /// When it is deleted (RFC 3339); absent: not before the task is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// It is for one use.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub use_once: bool,
 }
 
 /// Some shards of a step.
@@ -296,6 +376,18 @@ pub struct CancelRequested {
 pub struct HistoryList {
     /// History records, the newest run first: `spec`, `state`, every one of `transitions`, `steps`, `failure`, `outputs`.
     pub runs: Vec<serde_json::Value>,
+}
+
+/// History records of some runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct PastRuns {
+    /// The records, as in [`HistoryList`], the newest month first.
+    pub runs: Vec<serde_json::Value>,
+    /// Give it back as `continue` for the next ones; absent: these were the last. A page may be empty and not the last.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// Some tasks of a namespace.

@@ -107,6 +107,11 @@ impl Authorizer {
         Err(access.refusal())
     }
 
+    /// Whether the caller has a right without which something is merely not shown.
+    pub(crate) async fn has(&self, caller: &Caller, access: Access<'_>) -> Result<bool, Refusal> {
+        self.allows(access.review(&caller.person)).await
+    }
+
     async fn allows(&self, spec: SubjectAccessReviewSpec) -> Result<bool, Refusal> {
         // The digest is over all the API server looks at: the whole user and the whole question.
         let asked = serde_json::to_vec(&spec).expect("invariant: a review is plain JSON");

@@ -1,7 +1,7 @@
 //! Who is calling.
 //!
 //! People: a bearer token that the API server knows (TokenReview), or a client certificate that the cluster's client
-//! CA has signed (checked in the TLS handshake). Agents: the token of their own pod, made for our audience alone; a
+//! CA has signed (checked in the TLS handshake); or whom a trusted proxy names. Agents: the token of their own pod, made for our audience alone; a
 //! token of the one kind is no credential in the other's routes.
 
 use std::collections::BTreeMap;
@@ -21,6 +21,7 @@ use super::Shared;
 use super::audit::Trail;
 use super::cache::Cache;
 use super::problem::Refusal;
+use super::proxy::behind;
 use crate::contract::env::TOKEN_AUDIENCE;
 use crate::storage::digest::Digest;
 
@@ -31,7 +32,7 @@ const REMEMBERED: usize = 10_000;
 
 const ANONYMOUS: &str = "system:anonymous";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
-const AUTHENTICATED: &str = "system:authenticated";
+pub(super) const AUTHENTICATED: &str = "system:authenticated";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
@@ -185,6 +186,7 @@ impl FromRequestParts<Shared> for Caller {
             let certificate = tls.and_then(|tls| tls.peer_certificates.first());
             Arc::new(certificate.and_then(|der| certified_person(der)).ok_or(Refusal::Unauthenticated)?)
         };
+        let person = behind(gateway.proxy.as_ref(), person, &parts.headers)?;
         trail.who(&person.user);
         Ok(Self { person, trail })
     }

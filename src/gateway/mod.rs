@@ -3,7 +3,7 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | [`identity`], [`authorize`] | who calls (TokenReview, client certificate), and may they (SubjectAccessReview) |
+//! | [`identity`], [`proxy`], [`authorize`] | who calls (TokenReview, client certificate, trusted proxy), and may they (SubjectAccessReview) |
 //! | [`agents`] | `/agent/v1`: the fence, files, progress, commit |
 //! | [`people`] | `/api/v1`: tasks, outputs, uploads, and their OpenAPI document |
 //! | [`catalog`], [`sealed`], [`appended`] | what never changes: definitions, and the sealed results of steps |
@@ -45,6 +45,7 @@ mod identity;
 mod metrics;
 mod people;
 mod problem;
+mod proxy;
 mod request;
 mod sealed;
 mod server;
@@ -54,6 +55,7 @@ mod tests;
 mod tls;
 mod transfer;
 
+pub use proxy::{InvalidProxy, TrustedProxy};
 pub use server::DRAIN;
 
 /// What a gateway is told when it starts.
@@ -67,6 +69,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where the volume for filesystem stores is mounted.
     pub filesystem_root: Option<PathBuf>,
+    /// Whose word about users is taken.
+    pub proxy: Option<TrustedProxy>,
 }
 
 /// What every handler is handed.
@@ -77,6 +81,7 @@ pub(crate) struct Gateway {
     pub(crate) attempts: Attempts,
     pub(crate) catalog: Catalog,
     pub(crate) stores: Stores,
+    pub(crate) proxy: Option<TrustedProxy>,
 }
 
 /// The one gateway of the process.
@@ -91,7 +96,13 @@ impl Gateway {
             catalog: Catalog::new(client.clone()),
             stores,
             client,
+            proxy: None,
         }
+    }
+
+    /// Takes a proxy's word about users.
+    pub(crate) fn behind(self, proxy: Option<TrustedProxy>) -> Self {
+        Self { proxy, ..self }
     }
 }
 
@@ -134,9 +145,10 @@ pub fn start(
     readiness: &Readiness,
     metrics: &Metrics,
 ) {
-    let Settings { namespace, service, listen, filesystem_root } = settings;
+    let Settings { namespace, service, listen, filesystem_root, proxy } = settings;
     let stores = Stores::new(client.clone(), namespace.clone(), filesystem_root);
-    let router = router(Arc::new(Gateway::new(client.clone(), stores)), Requests::new(metrics));
+    let gateway = Gateway::new(client.clone(), stores).behind(proxy);
+    let router = router(Arc::new(gateway), Requests::new(metrics));
     let (configured, watched) = watch::channel(None);
     let name = format!("{service}.{namespace}.svc");
     let keeper = tls::Keeper { client, namespace, name, readiness: readiness.clone(), configured };

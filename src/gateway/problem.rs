@@ -72,6 +72,9 @@ pub(crate) enum Refusal {
     /// The file is stored already, and files are never replaced.
     #[error("this file is stored already and is never replaced: go on with the next call")]
     Stored,
+    /// It was there, the caller may know, and it will not come back.
+    #[error("{0}")]
+    Gone(String),
     /// The list went on for too long.
     #[error("this list has grown too old to go on with it: list again from the start")]
     Expired,
@@ -132,6 +135,7 @@ impl Refusal {
             Self::BodyTooLarge { .. } => told(StatusCode::PAYLOAD_TOO_LARGE, "BodyTooLarge", said),
             Self::NotJson => told(StatusCode::UNSUPPORTED_MEDIA_TYPE, "NotJson", said),
             Self::Stored => told(StatusCode::PRECONDITION_FAILED, "AlreadyStored", said),
+            Self::Gone(_) => told(StatusCode::GONE, "OutputGone", said),
             Self::Expired => told(StatusCode::GONE, "Expired", said),
             Self::Slow => told(StatusCode::GATEWAY_TIMEOUT, "Timeout", said),
             Self::Kube { source, .. } => kube(source),

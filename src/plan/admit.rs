@@ -13,7 +13,7 @@ use super::definition::{ValidatedDefinition, ValidatedStep};
 use super::failure::refusal;
 use super::fanout::{BuiltIn, FanOut, MAX_SHARDS, Source};
 use super::snapshot::{Admission, DefinitionFact, Execution, RetryFact, Trouble, is_held};
-use super::{cancel, inputs, life, parameters, queue};
+use super::{cancel, inputs, life, parameters, queue, retention};
 use crate::api::definition::WhenSpec;
 use crate::api::state::StepState;
 use crate::api::task::{
@@ -59,6 +59,8 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
     if !checked_before {
         let violations = parameters::violations(content.parameters.as_ref(), &admission.parameters);
         let violations = if violations.is_empty() { counts(content, &admission.parameters) } else { violations };
+        let dates = retention::pinned(&content.retention, &admission.parameters);
+        let violations = if violations.is_empty() { dates.err().unwrap_or_default() } else { violations };
         refuse_if("InvalidParameters", "the parameters do not fit the definition", &violations)?;
         refuse_if("PriorityClassNotAllowed", "the run cannot have this priority", &priority(task, content))?;
     }
@@ -133,6 +135,7 @@ fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Ti
         steps: adopted.steps,
         outputs: adopted.outputs,
         origin: adopted.origin,
+        kept_until: retention::pinned(&content.retention, &admission.parameters).unwrap_or_default(),
     };
     let namespace = task.metadata.namespace.as_deref().unwrap_or_default();
     let key = &content.concurrency.key;

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::definition::ValidatedDefinition;
+use super::fanout::assemble_name;
 use super::snapshot::{RetryFact, state};
 use crate::api::AsyncTask;
 use crate::api::state::{StepState, TaskState};
 use crate::api::task::{OutputStatus, RunRef, StepStatus};
+use crate::contract::env::LOG_OUTPUT;
 
 /// What is taken over.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,6 +62,13 @@ pub(super) fn refusal(task: &AsyncTask, fact: &RetryFact, parameters: &serde_jso
     Some(format!("run {name} cannot be continued: {why}"))
 }
 
+/// Whether all that a step gave is there and may be read again: not what was deleted, nor what is for one use.
+fn is_intact(outputs: &[OutputStatus], step: &str) -> bool {
+    let assembling = assemble_name(step);
+    let mut given = outputs.iter().filter(|output| output.step == step || output.step == assembling);
+    given.all(|output| output.name == LOG_OUTPUT || output.gone.is_none() && output.use_once_seconds.is_none())
+}
+
 /// What a run of this content takes over from another one: whole steps whose every predecessor was taken over too, and
 /// of a step that fans out the shards that gave their result.
 pub(super) fn adopt(content: &ValidatedDefinition, source: &AsyncTask) -> Adopted {
@@ -75,7 +84,7 @@ pub(super) fn adopt(content: &ValidatedDefinition, source: &AsyncTask) -> Adopte
         let known = before.steps.iter().find(|known| known.name == step.name);
         let known = known.filter(|known| known.manifest.is_some() || known.adopted.is_some());
         let ready = step.needs.iter().all(|need| whole.contains(need));
-        let Some(known) = known.filter(|_| ready) else {
+        let Some(known) = known.filter(|_| ready && is_intact(&before.outputs, &step.name)) else {
             adopted.steps.push(waiting);
             continue;
         };

@@ -1,5 +1,6 @@
 //! What is to be done next, and what is to be said about it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -7,9 +8,11 @@ use serde_json::Value;
 
 use super::admit;
 use super::life;
+use super::retention;
 use super::seal::Sealed;
 use super::snapshot::{JobFact, JobRef, Remains, Seen, Snapshot, Trouble, is_held, is_marked, state};
 use crate::api::definition::{ConcurrencyPolicy, OutputSpec};
+use crate::api::outputs::{Gone, KeptUntil};
 use crate::api::task::{
     Failure, OutputStatus, PlannedStep, QueueStatus, RevisionRef, RunRef, ShardsStatus, StepStatus, StoreRef, Waiting,
 };
@@ -73,6 +76,10 @@ pub enum Action {
     DeleteJob(JobRef),
     /// Delete all keys of the run.
     DeleteKeys(StoreRef),
+    /// Delete the files of these outputs.
+    DeleteOutputs(BTreeSet<String>),
+    /// Delete the object of a run whose time is up.
+    DeleteTask,
     /// Let the object go.
     Release,
 }
@@ -108,6 +115,10 @@ pub struct News {
     pub steps: Vec<(String, StepNews)>,
     /// What became of the request to cancel it.
     pub cancel: Option<CancelNews>,
+    /// Outputs that are deleted, by name.
+    pub gone: Vec<(String, Gone)>,
+    /// Its details have had their time.
+    pub trim: bool,
     /// What became of the run.
     pub verdict: Verdict,
 }
@@ -225,6 +236,8 @@ pub struct Pins {
     pub outputs: Vec<OutputStatus>,
     /// The first of the runs that continue each other.
     pub origin: Option<RunRef>,
+    /// Dates to which outputs are kept that hang on its parameters.
+    pub kept_until: Vec<KeptUntil>,
 }
 
 impl Plan {
@@ -258,7 +271,8 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
             let plan = life::plan(task, status, execution, now);
             recorded(plan, before)
         }
-        Seen::Nothing => finished(task),
+        Seen::Nothing => finished(task, &[], now),
+        Seen::Finished { needed_by } => finished(task, needed_by, now),
         Seen::Deleting(remains) => deleting(snapshot, remains, now),
     }
 }
@@ -280,7 +294,7 @@ pub(super) fn later(now: Timestamp, after: Duration) -> Timestamp {
 const RESTORED: &str = "this run was over before the object was restored or applied again, and does not run twice: create \
                         an AsyncTask of another name to run it again";
 
-fn finished(task: &AsyncTask) -> Plan {
+fn finished(task: &AsyncTask, needed_by: &[String], now: Timestamp) -> Plan {
     match state(task) {
         None => Plan::say(Verdict::is(TaskState::Canceled, "Restored", Some(RESTORED.to_owned()))),
         Some(state) if state.is_terminal() && !is_marked(task) => {
@@ -293,7 +307,7 @@ fn finished(task: &AsyncTask) -> Plan {
         {
             Plan::say(Verdict::Seen)
         }
-        Some(_) => Plan::rest(),
+        Some(_) => retention::plan(task, needed_by, now),
     }
 }
 
@@ -322,33 +336,15 @@ fn deleting(snapshot: &Snapshot, remains: &Remains, now: Timestamp) -> Plan {
         let verdict = waiting_for_pods(since, remains.pods, now).map_or(Verdict::Unchanged, Verdict::Stays);
         return Plan::act(doomed, verdict).wake(later(now, PODS_AGAIN));
     }
-    if let Some(verdict) = needed(remains) {
+    if !remains.adopters.is_empty() {
         // They read its keys; nothing wakes us when the last of them is gone.
+        let verdict = Verdict::Stays(retention::needed(&remains.adopters));
         return Plan::act(Vec::new(), verdict).wake(later(now, ADOPTERS_AGAIN));
     }
     // Without a store the run never wrote a key: agents are let in only once it is pinned.
     let pinned = task.status.as_ref().and_then(|status| status.store.clone());
     let actions = record(task).into_iter().chain(pinned.map(Action::DeleteKeys)).chain(key(task));
     Plan::act(actions.chain([Action::Release]).collect(), Verdict::Unchanged)
-}
-
-/// Whether other runs took results over, which are where this run wrote them.
-fn needed(remains: &Remains) -> Option<Verdict> {
-    const NAMED: usize = 5;
-    let names = &remains.adopters;
-    let named: Vec<&str> = names.iter().take(NAMED).map(String::as_str).collect();
-    let more = names.len().checked_sub(NAMED).filter(|more| *more > 0);
-    let more = more.map(|more| format!(" and {more} more")).unwrap_or_default();
-    (!names.is_empty()).then(|| {
-        Verdict::Stays(Trouble {
-            reason: "ResultsInUse",
-            message: format!(
-                "waits for the end of run {}{more}, which took results over from this one with retryOf and reads them where \
-                 they are: delete that first",
-                named.join(", ")
-            ),
-        })
-    })
 }
 
 fn waiting_for_pods(since: Option<Timestamp>, pods: usize, now: Timestamp) -> Option<Trouble> {

@@ -11,7 +11,8 @@ use super::fanout::{self, BuiltIn, FanOut, is_appended};
 use super::findings::Findings;
 pub use super::findings::{InvalidDefinition, Part, Violation};
 use super::flow::When;
-use super::{parameters, retry, steps};
+use super::retention::Retention;
+use super::{parameters, retention, retry, steps};
 use crate::api::TaskDefinitionSpec;
 use crate::api::definition::{
     Allowed, CancellationSpec, ConcurrencyPolicy, InputSpec, Outcome, OutputSpec, StepInputSpec, StepSpec,
@@ -55,6 +56,8 @@ pub struct ValidatedDefinition {
     pub revisions_kept: usize,
     /// How long a finished Job and its pods are kept.
     pub pods_kept: Duration,
+    /// Who may see the outputs, and how long they and the AsyncTask are kept.
+    pub retention: Retention,
 }
 
 /// How many runs may be in progress at a time.
@@ -167,6 +170,7 @@ struct Limits {
     concurrency: Concurrency,
     revisions_kept: usize,
     pods_kept: Duration,
+    retention: Retention,
 }
 
 fn limits(spec: &TaskDefinitionSpec, findings: &mut Findings) -> Option<Limits> {
@@ -181,7 +185,9 @@ fn limits(spec: &TaskDefinitionSpec, findings: &mut Findings) -> Option<Limits> 
     let revisions_kept = findings.count("revisionHistoryLimit", revisions, 1);
     let pods = spec.retention.as_ref().and_then(|retention| retention.pods.as_deref());
     let pods_kept = findings.duration("retention.pods", pods, PODS_KEPT);
+    let retention = retention::validate(spec, findings);
     Some(Limits {
+        retention: retention?,
         deadline: deadline?,
         queue_timeout: queue_timeout?,
         concurrency: concurrency?,
@@ -209,6 +215,7 @@ fn assemble(
         priority_classes: spec.priority_classes.clone(),
         revisions_kept: limits.revisions_kept,
         pods_kept: limits.pods_kept,
+        retention: limits.retention,
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::definition::ValidatedInput;
 use super::snapshot::{OutputFact, UploadFact};
 use crate::api::condition::cut;
-use crate::api::task::OutputRef;
+use crate::api::outputs::Visibility;
+use crate::api::task::{AsyncTaskSpec, OutputRef};
 use crate::api::{AsyncTask, TaskState};
 
 /// Why uploads cannot be judged now: the store does not answer.
@@ -43,12 +44,15 @@ pub(super) fn violations(
             return Some(format!("inputs.{shown}: the definition has no such input: {known}"));
         }
         if let Some(OutputRef { task: from, name: output }) = &reference.output {
-            let usable = outputs.get(name).is_some_and(|fact| is_given(fact, task, owner, output));
+            let usable = match outputs.get(name) {
+                Some(OutputFact::Of(from)) => may_take(&task.spec, from, output),
+                Some(OutputFact::Missing) | None => false,
+            };
             let (from, output) = (cut(from, 63), cut(output, 63));
             return (!usable).then(|| {
                 format!(
-                    "inputs.{shown}: there is no finished run {from} of {owner} or of the same team that gave one file as \
-                     output {output}: correct spec.inputs.{shown}.output"
+                    "inputs.{shown}: there is no finished run {from} of {owner}, or of the same team and shown to it, that gave \
+                     one file as output {output} and still has it: correct spec.inputs.{shown}.output"
                 )
             });
         }
@@ -64,14 +68,20 @@ pub(super) fn violations(
     missing.chain(wrong).collect()
 }
 
-/// Whether the output may be read: of a run of the same owner or the same team, which is over and gave it as one file.
-fn is_given(fact: &OutputFact, task: &AsyncTask, owner: &str, output: &str) -> bool {
-    let OutputFact::Of(from) = fact else { return false };
-    let same_owner = from.spec.owner.as_deref() == Some(owner);
-    let same_team = task.spec.team.is_some() && from.spec.team == task.spec.team;
+/// Whether a run may take an output of another one: that is over and gave it as one file which is still there, and it is
+/// of the same owner, or of the same team and shown to it.
+#[must_use]
+pub fn may_take(reader: &AsyncTaskSpec, from: &AsyncTask, output: &str) -> bool {
+    let same =
+        |own: &Option<String>, its: &Option<String>| own.as_ref().is_some_and(|own| !own.is_empty()) && own == its;
     let status = from.status.as_ref().filter(|status| status.state.is_some_and(TaskState::is_terminal));
     let given = status.and_then(|status| status.outputs.iter().find(|known| known.name == output));
-    (same_owner || same_team) && given.is_some_and(|given| given.files == 1)
+    let given = given.filter(|given| given.files == 1 && given.gone.is_none());
+    let Some(given) = given.filter(|_| from.metadata.deletion_timestamp.is_none()) else { return false };
+    let shared = matches!(given.visibility, Some(Visibility::Team | Visibility::Namespace));
+    // What is for one use is fetched by one person, not read by runs.
+    given.use_once_seconds.is_none()
+        && (same(&reader.owner, &from.spec.owner) || shared && same(&reader.team, &from.spec.team))
 }
 
 fn is_usable(fact: &UploadFact, owner: &str, wanted_definition: &str, wanted_input: &str) -> bool {
@@ -87,10 +97,11 @@ fn is_usable(fact: &UploadFact, owner: &str, wanted_definition: &str, wanted_inp
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    use super::{UploadFact, ValidatedInput, unreadable, violations};
+    use super::{UploadFact, ValidatedInput, may_take, unreadable, violations};
     use crate::api::AsyncTask;
+    use crate::api::task::AsyncTaskSpec;
 
     const ID: &str = "0a1b2c3d-0000-4000-8000-000000000000";
 
@@ -135,6 +146,35 @@ mod tests {
         ] {
             assert_eq!(judge(&task, other), missing);
         }
+    }
+
+    #[test]
+    fn a_run_takes_outputs_of_its_owner_and_those_shown_to_its_team() {
+        let spec = |owner: &str, team: Option<&str>| -> AsyncTaskSpec {
+            serde_json::from_value(json!({"definition": {"name": "d"}, "owner": owner, "team": team})).expect("a spec")
+        };
+        let from = |owner: &str, team: Option<&str>, more: Value| -> AsyncTask {
+            let mut output = json!({"name": "report", "step": "s", "files": 1, "size": 1});
+            output.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+            serde_json::from_value(json!({
+                "apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask", "metadata": {"name": "a"},
+                "spec": {"definition": {"name": "d"}, "owner": owner, "team": team},
+                "status": {"state": "Complete", "outputs": [output]},
+            }))
+            .expect("a task")
+        };
+        let (team, none) = (json!({"visibility": "Team"}), json!({}));
+        let takes = |reader: AsyncTaskSpec, from: AsyncTask| may_take(&reader, &from, "report");
+        assert!(takes(spec("ada", None), from("ada", Some("x"), none.clone())));
+        assert!(takes(spec("ada", Some("x")), from("eve", Some("x"), team.clone())));
+        assert!(!takes(spec("ada", Some("x")), from("eve", Some("x"), none.clone())), "it is eve's alone");
+        assert!(!takes(spec("ada", None), from("eve", None, team.clone())), "no team is not a common one");
+        assert!(!takes(spec("ada", Some("")), from("eve", Some(""), team.clone())));
+        assert!(!takes(spec("ada", Some("x")), from("eve", Some("y"), team)));
+        assert!(!takes(spec("ada", None), from("ada", None, json!({"useOnceSeconds": 60}))));
+        let gone = json!({"gone": {"at": "2026-01-01T00:00:00Z", "why": "Deleted", "by": "ada"}});
+        assert!(!takes(spec("ada", None), from("ada", None, gone)));
+        assert!(!may_take(&spec("ada", None), &from("ada", None, none), "other"));
     }
 
     #[test]

@@ -58,7 +58,14 @@ pub(super) fn shard_outputs(step: &str, sealed: &ShardSeal, published: &[OutputS
         .chain([(LOG_OUTPUT, Some("text/plain".to_owned()))])
         .filter_map(|(name, media_type)| {
             let (files, size) = *sealed.outputs.get(name)?;
-            Some(OutputStatus { name: name.to_owned(), step: step.to_owned(), files, size, media_type })
+            Some(OutputStatus {
+                name: name.to_owned(),
+                step: step.to_owned(),
+                files,
+                size,
+                media_type,
+                ..OutputStatus::default()
+            })
         })
         .collect()
 }
@@ -91,6 +98,7 @@ pub(super) fn outputs(step: &str, sealed: &Sealed) -> Vec<OutputStatus> {
                 files: 1,
                 size,
                 media_type: file.media_type.clone(),
+                ..OutputStatus::default()
             }),
         }
     }

@@ -138,8 +138,13 @@ pub enum Seen {
     New(Box<Admission>),
     /// [`Phase::Pinned`]
     Pinned(Box<Execution>),
-    /// [`Phase::Restored`] and [`Phase::Finished`] need no more.
+    /// [`Phase::Restored`] needs no more.
     Nothing,
+    /// [`Phase::Finished`]
+    Finished {
+        /// Names of the runs that read its results where they are; looked for only when something of it is due.
+        needed_by: Vec<String>,
+    },
     /// [`Phase::Deleting`]
     Deleting(Remains),
 }
@@ -450,7 +455,7 @@ pub struct Remains {
     pub jobs: Vec<JobRef>,
     /// How many of its pods have not ended.
     pub pods: usize,
-    /// Names of runs that took results over from it, or are about to: they read its keys.
+    /// Names of runs that take results from it, or are about to: they read its keys.
     pub adopters: Vec<String>,
 }
 

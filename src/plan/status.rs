@@ -6,13 +6,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::decide::{CancelNews, News, Pins, Plan, ShardsEnd, StepNews, Verdict};
+use super::definition::ValidatedDefinition;
 use super::failure::{brief, refusal};
+use super::retention;
 use super::seal::{self, Sealed};
-use super::snapshot::{JobFact, Phase, Snapshot, Trouble, phase};
+use super::snapshot::{DefinitionFact, JobFact, Phase, Seen, Snapshot, Trouble, phase};
 use super::spread::summed;
 use super::tally::{ShardFact, Tally};
 use crate::api::condition::{self, Claim, cut};
 use crate::api::definition::OutputSpec;
+use crate::api::outputs::{Gone, OutputStatus};
 use crate::api::state::{StepState, TaskState};
 use crate::api::task::{AsyncTaskStatus, Failure, QueueStatus, StepStatus, Transition};
 use crate::contract::env::LOG_OUTPUT;
@@ -45,12 +48,14 @@ pub struct ShardSeal {
 }
 
 /// The operator's part of the status: without `progress` of the run and `stage`, `guarded` and `progress` of its steps,
-/// which are the gateway's.
+/// and without `claims` and `deletions`, which are the gateway's.
 #[must_use]
 pub fn operators_part(status: &AsyncTaskStatus) -> AsyncTaskStatus {
     let steps = status.steps.iter().cloned();
     AsyncTaskStatus {
         progress: None,
+        claims: Vec::new(),
+        deletions: Vec::new(),
         steps: steps.map(|step| StepStatus { stage: None, guarded: None, progress: None, ..step }).collect(),
         ..status.clone()
     }
@@ -64,7 +69,9 @@ pub fn status(snapshot: &Snapshot, plan: &Plan, applied: &Applied, now: Timestam
     let writer = Writer { generation: task.metadata.generation, now };
     let effective = effective(&plan.news, applied, phase(task), before.state);
     // Somebody made a Job on another revision a moment before us. That one counts: look at it first.
-    let Some(News { pins, queue, steps, cancel, verdict }) = effective else { return before };
+    let Some(News { pins, queue, steps, cancel, gone, trim, verdict }) = effective else { return before };
+    let was_over = before.state.is_some_and(TaskState::is_terminal);
+    let stalled = before.state == Some(TaskState::Failed);
     let mut after = before;
     if let Some(pins) = pins {
         after = pinned(after, &pins);
@@ -75,12 +82,25 @@ pub fn status(snapshot: &Snapshot, plan: &Plan, applied: &Applied, now: Timestam
     for (name, news) in &steps {
         writer.step(&mut after, name, news, applied);
     }
+    if let Some(content) = content(snapshot) {
+        retention::describe(&mut after.outputs, &content.retention);
+    }
+    if !gone.is_empty() {
+        after.outputs.iter_mut().for_each(|output| mark_gone(output, &gone));
+        // What was in the way is not any more.
+        let claim =
+            Claim::new(condition::STALLED, Some(stalled), "OutputsDeleted", "outputs whose time was up are deleted");
+        after.conditions = with(&after.conditions, &claim, &writer);
+    }
+    if trim {
+        after = retention::trimmed(after);
+    }
     after.step = at_work(&after);
     after.results = results(&after);
     if let Some(cancel) = &cancel {
         after.conditions = with(&after.conditions, &writer.claim_of(cancel), &writer);
     }
-    match verdict {
+    let mut after = match verdict {
         Verdict::Unchanged => after,
         Verdict::Is { state, reason, message } => {
             let failure = after.failure.take().filter(|_| !state.is_success());
@@ -100,6 +120,31 @@ pub fn status(snapshot: &Snapshot, plan: &Plan, applied: &Applied, now: Timestam
             let claim = Claim::new(condition::STALLED, Some(true), trouble.reason, &trouble.message);
             AsyncTaskStatus { conditions: with(&after.conditions, &claim, &writer), ..after }
         }
+    };
+    if let Some(content) = content(snapshot)
+        && !was_over
+        && after.state.is_some_and(TaskState::is_terminal)
+    {
+        retention::ended(&mut after, &content.retention, now);
+    }
+    after
+}
+
+/// What the run consists of, where that is known.
+fn content(snapshot: &Snapshot) -> Option<&ValidatedDefinition> {
+    match &snapshot.seen {
+        Seen::Pinned(execution) => execution.content.as_deref().ok(),
+        Seen::New(admission) => match &admission.definition {
+            DefinitionFact::Ready { content, .. } => Some(content),
+            DefinitionFact::Missing(_) | DefinitionFact::NotReady(_) => None,
+        },
+        Seen::Nothing | Seen::Finished { .. } | Seen::Deleting(_) => None,
+    }
+}
+
+fn mark_gone(output: &mut OutputStatus, gone: &[(String, Gone)]) {
+    if let Some((_, gone)) = gone.iter().find(|(name, _)| *name == output.name).filter(|_| output.gone.is_none()) {
+        output.gone = Some(gone.clone());
     }
 }
 
@@ -122,8 +167,10 @@ fn effective(news: &News, applied: &Applied, phase: Phase, state: Option<TaskSta
             Phase::New => Verdict::held(TaskState::Pending, trouble),
             Phase::Pinned => Verdict::held(state.unwrap_or(TaskState::Pending), trouble),
             Phase::Deleting => Verdict::Stays(trouble.clone()),
+            Phase::Finished if !news.gone.is_empty() => Verdict::Stays(trouble.clone()),
             Phase::Restored | Phase::Finished => Verdict::Unchanged,
         };
+        (news.gone, news.trim) = (Vec::new(), false);
     } else if let Some((step, name)) = foreign {
         let message = format!(
             "a Job named {name} that belongs to something else is in the way: delete it, and create an AsyncTask of \
@@ -141,6 +188,7 @@ fn pinned(before: AsyncTaskStatus, pins: &Pins) -> AsyncTaskStatus {
     AsyncTaskStatus {
         origin: pins.origin.clone(),
         outputs: pins.outputs.clone(),
+        kept_until: pins.kept_until.clone(),
         revision: Some(pins.revision.clone()),
         store: Some(pins.store.clone()),
         plan: pins.plan.clone(),
@@ -158,7 +206,7 @@ fn at_work(status: &AsyncTaskStatus) -> Option<String> {
 
 /// Names of the outputs people wait for.
 fn results(status: &AsyncTaskStatus) -> Option<String> {
-    let declared = status.outputs.iter().filter(|output| output.name != LOG_OUTPUT);
+    let declared = status.outputs.iter().filter(|output| output.name != LOG_OUTPUT && output.gone.is_none());
     let names: Vec<&str> = declared.map(|output| output.name.as_str()).collect();
     (!names.is_empty()).then(|| cut(&names.join(","), 100))
 }

@@ -146,6 +146,15 @@ impl Layout {
         Ok(Prefix(format!("{}{namespace}/_history/{year:04}/{month:02}/{name}/", self.root)))
     }
 
+    /// To list the records of all runs of a namespace that were created in this month (UTC).
+    ///
+    /// # Errors
+    /// A name that cannot be part of a key.
+    pub fn history_in(&self, namespace: &str, year: i16, month: i8) -> Result<Prefix, InvalidPart> {
+        let namespace = checked("namespace", namespace)?;
+        Ok(Prefix(format!("{}{namespace}/_history/{year:04}/{month:02}/", self.root)))
+    }
+
     /// Reads a key found below [`Self::history_of`]. `None`: no history record's key.
     #[must_use]
     pub fn parse_history(&self, key: &str) -> Option<HistoryKey> {
@@ -272,6 +281,18 @@ pub struct AttemptKey {
     pub pod_uid: String,
     /// What it is.
     pub kind: AttemptKind,
+}
+
+impl AttemptKey {
+    /// Name of the output that it is of; `None`: a record, or items on their way.
+    #[must_use]
+    pub fn output(&self) -> Option<&str> {
+        match &self.kind {
+            AttemptKind::Log => Some(LOG_OUTPUT),
+            AttemptKind::File { output, .. } => Some(output),
+            AttemptKind::Commit | AttemptKind::Failure | AttemptKind::Items { .. } => None,
+        }
+    }
 }
 
 /// What an attempt leaves in the store.

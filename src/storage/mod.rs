@@ -158,27 +158,40 @@ pub const DELETE_BATCH: usize = 1000;
 /// # Errors
 /// The first call to the store that fails, and a store that still lists what it said it has deleted.
 pub async fn delete_prefix(store: &dyn ObjectStore, prefix: &Prefix) -> Result<u64, StoreError> {
+    delete_chosen(store, prefix, |_| true).await
+}
+
+/// As [`delete_prefix`], of the keys that are chosen.
+///
+/// # Errors
+/// As [`delete_prefix`].
+pub async fn delete_chosen(
+    store: &dyn ObjectStore,
+    prefix: &Prefix,
+    choose: impl Fn(&str) -> bool + Send,
+) -> Result<u64, StoreError> {
     let mut deleted = 0;
     let mut gone: Vec<String> = Vec::new();
+    let mut after: Option<String> = None;
     loop {
-        // Always from the start: a page that begins after a deleted key is asking for trouble.
-        let page = store.list(prefix, None, DELETE_BATCH).await?;
-        let keys: Vec<String> = page.objects.into_iter().map(|meta| meta.key).collect();
-        match keys.first() {
-            None => return Ok(deleted),
-            Some(first) if gone.contains(first) => {
-                return Err(StoreError::Other {
-                    action: format!("delete {first}"),
-                    detail: "the store accepts the deletion and still lists the object".to_owned(),
-                });
-            }
-            Some(_) => {}
+        // After a key that stays: a page that begins after a deleted key is asking for trouble.
+        let page = store.list(prefix, after.as_deref(), DELETE_BATCH).await?;
+        let (keys, stay): (Vec<String>, Vec<String>) =
+            page.objects.into_iter().map(|meta| meta.key).partition(|key| choose(key));
+        if let Some(first) = keys.first().filter(|first| gone.contains(first)) {
+            return Err(StoreError::Other {
+                action: format!("delete {first}"),
+                detail: "the store accepts the deletion and still lists the object".to_owned(),
+            });
         }
-        store.delete(&keys).await?;
-        deleted += keys.len() as u64;
+        if !keys.is_empty() {
+            store.delete(&keys).await?;
+            deleted += keys.len() as u64;
+        }
         if !page.more {
             return Ok(deleted);
         }
+        after = stay.into_iter().next_back().or(after);
         gone = keys;
     }
 }

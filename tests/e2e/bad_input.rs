@@ -145,9 +145,9 @@ fn a_fan_out_that_cannot_be_is_refused_with_its_field() {
     let said = ns.apply(&of("many", "fanOut: {shards: 100001}")).refused();
     println!("many: {said}");
     assert!(said.contains("fanOut.shards") && said.contains("100000"), "{said}");
-    let shards = "  parameters: {type: object, required: [n], properties: {n: {type: integer}}}";
-    ns.define("asked", &steps("asked", shards, &[("send", "true", "fanOut: {shardsFrom: {parameter: n}}")]));
-    ns.apply(&task("t", "asked").replace("spec: {", "spec: {parameters: {n: 100001}, ")).ok();
+    let shards = "  parameters: {type: object, required: [count], properties: {count: {type: integer}}}";
+    ns.define("asked", &steps("asked", shards, &[("send", "true", "fanOut: {shardsFrom: {parameter: count}}")]));
+    ns.apply(&task("t", "asked").replace("spec: {", "spec: {parameters: {count: 100001}, ")).ok();
     refused(&ns, "t", "InvalidParameters", &["100001", "100000"]);
 }
 

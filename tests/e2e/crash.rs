@@ -27,7 +27,7 @@ pub(crate) fn process(component: &str) -> Option<String> {
     ours.map(str::to_owned)
 }
 
-fn back(component: &str) {
+pub(crate) fn back(component: &str) {
     kubectl(&["-n", SYSTEM, "rollout", "status", &format!("deployment/asynctask-{component}"), "--timeout=120s"]).ok();
 }
 

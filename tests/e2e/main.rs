@@ -13,6 +13,7 @@ mod journey;
 mod ledger;
 mod life;
 mod memory;
+mod outputs;
 mod queue;
 mod races;
 mod revisions;

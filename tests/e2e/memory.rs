@@ -43,7 +43,9 @@ fn agents(namespace: &str) -> Vec<(String, String)> {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
         let value = |name: &str| {
             let mut all = environment.split(|byte| *byte == 0);
-            all.find_map(|pair| std::str::from_utf8(pair).ok()?.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
+            all.find_map(|pair| {
+                std::str::from_utf8(pair).ok()?.strip_prefix(name)?.strip_prefix('=').map(str::to_owned)
+            })
         };
         let ours = program.ends_with("asynctask-agent") && value("ASYNCTASK_NAMESPACE")? == namespace;
         ours.then(|| value("ASYNCTASK_STEP").map(|step| (step, pid.to_owned())))?
@@ -97,7 +99,11 @@ fn run(definition: &str, items: usize, per_shard: usize) -> (Peaks, usize) {
     let all = cli(&["-n", &ns.name, "outputs", "get", "run", "all", "-o", "-"]).ok();
     assert!(all.lines().map(|line| line.parse::<usize>().unwrap()).eq(1..=items), "each item once and in order");
     let size = serde_json::to_vec(&status).unwrap().len();
-    println!("{items} items: {:.0} s ({}), status {size} bytes, peaks in KiB: {peaks:?}", wall.as_secs_f64(), split(&status));
+    println!(
+        "{items} items: {:.0} s ({}), status {size} bytes, peaks in KiB: {peaks:?}",
+        wall.as_secs_f64(),
+        split(&status)
+    );
     (peaks, size)
 }
 

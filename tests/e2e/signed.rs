@@ -6,7 +6,7 @@ use crate::stores::{TTL, seaweed};
 use crate::support::{Cluster, Namespace, curl, host_ip, http, script, task, until};
 
 const WRITES: &str = "echo the result > $ASYNCTASK_OUTPUTS/report.txt";
-const REPORT: &str = "  outputs: [{name: report, step: work, path: report.txt}]";
+const REPORT: &str = "  outputs: [{name: report, step: work, path: report.txt, visibility: Namespace}]";
 
 fn finished_run(topic: &str, store: Option<&str>) -> Namespace {
     let ns = Namespace::new(topic);

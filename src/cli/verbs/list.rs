@@ -1,10 +1,11 @@
 //! `list`: runs, newest first.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 
 use crate::api::{AsyncTask, TaskState};
+use crate::cli::change::read;
 use crate::cli::cluster::ClusterError;
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
@@ -13,6 +14,8 @@ use crate::cli::format::{Document, ListFormat, qualified, tidy};
 use crate::cli::render::list_row;
 use crate::cli::terminal::{print, say};
 use crate::cli::words::{clean, table};
+use crate::contract::people::PastRuns;
+use crate::plan::retention::moment;
 
 /// Objects asked for at once.
 const PAGE: u32 = 500;
@@ -35,9 +38,25 @@ pub(crate) struct Args {
     /// Runs of this definition
     #[arg(long, value_name = "NAME")]
     definition: Option<String>,
+    /// Runs of the past, also those whose objects are gone: from the records in the store
+    #[arg(long, conflicts_with = "all_namespaces")]
+    history: bool,
+    /// With --history: created since this date, or in the last such time (`30d`); default: 30d
+    #[arg(long, value_name = "DATE|TIME", requires = "history", value_parser = since)]
+    since: Option<Timestamp>,
     /// More columns, or another format
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<ListFormat>,
+}
+
+/// A date, or how long ago.
+pub(crate) fn since(text: &str) -> Result<Timestamp, String> {
+    let ago = || {
+        let days = || text.strip_suffix('d')?.parse::<i64>().ok()?.checked_mul(24);
+        let hours = days().or_else(|| text.strip_suffix('h')?.parse().ok()).filter(|hours| *hours >= 0)?;
+        Timestamp::now().checked_sub(SignedDuration::from_hours(hours)).ok()
+    };
+    moment(text).or_else(ago).ok_or_else(|| format!("{text:?} is no date and no time: write 2027-01-31, 30d or 12h"))
 }
 
 fn state(text: &str) -> Result<TaskState, String> {
@@ -49,6 +68,9 @@ fn state(text: &str) -> Result<TaskState, String> {
 
 /// Prints the list.
 pub(crate) async fn run(session: &Session, args: &Args) -> Result<Exit, CliError> {
+    if args.history {
+        return past(session, args).await;
+    }
     let resource = ApiResource::erase::<AsyncTask>(&());
     let api: Api<DynamicObject> = if args.all_namespaces {
         Api::all_with(session.client.clone(), &resource)
@@ -72,6 +94,84 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<Exit, CliError
         Some(ListFormat::Wide) => print(&page(tasks, args.all_namespaces, true, Timestamp::now()))?,
     }
     Ok(Exit::Ok)
+}
+
+/// Runs of the past, as the gateway finds them in the store.
+async fn past(session: &Session, args: &Args) -> Result<Exit, CliError> {
+    let gateway = session.gateway().await?;
+    let mut url = gateway.path(&session.namespace, &["history"]);
+    let state = args.state.map(|state| state.as_str().to_owned());
+    let since = args.since.map(|since| since.to_string());
+    let asked = [
+        ("owner", &args.owner),
+        ("team", &args.team),
+        ("definition", &args.definition),
+        ("state", &state),
+        ("since", &since),
+    ];
+    for (name, value) in asked {
+        if let Some(value) = value {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+    }
+    let mut runs = Vec::new();
+    let mut next: Option<String> = None;
+    loop {
+        let mut page = url.clone();
+        if let Some(next) = &next {
+            page.query_pairs_mut().append_pair("continue", next);
+        }
+        let found: PastRuns = gateway.get(page).await?;
+        runs.extend(found.runs);
+        next = found.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    runs.sort_by_key(|run| std::cmp::Reverse(run["createdAt"].as_str().map(str::to_owned)));
+    match args.output {
+        Some(ListFormat::Json) => print(&Document::Json.text(&runs))?,
+        Some(ListFormat::Yaml) => print(&Document::Yaml.text(&runs))?,
+        Some(ListFormat::Name) => {
+            let names = runs.iter().filter_map(|run| run["name"].as_str());
+            print(&names.map(|name| qualified(name) + "\n").collect::<String>())?;
+        }
+        None | Some(ListFormat::Wide) if runs.is_empty() => {
+            say(&format!("No past runs found in {}", session.namespace))
+        }
+        None | Some(ListFormat::Wide) => print(&past_page(&runs))?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn past_page(runs: &[serde_json::Value]) -> String {
+    let mut rows =
+        vec![["NAME", "STATE", "REASON", "DEFINITION", "OWNER", "TEAM", "CREATED"].map(str::to_owned).to_vec()];
+    for run in runs {
+        let text = |value: &serde_json::Value| value.as_str().map_or_else(|| "-".to_owned(), clean);
+        let spec = &run["spec"];
+        let columns = [
+            &run["name"],
+            &run["state"],
+            &run["reason"],
+            &spec["definition"]["name"],
+            &spec["owner"],
+            &spec["team"],
+            &run["createdAt"],
+        ];
+        rows.push(columns.into_iter().map(text).collect());
+    }
+    table(&rows)
+}
+
+/// The run of a name, or all of the session's namespace; those that this version cannot read are passed over.
+pub(crate) async fn tasks(session: &Session, name: Option<&str>) -> Result<Vec<AsyncTask>, ClusterError> {
+    if let Some(name) = name {
+        return Ok(vec![read(session, name).await?]);
+    }
+    let resource = ApiResource::erase::<AsyncTask>(&());
+    let api = Api::namespaced_with(session.client.clone(), &session.namespace, &resource);
+    Ok(all(&api, "").await?.into_iter().filter_map(|object| object.try_parse().ok()).collect())
 }
 
 async fn all(api: &Api<DynamicObject>, fields: &str) -> Result<Vec<DynamicObject>, ClusterError> {
@@ -143,7 +243,7 @@ fn document(tasks: Vec<DynamicObject>) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use super::{Args, page, selector, state};
+    use super::{Args, page, past_page, selector, since, state};
     use crate::api::TaskState;
     use jiff::Timestamp;
     use kube::api::DynamicObject;
@@ -161,11 +261,26 @@ mod tests {
             team: None,
             state: Some(TaskState::InProgress),
             definition: Some("d".into()),
+            history: false,
+            since: None,
             output: None,
         };
         assert_eq!(selector(&args), "spec.owner=a\\,b\\=c,spec.definition.name=d,status.state=InProgress");
         assert_eq!(state("inprogress"), Ok(TaskState::InProgress));
         assert!(state("gone").expect_err("unknown").contains("PartiallyComplete"));
+    }
+
+    #[test]
+    fn past_runs_are_rows_and_times_are_dates_or_so_long_ago() {
+        let run = json!({
+            "name": "old", "state": "Complete", "createdAt": "2026-01-01T00:00:00Z",
+            "spec": {"definition": {"name": "d"}, "owner": "ada"},
+        });
+        let text = past_page(&[run]);
+        let words: Vec<_> = text.lines().nth(1).expect("a row").split_whitespace().collect();
+        assert_eq!(words, ["old", "Complete", "-", "d", "ada", "-", "2026-01-01T00:00:00Z"]);
+        assert!(since("30d").expect("ago") < since("12h").expect("ago"));
+        assert!(since("2026-01-31").is_ok() && since("yesterday").is_err() && since("-3d").is_err());
     }
 
     #[test]

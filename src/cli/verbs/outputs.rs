@@ -2,20 +2,24 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
+
 use crate::api::AsyncTask;
+use crate::cli::change::each;
 use crate::cli::connect::Session;
 use crate::cli::download::{Outcome, to_file, to_stdout};
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
-use crate::cli::format::Document;
+use crate::cli::format::{Document, qualified};
 use crate::cli::gateway::{Gateway, GatewayError};
 use crate::cli::meter::Meter;
 use crate::cli::target::Target;
-use crate::cli::terminal::{is_terminal, print};
+use crate::cli::terminal::{ask, is_terminal, print, say};
+use crate::cli::verbs::list::since;
 use crate::cli::verbs::shards::sharded;
 use crate::cli::words::{clean, size, table};
 use crate::contract::env::LOG_OUTPUT;
-use crate::contract::people::{DownloadTicket, FileView, OutputList, OutputView};
+use crate::contract::people::{DownloadTicket, FileView, FoundOutput, FoundOutputs, GoneView, OutputList, OutputView};
 
 /// List or fetch what a run gave back
 #[derive(Debug, clap::Args)]
@@ -33,6 +37,44 @@ enum Verb {
     ///
     /// Of a step that runs in shards, each file goes into the folder OUTPUT/SHARD.
     Get(GetArgs),
+    /// Delete outputs of a run that is over; it cannot be taken back
+    Rm(RmArgs),
+    /// Find outputs across the runs of the namespace
+    Find(FindArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct FindArgs {
+    /// Of runs of this user
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
+    /// Of runs of this group
+    #[arg(long, value_name = "GROUP")]
+    team: Option<String>,
+    /// Of runs of this definition
+    #[arg(long, value_name = "NAME")]
+    definition: Option<String>,
+    /// Of this name
+    #[arg(long, value_name = "NAME")]
+    output_name: Option<String>,
+    /// Of runs created since this date, or in the last such time (`30d`)
+    #[arg(long, value_name = "DATE|TIME", value_parser = since)]
+    since: Option<Timestamp>,
+    /// Another format
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Document>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RmArgs {
+    /// Name of the run
+    name: String,
+    /// Names of the outputs
+    #[arg(required = true, value_name = "OUTPUT")]
+    outputs: Vec<String>,
+    /// Do not ask; without a terminal nobody is asked
+    #[arg(short, long)]
+    yes: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,7 +90,7 @@ struct LsArgs {
 struct GetArgs {
     /// Name of the run
     name: String,
-    /// Name of an output; default: all but the log
+    /// Name of an output; default: all but the log and those that are for one use
     output: Option<String>,
     /// File or folder to write to, - for stdout; default: the current folder
     #[arg(short = 'o', long = "to", value_name = "FILE|FOLDER")]
@@ -72,6 +114,16 @@ pub(crate) enum OutputsError {
         /// Why.
         source: GatewayError,
     },
+    /// The gateway does not delete it.
+    #[error("cannot delete output {output:?} of AsyncTask {task:?}: {source}")]
+    Delete {
+        /// Task.
+        task: String,
+        /// Output.
+        output: String,
+        /// Why.
+        source: GatewayError,
+    },
     /// No such output.
     #[error("AsyncTask {task:?} has no output {output:?}{known}")]
     Output {
@@ -89,6 +141,14 @@ pub(crate) enum OutputsError {
         output: String,
         /// How many.
         files: usize,
+    },
+    /// It is no longer there.
+    #[error("output {output:?} {said}: run the task again")]
+    Gone {
+        /// Output.
+        output: String,
+        /// What became of it.
+        said: String,
     },
     /// Nothing at all.
     #[error("AsyncTask {0:?} has given nothing back (yet): `kubectl asynctask status` tells how far it is")]
@@ -111,8 +171,81 @@ pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError>
             let said = Said::read(session, &args.name).await;
             get(&gateway, &session.namespace, &args, &said).await?;
         }
+        Verb::Find(args) => find(&gateway, &session.namespace, &args).await?,
+        Verb::Rm(args) => return remove(&gateway, &session.namespace, &args).await,
     }
     Ok(Exit::Ok)
+}
+
+async fn find(gateway: &Gateway, namespace: &str, args: &FindArgs) -> Result<(), CliError> {
+    let mut url = gateway.path(namespace, &["outputs"]);
+    let since = args.since.map(|since| since.to_string());
+    let asked = [
+        ("owner", &args.owner),
+        ("team", &args.team),
+        ("definition", &args.definition),
+        ("output", &args.output_name),
+        ("since", &since),
+    ];
+    for (name, value) in asked {
+        if let Some(value) = value {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+    }
+    let (mut outputs, mut next) = (Vec::new(), None::<String>);
+    loop {
+        let mut page = url.clone();
+        if let Some(next) = &next {
+            page.query_pairs_mut().append_pair("continue", next);
+        }
+        let found: FoundOutputs = gateway.get(page).await?;
+        outputs.extend(found.outputs);
+        next = found.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    match args.output {
+        Some(document) => print(&document.text(&outputs))?,
+        None if outputs.is_empty() => say(&format!("No outputs that you may see are found in {namespace}")),
+        None => print(&found_page(&outputs))?,
+    }
+    Ok(())
+}
+
+fn found_page(outputs: &[FoundOutput]) -> String {
+    let head = ["RUN", "OUTPUT", "FILES", "SIZE", "DEFINITION", "OWNER", "TEAM", "CREATED", "KEPT UNTIL"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for found in outputs {
+        let text = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), clean);
+        rows.push(vec![
+            clean(&found.task),
+            clean(&found.output),
+            found.files.to_string(),
+            size(found.size),
+            clean(&found.definition),
+            text(&found.owner),
+            text(&found.team),
+            text(&found.created_at),
+            text(&found.expires_at),
+        ]);
+    }
+    table(&rows)
+}
+
+async fn remove(gateway: &Gateway, namespace: &str, args: &RmArgs) -> Result<Exit, CliError> {
+    let question = format!("Delete {} of AsyncTask {:?}?", args.outputs.join(", "), args.name);
+    if !args.yes && !ask(&question).await {
+        say("Nothing was changed");
+        return Ok(Exit::NothingToDo);
+    }
+    each(&args.outputs, async |output: &str| {
+        let gone = gateway.delete(gateway.path(namespace, &["tasks", &args.name, "outputs", output])).await;
+        gone.map_err(|source| OutputsError::Delete { task: args.name.clone(), output: output.to_owned(), source })?;
+        print(&format!("output {} of {} deleted\n", clean(output), qualified(&args.name)))?;
+        Ok(Exit::Ok)
+    })
+    .await
 }
 
 /// Asks the gateway for the outputs of a run.
@@ -152,6 +285,9 @@ fn count(output: &OutputView) -> usize {
 fn page(list: &OutputList) -> String {
     let mut rows = vec![["OUTPUT", "N", "FILE", "SIZE", "TYPE", "SHA-256"].map(str::to_owned).to_vec()];
     for output in &list.outputs {
+        if let Some(said) = standing(output) {
+            rows.push(vec![clean(&output.name), "-".to_owned(), clean(&said)]);
+        }
         for (n, file) in output.files.iter().enumerate() {
             rows.push(vec![
                 clean(&output.name),
@@ -168,6 +304,24 @@ fn page(list: &OutputList) -> String {
         }
     }
     table(&rows)
+}
+
+/// What is to know of an output beside its files.
+fn standing(output: &OutputView) -> Option<String> {
+    if let Some(GoneView { at, why, by }) = &output.gone {
+        let by = by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+        return Some(match why.as_str() {
+            "Expired" => format!("was kept until {at}"),
+            "Used" => format!("was fetched{by}"),
+            _ => format!("was deleted{by} at {at}"),
+        });
+    }
+    let kept = output.expires_at.as_ref().map(|at| format!("kept until {at}"));
+    match (&output.claimed_by, output.use_once) {
+        (Some(by), _) => Some(format!("for one use, claimed by {by}, {}", kept.unwrap_or_default())),
+        (None, true) => Some("for one use: whoever gets it first has it".to_owned()),
+        (None, false) => kept,
+    }
 }
 
 /// One file to fetch: its output, its place in it, and itself where it was listed.
@@ -215,9 +369,12 @@ pub(crate) async fn stdout(gateway: &Gateway, link: reqwest::Url, file: &FileVie
 }
 
 fn choose<'a>(list: &'a OutputList, args: &GetArgs) -> Result<Vec<Chosen<'a>>, OutputsError> {
-    let files_of = |output: &'a OutputView| (0..count(output)).map(move |n| (output, n, output.files.get(n)));
+    let files_of = |output: &'a OutputView| {
+        let files = if output.gone.is_some() { 0 } else { count(output) };
+        (0..files).map(move |n| (output, n, output.files.get(n)))
+    };
     let Some(name) = &args.output else {
-        let declared = list.outputs.iter().filter(|o| o.name != LOG_OUTPUT);
+        let declared = list.outputs.iter().filter(|o| o.name != LOG_OUTPUT && !o.use_once);
         let all: Vec<_> = declared.flat_map(files_of).collect();
         return if all.is_empty() { Err(OutputsError::Nothing(args.name.clone())) } else { Ok(all) };
     };
@@ -227,6 +384,9 @@ fn choose<'a>(list: &'a OutputList, args: &GetArgs) -> Result<Vec<Chosen<'a>>, O
         OutputsError::Output { task: args.name.clone(), output: name.clone(), known }
     })?;
     let mut files: Vec<_> = files_of(output).collect();
+    if let Some(said) = standing(output).filter(|_| output.gone.is_some()) {
+        return Err(OutputsError::Gone { output: name.clone(), said });
+    }
     if let Some(number) = args.file {
         let at = number as usize - 1;
         if at >= files.len() {
@@ -240,7 +400,7 @@ fn choose<'a>(list: &'a OutputList, args: &GetArgs) -> Result<Vec<Chosen<'a>>, O
 #[cfg(test)]
 mod tests {
     use super::{GetArgs, OutputsError, Said, choose, page};
-    use crate::contract::people::{FileView, OutputList, OutputView};
+    use crate::contract::people::{FileView, GoneView, OutputList, OutputView};
 
     fn file(path: &str) -> FileView {
         FileView { path: path.into(), size: 2048, sha256: "ab".repeat(32), media_type: None }
@@ -255,6 +415,11 @@ mod tests {
             count: if name == "reports" { 3 } else { 0 },
             files: files.iter().map(|f| file(f)).collect(),
             more: false,
+            visibility: "Owner".into(),
+            expires_at: None,
+            use_once: false,
+            claimed_by: None,
+            gone: None,
         };
         OutputList { outputs: vec![output("reports", &["r/a", "r/b"]), output("log", &["log"])] }
     }
@@ -290,6 +455,21 @@ mod tests {
         assert!(text.lines().nth(2).is_some_and(|l| l.starts_with("reports  2  r/b")), "{text}");
         assert!(text.contains(&"ab".repeat(32)), "{text}");
         assert!(text.lines().nth(3).is_some_and(|l| l.starts_with("reports  …  and 1 more")), "{text}");
+    }
+
+    #[test]
+    fn what_became_of_an_output_is_told_beside_it() {
+        let mut list = outputs();
+        list.outputs[0].gone =
+            Some(GoneView { at: "2027-01-01T00:00:00Z".into(), why: "Deleted".into(), by: Some("tom".into()) });
+        let text = page(&list);
+        assert!(text.contains("reports  -  was deleted by tom at 2027-01-01T00:00:00Z"), "{text}");
+        let gone = choose(&list, &args(Some("reports"), None)).expect_err("gone").to_string();
+        assert!(gone.contains("was deleted by tom"), "{gone}");
+        let mut list = outputs();
+        list.outputs[0].use_once = true;
+        assert!(matches!(choose(&list, &args(None, None)), Err(OutputsError::Nothing(_))), "only by its name");
+        assert!(choose(&list, &args(Some("reports"), None)).is_ok());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Effects of a plan, in its order. Each can be repeated without harm, and stops where something is in the way.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
@@ -21,7 +22,7 @@ use crate::plan::snapshot::{JobRef, Trouble, Turn};
 use crate::plan::status::Applied;
 use crate::runtime::client::{explain, is_status};
 use crate::storage::records::{Manifest, ManifestFile, VERSION};
-use crate::storage::{PutMode, StoreError, delete_prefix};
+use crate::storage::{PutMode, StoreError, delete_chosen, delete_prefix};
 
 /// What came of the actions.
 #[derive(Debug, Default)]
@@ -72,6 +73,8 @@ impl TaskController {
             Action::Mark(state) => done.task = Some(self.mark(task, *state).await?),
             Action::DeleteJob(job) => self.delete_job(task, job).await?,
             Action::DeleteKeys(store) => done.applied.trouble = self.delete_keys(task, store).await.err(),
+            Action::DeleteOutputs(outputs) => done.applied.trouble = self.delete_outputs(task, outputs).await.err(),
+            Action::DeleteTask => self.delete_task(task).await?,
             Action::Release => {
                 self.release(task).await?;
                 done.released = true;
@@ -184,6 +187,46 @@ impl TaskController {
             Err(error) if is_status(&error, 404) || is_status(&error, 409) => Ok(()),
             Err(source) => Err(TaskError::DeleteJob { name: job.name.clone(), source }),
         }
+    }
+
+    /// Exactly the version that was looked at: whoever extends its time at this moment is heard.
+    async fn delete_task(&self, task: &AsyncTask) -> Result<(), TaskError> {
+        let this = Preconditions { uid: task.uid(), resource_version: task.resource_version() };
+        let params = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+        tracing::info!(uid = task.uid(), task = task.name_any(), "its time is up: it is deleted");
+        match self.tasks(task).delete(&task.name_any(), &params).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_status(&error, 404) || is_status(&error, 409) => Ok(()),
+            Err(source) => Err(TaskError::DeleteTask(source)),
+        }
+    }
+
+    async fn delete_outputs(&self, task: &AsyncTask, outputs: &BTreeSet<String>) -> Result<(), Trouble> {
+        let fail = |reason: &'static str, error: &dyn std::error::Error| Trouble {
+            reason,
+            message: format!(
+                "outputs of this run whose time is up cannot be deleted: {error}. It is tried again until they are gone"
+            ),
+        };
+        let Some(status) = &task.status else { return Ok(()) };
+        let pinned = status.store.as_ref().expect("invariant: only a run that has a store gave outputs");
+        let open = self.context.stores.by_ref(pinned).await.map_err(|error| fail(error.reason(), &error))?;
+        require_owner(&open).await.map_err(|error| fail(error.reason(), &error))?;
+        let uid = task.uid().unwrap_or_default();
+        let keys = open.layout.task(&task.namespace().unwrap_or_default(), &uid);
+        let keys = keys.map_err(|error| fail("InvalidKey", &error))?;
+        let mut deleted = 0;
+        for step in &status.steps {
+            let keys = keys.step(&step.name).map_err(|error| fail("InvalidKey", &error))?;
+            // Of every attempt: what a losing one left is no less somebody's output.
+            let chosen = |key: &str| {
+                keys.parse(key).is_some_and(|key| key.output().is_some_and(|output| outputs.contains(output)))
+            };
+            let some = delete_chosen(open.store.as_ref(), keys.attempts_prefix(), chosen).await;
+            deleted += some.map_err(|error| fail(error.reason(), &error))?;
+        }
+        tracing::info!(uid, ?outputs, objects = deleted, "outputs deleted");
+        Ok(())
     }
 
     async fn delete_keys(&self, task: &AsyncTask, store: &StoreRef) -> Result<(), Trouble> {

@@ -32,6 +32,8 @@ pub(super) enum TaskError {
     Hold(#[source] kube::Error),
     #[error("the AsyncTask cannot be marked as finished: {}", explain(.0))]
     Mark(#[source] kube::Error),
+    #[error("the AsyncTask, whose time is up, cannot be deleted: {}", explain(.0))]
+    DeleteTask(#[source] kube::Error),
     #[error("the AsyncTask cannot be let go: {}", explain(.0))]
     Release(#[source] kube::Error),
     #[error("Lease {name}, which stands for the run's concurrency key, cannot be used: {}", explain(.source))]
@@ -62,6 +64,7 @@ impl Reason for TaskError {
             Self::DeleteJob { .. } => "DeleteJob",
             Self::Hold(_) => "Hold",
             Self::Mark(_) => "Mark",
+            Self::DeleteTask(_) => "DeleteTask",
             Self::Release(_) => "Release",
             Self::Lease { .. } => "Lease",
             Self::ReadPriority { .. } => "ReadPriority",

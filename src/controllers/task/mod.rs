@@ -217,7 +217,7 @@ fn turn_of(snapshot: &Snapshot) -> Option<Turn> {
     match &snapshot.seen {
         Seen::New(admission) => admission.turn.clone(),
         Seen::Pinned(execution) => execution.turn.clone(),
-        Seen::Nothing | Seen::Deleting(_) => None,
+        Seen::Nothing | Seen::Finished { .. } | Seen::Deleting(_) => None,
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::TaskController;
 use super::error::TaskError;
 use crate::api::AsyncTask;
+use crate::plan::retention::is_due;
 use crate::plan::snapshot::{OutputFact, Phase, RetryFact, phase};
 
 impl TaskController {
@@ -33,6 +35,11 @@ impl TaskController {
     async fn neighbour(&self, task: &AsyncTask, name: &str) -> Result<Option<AsyncTask>, TaskError> {
         let read = self.tasks(task).get_opt(name).await;
         read.map_err(|source| TaskError::ReadNeighbour { name: name.to_owned(), source })
+    }
+
+    /// The same, where something of a run that is over is to be deleted; of one that rests nobody is asked.
+    pub(super) fn needed_by(&self, task: &AsyncTask) -> Vec<String> {
+        if is_due(task, Timestamp::now()) { self.adopters(task) } else { Vec::new() }
     }
 
     /// Names of the runs that need the keys of this one. From our copy: whoever is let in is in it before.
@@ -64,7 +71,11 @@ fn takes_from(other: &AsyncTask, source: &AsyncTask) -> bool {
     let has_taken = adopted.into_iter().any(|adopted| Some(&adopted.uid) == source.metadata.uid.as_ref());
     // Our copy of a run that was let in a moment ago may not say yet what it took.
     let named = other.spec.retry_of.as_ref().is_some_and(|retry_of| retry_of.name == source.name_any());
-    has_taken || named && phase(other) == Phase::New
+    // Its agents read the file when they begin, also in a later attempt.
+    let inputs = other.spec.inputs.values().filter_map(|input| input.output.as_ref());
+    let reads = inputs.into_iter().any(|output| output.task == source.name_any())
+        && matches!(phase(other), Phase::New | Phase::Pinned);
+    has_taken || reads || named && phase(other) == Phase::New
 }
 
 #[cfg(test)]

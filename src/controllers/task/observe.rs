@@ -51,7 +51,8 @@ impl TaskController {
         let seen = match phase(&task) {
             Phase::New => Seen::New(Box::new(self.admission(&task, known).await?)),
             Phase::Pinned => Seen::Pinned(Box::new(self.execution(&task, known).await?)),
-            Phase::Restored | Phase::Finished => Seen::Nothing,
+            Phase::Restored => Seen::Nothing,
+            Phase::Finished => Seen::Finished { needed_by: self.needed_by(&task) },
             Phase::Deleting => Seen::Deleting(self.remains(&task).await?),
         };
         Ok(Snapshot { task, seen })

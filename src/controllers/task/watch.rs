@@ -1,6 +1,7 @@
 //! What is watched, and which run each change wakes. Copies are kept small: parameters, specs of Jobs and contents of
 //! definitions are read when they are needed.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use futures::{Stream, future};
@@ -84,9 +85,22 @@ fn tasks(client: &Client) -> (Store<Guarded>, impl Stream<Item = Events<Guarded>
         .default_backoff()
         .reflect(writer)
         .applied_objects()
-        // Our own status writes and the gateway's change neither.
-        .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
+        // Our own status writes and the gateway's change none of them, but for what people want of outputs.
+        .predicate_filter(
+            predicates::generation.combine(predicates::finalizers).combine(wanted_of_outputs),
+            PredicateConfig::default(),
+        );
     (reader, stream)
+}
+
+/// Changes when somebody claims or deletes an output: that is written into the status, by the gateway.
+fn wanted_of_outputs(guarded: &Guarded) -> Option<u64> {
+    let status = guarded.0.as_ref().ok()?.status.as_ref()?;
+    let mut hasher = DefaultHasher::new();
+    let claims = status.claims.iter().map(|claim| (&claim.output, &claim.user));
+    let deletions = status.deletions.iter().map(|deletion| (&deletion.output, &deletion.user));
+    claims.chain(deletions).collect::<Vec<_>>().hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 /// Parameters are read live when they are judged; of the annotations only our own two decide anything.

@@ -12,7 +12,7 @@ use super::source::Source;
 use super::{Attempt, Desk};
 use crate::api::AsyncTask;
 use crate::api::definition::StepInputSpec;
-use crate::api::task::{AsyncTaskSpec, InputRef, OutputRef};
+use crate::api::task::{InputRef, OutputRef};
 use crate::contract::wire::{InputSource, Limits, path};
 use crate::gateway::identity::Agent;
 use crate::gateway::problem::Refusal;
@@ -20,6 +20,7 @@ use crate::gateway::request::{self, Filters, Names};
 use crate::gateway::sealed::{Sealed, status_of};
 use crate::gateway::{Gateway, Shared};
 use crate::plan::fanout::BuiltIn;
+use crate::plan::inputs::may_take;
 use crate::storage::StoreError;
 use crate::storage::digest::Digest;
 use crate::storage::records::{ManifestFile, RECORD_MAX, UploadRecord, decode};
@@ -181,7 +182,7 @@ async fn other_run(gateway: &Gateway, attempt: &Attempt, input: &str, wanted: &O
     let missing = || {
         let (task, name) = (&wanted.task, &wanted.name);
         let message = format!(
-            "input {input:?}: there is no finished run {task:?} of this run's owner or team with one file as its output \
+            "input {input:?}: there is no finished run {task:?} of this run's owner, or shown to its team, with one file as its output \
              {name:?}: see `kubectl asynctask outputs {task}`"
         );
         Refusal::invalid("InputMissing", message)
@@ -189,7 +190,7 @@ async fn other_run(gateway: &Gateway, attempt: &Attempt, input: &str, wanted: &O
     let name = request::object(&wanted.task).map_err(|_| missing())?;
     let read = Api::<AsyncTask>::namespaced(gateway.client.clone(), &attempt.namespace).get_opt(name).await;
     let read = read.map_err(|source| Refusal::Kube { act: "read the AsyncTask an input comes from", source })?;
-    let task = read.filter(|task| is_over(task) && may_read(&attempt.task.spec, &task.spec)).ok_or_else(missing)?;
+    let task = read.filter(|task| may_take(&attempt.task.spec, task, &wanted.name)).ok_or_else(missing)?;
     let store = task.status.as_ref().and_then(|status| status.store.as_ref()).ok_or_else(missing)?;
     let open = gateway.stores.by_ref(store).await?;
     let giver = giver(gateway, &attempt.namespace, &task, &wanted.name).await?.ok_or_else(missing)?;
@@ -200,18 +201,6 @@ async fn other_run(gateway: &Gateway, attempt: &Attempt, input: &str, wanted: &O
     let ManifestFile { size, sha256, key, .. } = file;
     let source = Source { key, open: other.then_some(open) };
     Ok(Input { name: input.to_owned(), path: None, size, sha256, source })
-}
-
-fn is_over(task: &AsyncTask) -> bool {
-    let state = task.status.as_ref().and_then(|status| status.state);
-    task.metadata.deletion_timestamp.is_none() && state.is_some_and(|state| state.is_terminal())
-}
-
-/// Of the same owner or the same team.
-fn may_read(reader: &AsyncTaskSpec, other: &AsyncTaskSpec) -> bool {
-    let same =
-        |own: &Option<String>, its: &Option<String>| own.as_ref().is_some_and(|own| !own.is_empty()) && own == its;
-    same(&reader.owner, &other.owner) || same(&reader.team, &other.team)
 }
 
 /// The step that gave an output of a finished run. Its revision may be gone: then the status says what it said last.
@@ -285,21 +274,5 @@ mod tests {
         ] {
             assert_eq!(place("given", declared, file), expected, "{declared} {file}");
         }
-    }
-
-    #[test]
-    fn a_run_reads_from_runs_of_its_owner_or_team() {
-        let spec = |owner: &str, team: Option<&str>| -> AsyncTaskSpec {
-            serde_json::from_value(serde_json::json!({"definition": {"name": "d"}, "owner": owner, "team": team}))
-                .expect("a spec")
-        };
-        assert!(may_read(&spec("ada", None), &spec("ada", Some("x"))));
-        assert!(may_read(&spec("ada", Some("x")), &spec("eve", Some("x"))));
-        assert!(!may_read(&spec("ada", None), &spec("eve", None)), "no team is not a common one");
-        assert!(!may_read(&spec("ada", Some("")), &spec("eve", Some(""))));
-        assert!(!may_read(&spec("ada", Some("x")), &spec("eve", Some("y"))));
-        let nobodys: AsyncTaskSpec =
-            serde_json::from_value(serde_json::json!({"definition": {"name": "d"}})).expect("a spec");
-        assert!(!may_read(&nobodys, &nobodys));
     }
 }

@@ -15,11 +15,14 @@ use super::Shared;
 
 mod broker;
 mod cancel;
+mod found;
 mod history;
 mod logs;
 mod outputs;
+mod past;
 mod readable;
 mod retry;
+mod rights;
 mod segments;
 mod shards;
 mod stores;
@@ -52,7 +55,10 @@ pub(crate) fn api() -> (axum::Router<Shared>, OpenApi) {
         .routes(routes!(retry::retry))
         .routes(routes!(shards::list))
         .routes(routes!(history::history))
+        .routes(routes!(past::list))
+        .routes(routes!(found::find))
         .routes(routes!(outputs::list))
+        .routes(routes!(outputs::remove))
         .routes(routes!(outputs::download, outputs::ticket))
         .routes(routes!(segments::list))
         .routes(routes!(segments::download, segments::ticket))

@@ -2,38 +2,43 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::Deserialize;
 
 use super::broker::{Chosen, view};
 use super::logs::log;
 use super::readable::{Readable, Results};
+use super::rights;
 use crate::contract::env::LOG_OUTPUT;
-use crate::contract::people::{DownloadTicket, OutputList, OutputView, Problem};
+use crate::contract::people::{DownloadTicket, GoneView, OutputList, OutputView, Problem};
 use crate::gateway::identity::Caller;
 use crate::gateway::problem::Refusal;
 use crate::gateway::request::{Filters, Names};
 use crate::gateway::{Gateway, Shared};
+use crate::plan::retention::expiry;
 
 /// Files of an output that are listed with it; more have to be asked for by their number.
 const LISTED: usize = 1000;
 
 /// Every output with its first files: declared ones in their order, then any whose declaration is no longer known, then
 /// the log.
-async fn views(results: &Results<'_>) -> Result<Vec<OutputView>, Refusal> {
+async fn views(readable: &Readable, results: &Results<'_>) -> Result<Vec<OutputView>, Refusal> {
     let mut outputs: Vec<OutputView> = Vec::new();
     for (name, step, sealed) in results.given() {
         let place = match outputs.iter().position(|output| output.name == name) {
             Some(place) => place,
             None => {
-                outputs.push(blank(results, name, step));
+                outputs.push(blank(readable, results, name, step));
                 outputs.len() - 1
             }
         };
         let (output, volume) = (&mut outputs[place], sealed.volume(name));
         output.size = output.size.saturating_add(volume.bytes);
         output.count = output.count.saturating_add(volume.files);
+        if output.gone.is_some() {
+            continue;
+        }
         let room = LISTED - output.files.len();
         output.files.extend(sealed.files(name, 0, room).await?.iter().map(view));
         output.more = output.count > output.files.len() as u64;
@@ -42,7 +47,9 @@ async fn views(results: &Results<'_>) -> Result<Vec<OutputView>, Refusal> {
     Ok(outputs)
 }
 
-fn blank(results: &Results<'_>, name: &str, step: &str) -> OutputView {
+fn blank(readable: &Readable, results: &Results<'_>, name: &str, step: &str) -> OutputView {
+    let (task, known) = (&readable.task, rights::known(&readable.task, name));
+    let expires = known.and_then(|known| expiry(task, known));
     let declared = results.declared().iter().find(|output| output.name == name);
     let unsaid = if name == LOG_OUTPUT { "Log" } else { name };
     OutputView {
@@ -53,6 +60,15 @@ fn blank(results: &Results<'_>, name: &str, step: &str) -> OutputView {
         count: 0,
         files: Vec::new(),
         more: false,
+        visibility: results.visibility(name).as_str().to_owned(),
+        expires_at: expires.map(|at| at.to_string()),
+        use_once: known.is_some_and(|known| known.use_once_seconds.is_some()),
+        claimed_by: rights::claim(task, name).map(|claim| claim.user.clone()),
+        gone: rights::gone(task, name).map(|gone| GoneView {
+            at: gone.at.0.to_string(),
+            why: gone.why.as_str().to_owned(),
+            by: gone.by,
+        }),
     }
 }
 
@@ -80,7 +96,36 @@ pub(super) async fn list(
     let readable = Readable::authorised(&gateway, &caller, &namespace, &name).await?;
     let Some(open) = readable.store(&gateway).await? else { return Ok(Json(OutputList { outputs: Vec::new() })) };
     let results = readable.results(&gateway, &open).await?;
-    Ok(Json(OutputList { outputs: views(&results).await? }))
+    Ok(Json(OutputList { outputs: views(&readable, &results).await? }))
+}
+
+/// Delete an output
+///
+/// Needs the right to `delete` `asynctasks/outputs`, and that the output is visible to the caller. The run has to be
+/// over. From the answer on nobody can fetch it; its bytes are deleted soon after. Who did it and when is kept with the
+/// task.
+#[utoipa::path(
+    delete, path = "/api/v1/namespaces/{namespace}/tasks/{name}/outputs/{output}", tag = "outputs",
+    operation_id = "deleteOutput",
+    params(
+        ("namespace" = String, Path, description = "Namespace"), ("name" = String, Path, description = "Task"),
+        ("output" = String, Path, description = "Output")
+    ),
+    responses(
+        (status = 204, description = "It is, or was, deleted"),
+        (status = 409, description = "The run has not ended", body = Problem, content_type = "application/problem+json"),
+        (status = "default", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn remove(
+    State(gateway): State<Shared>,
+    caller: Caller,
+    Names((namespace, name, output)): Names<(String, String, String)>,
+) -> Result<StatusCode, Refusal> {
+    let mut readable = Readable::authorised_to("delete", &gateway, &caller, &namespace, &name).await?;
+    let definition = readable.definition(&gateway).await?;
+    rights::delete(&gateway, &caller, &mut readable, definition.as_deref(), &output).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 type FilePath = (String, String, String, usize);
@@ -96,9 +141,22 @@ pub(super) struct Whose {
     shard: Option<u32>,
 }
 
-async fn choose(gateway: &Gateway, caller: &Caller, path: &FilePath, whose: &Whose) -> Result<Chosen, Refusal> {
+/// The file, if the caller may have it now; with `claim` also one that is for one use, from now on theirs.
+async fn choose(
+    gateway: &Gateway,
+    caller: &Caller,
+    path: &FilePath,
+    whose: &Whose,
+    claim: bool,
+) -> Result<Chosen, Refusal> {
     let (namespace, name, output, number) = path;
-    let readable = Readable::authorised(gateway, caller, namespace, name).await?;
+    let mut readable = Readable::authorised(gateway, caller, namespace, name).await?;
+    let definition = readable.definition(gateway).await?;
+    if claim {
+        rights::claim_for(gateway, caller, &mut readable, definition.as_deref(), output).await?;
+    } else {
+        rights::require_readable(&readable, definition.as_deref(), output)?;
+    }
     let open = readable.store(gateway).await?.ok_or(Refusal::NotFound)?;
     let file = match &whose.step {
         Some(step) if output == LOG_OUTPUT && *number == 0 => log(gateway, &readable, &open, step, whose.shard).await?,
@@ -108,7 +166,9 @@ async fn choose(gateway: &Gateway, caller: &Caller, path: &FilePath, whose: &Who
         None if whose.shard.is_some() => return Err(Refusal::BadRequest("`shard` needs `step`".into())),
         None => {
             let results = readable.results(gateway, &open).await?;
-            results.files(output, *number as u64, 1).await?.pop()
+            let mut files = results.files(output, *number as u64, 1).await?;
+            drop(results);
+            files.pop()
         }
     };
     Ok(Chosen { open, file: file.ok_or(Refusal::NotFound)? })
@@ -140,13 +200,14 @@ pub(super) async fn download(
     Filters(whose): Filters<Whose>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    choose(&gateway, &caller, &path, &whose).await?.download(&headers).await
+    choose(&gateway, &caller, &path, &whose, false).await?.download(&headers).await
 }
 
 /// Ask for the way to a file
 ///
 /// As the GET of the same path, for programs: with `Accept: application/json` the answer is a ticket with the
-/// request to make and the checksum to expect; else 303.
+/// request to make and the checksum to expect; else 303. An output that is for one use is the caller's from then on: they
+/// may fetch it again within its window, and nobody else can.
 #[utoipa::path(
     post, path = "/api/v1/namespaces/{namespace}/tasks/{name}/outputs/{output}/files/{number}/download", tag = "outputs",
     operation_id = "requestDownload",
@@ -169,7 +230,7 @@ pub(super) async fn ticket(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    choose(&gateway, &caller, &path, &whose).await?.ticket(&uri, &headers).await
+    choose(&gateway, &caller, &path, &whose, true).await?.ticket(&uri, &headers).await
 }
 
 #[cfg(test)]
@@ -186,6 +247,11 @@ mod tests {
             count: 0,
             files: Vec::new(),
             more: false,
+            visibility: "Owner".into(),
+            expires_at: None,
+            use_once: false,
+            claimed_by: None,
+            gone: None,
         };
         let mut outputs = ["data", "log", "forgotten", "report"].map(output);
         arrange(&mut outputs, &["report", "data"]);

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use kube::{Api, ResourceExt};
 
+use super::rights::{Near, visibility};
 use crate::api::AsyncTask;
 use crate::api::definition::OutputSpec;
-use crate::api::names::subresource::OUTPUTS;
+use crate::api::names::subresource::{OUTPUTS, VISIBILITY};
+use crate::api::outputs::Visibility;
 use crate::api::task::StepStatus;
 use crate::contract::env::LOG_OUTPUT;
 use crate::gateway::Gateway;
@@ -20,10 +22,14 @@ use crate::plan::fanout::{assemble_name, is_appended};
 use crate::runtime::stores::OpenStore;
 use crate::storage::records::ManifestFile;
 
-/// A task whose outputs the caller may read.
+/// A task whose outputs the caller may read, as far as they are visible to them.
 pub(super) struct Readable {
     pub(super) task: AsyncTask,
     pub(super) namespace: String,
+    /// What the caller is to it.
+    pub(super) near: Near,
+    /// The caller.
+    pub(super) user: String,
 }
 
 impl Readable {
@@ -33,10 +39,26 @@ impl Readable {
         namespace: &str,
         name: &str,
     ) -> Result<Self, Refusal> {
+        Self::authorised_to("get", gateway, caller, namespace, name).await
+    }
+
+    pub(super) async fn authorised_to(
+        verb: &'static str,
+        gateway: &Gateway,
+        caller: &Caller,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Self, Refusal> {
         let (namespace, name) = (request::namespace(namespace)?, request::object(name)?);
-        gateway.authorizer.require(caller, Access::task("get", namespace, name).of(OUTPUTS)).await?;
+        let access = Access::task(verb, namespace, name);
+        gateway.authorizer.require(caller, access.of(OUTPUTS)).await?;
         let task = read(gateway, namespace, name).await?.ok_or(Refusal::NotFound)?;
-        Ok(Self { task, namespace: namespace.to_owned() })
+        let mut near = Near::of(&task, &caller.person);
+        let all = Access::task("bypass", namespace, name).of(VISIBILITY);
+        if near != Near::Owner && gateway.authorizer.has(caller, all).await? {
+            near = Near::Owner;
+        }
+        Ok(Self { task, namespace: namespace.to_owned(), near, user: caller.person.user.clone() })
     }
 
     /// The store of the run; `None` before it has one.
@@ -57,7 +79,11 @@ impl Readable {
     }
 
     /// The sealed result of each step that has one.
-    pub(super) async fn results<'a>(&self, gateway: &'a Gateway, open: &'a OpenStore) -> Result<Results<'a>, Refusal> {
+    pub(super) async fn results<'a>(
+        &'a self,
+        gateway: &'a Gateway,
+        open: &'a OpenStore,
+    ) -> Result<Results<'a>, Refusal> {
         let mut steps = Vec::new();
         for step in steps_of(&self.task) {
             if let Some(sealed) = Sealed::of(gateway, open, &self.task, step).await? {
@@ -65,7 +91,7 @@ impl Readable {
             }
         }
         let known = steps_of(&self.task).iter().map(|step| step.name.clone()).collect();
-        Ok(Results { steps, known, definition: self.definition(gateway).await? })
+        Ok(Results { task: &self.task, near: self.near, steps, known, definition: self.definition(gateway).await? })
     }
 }
 
@@ -105,6 +131,8 @@ fn steps_of(task: &AsyncTask) -> &[StepStatus] {
 /// The sealed results of a run, as people are shown them: what a fan-out appends comes from the step that puts it
 /// together, and its logs are asked for shard by shard.
 pub(super) struct Results<'a> {
+    task: &'a AsyncTask,
+    near: Near,
     steps: Vec<(String, Sealed<'a>)>,
     known: Vec<String>,
     definition: Option<Arc<ValidatedDefinition>>,
@@ -116,7 +144,12 @@ impl<'a> Results<'a> {
         self.definition.as_ref().map(|definition| definition.outputs.as_slice()).unwrap_or_default()
     }
 
-    /// Every output with every step that gives it, in the order of the steps; of most there is one.
+    /// Who may see an output.
+    pub(super) fn visibility(&self, output: &str) -> Visibility {
+        visibility(self.task, self.definition.as_deref(), output)
+    }
+
+    /// Every output that the caller sees, with every step that gives it, in the order of the steps; of most there is one.
     pub(super) fn given(&self) -> impl Iterator<Item = (&str, &str, &Sealed<'a>)> {
         self.steps.iter().flat_map(move |(step, sealed)| {
             let outputs = sealed.outputs().into_iter().filter(move |output| self.shows(step, sealed, output));
@@ -125,6 +158,9 @@ impl<'a> Results<'a> {
     }
 
     fn shows(&self, step: &str, sealed: &Sealed<'a>, output: &str) -> bool {
+        if !self.near.sees(self.visibility(output)) {
+            return false;
+        }
         if !sealed.is_fan_out() {
             return true;
         }

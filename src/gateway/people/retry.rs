@@ -81,6 +81,7 @@ fn spec(source: &AsyncTask, caller: &Caller) -> Result<AsyncTaskSpec, Refusal> {
         start_after: None,
         suspend: None,
         cancel: None,
+        keep_until: None,
         retry_of: Some(RetryOf { name }),
         ..source.spec.clone()
     })

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::broker::Chosen;
 use super::readable::Readable;
+use super::rights::{claim_for, require_readable};
 use crate::api::definition::OutputSpec;
 use crate::api::state::StepState;
 use crate::contract::people::{DownloadTicket, Problem, SegmentList, SegmentView};
@@ -189,17 +190,23 @@ pub(super) async fn list(
     let (from, limit) = (wanted.from()?, wanted.limit()?);
     let open = readable.store(&gateway).await?.ok_or_else(not_started)?;
     let definition = definition(&gateway, &readable).await?;
+    require_readable(&readable, Some(&definition), &output)?;
     let pieces = Pieces::of(&gateway, &open, &readable, &definition, &output).await?;
     Ok(Json(pieces.page(from, limit).await?))
 }
 
 type SegmentPath = (String, String, String, u64);
 
-async fn choose(gateway: &Gateway, caller: &Caller, path: &SegmentPath) -> Result<Chosen, Refusal> {
+async fn choose(gateway: &Gateway, caller: &Caller, path: &SegmentPath, claim: bool) -> Result<Chosen, Refusal> {
     let (namespace, name, output, number) = path;
-    let readable = Readable::authorised(gateway, caller, namespace, name).await?;
+    let mut readable = Readable::authorised(gateway, caller, namespace, name).await?;
     let open = readable.store(gateway).await?.ok_or_else(not_started)?;
     let definition = definition(gateway, &readable).await?;
+    if claim {
+        claim_for(gateway, caller, &mut readable, Some(&definition), output).await?;
+    } else {
+        require_readable(&readable, Some(&definition), output)?;
+    }
     let pieces = Pieces::of(gateway, &open, &readable, &definition, output).await?;
     let found = pieces.some(*number, 1).await?.pop();
     let Piece { file, .. } = found.ok_or(Refusal::NotFound)?;
@@ -232,7 +239,7 @@ pub(super) async fn download(
     Names(path): Names<SegmentPath>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    choose(&gateway, &caller, &path).await?.download(&headers).await
+    choose(&gateway, &caller, &path, false).await?.download(&headers).await
 }
 
 /// Ask for the way to a segment
@@ -258,5 +265,5 @@ pub(super) async fn ticket(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    choose(&gateway, &caller, &path).await?.ticket(&uri, &headers).await
+    choose(&gateway, &caller, &path, true).await?.ticket(&uri, &headers).await
 }

@@ -67,22 +67,33 @@ impl Wanted {
         if !(1..=PAGE_MAX).contains(&limit) {
             return Err(Refusal::BadRequest(format!("`limit` must be from 1 to {PAGE_MAX}")));
         }
-        let fields = [
-            ("spec.owner", &self.owner),
-            ("spec.team", &self.team),
-            ("status.state", &self.state),
-            ("spec.definition.name", &self.definition),
-        ];
-        let fields: Vec<String> = fields
-            .iter()
-            .filter_map(|(field, value)| value.as_ref().map(|v| format!("{field}={}", escape(v))))
-            .collect();
-        let mut params = ListParams::default().limit(limit);
-        if !fields.is_empty() {
-            params = params.fields(&fields.join(","));
-        }
+        let Self { owner, team, state, definition, .. } = self;
+        let which = Which { owner, team, state, definition };
+        let mut params = ListParams::default().limit(limit).fields(&which.selector());
         params.continue_token.clone_from(&self.r#continue);
         Ok(params)
+    }
+}
+
+/// Which tasks the API server is to choose.
+pub(super) struct Which<'a> {
+    pub(super) owner: &'a Option<String>,
+    pub(super) team: &'a Option<String>,
+    pub(super) state: &'a Option<String>,
+    pub(super) definition: &'a Option<String>,
+}
+
+impl Which<'_> {
+    /// As a field selector; empty: all.
+    pub(super) fn selector(&self) -> String {
+        let fields = [
+            ("spec.owner", self.owner),
+            ("spec.team", self.team),
+            ("status.state", self.state),
+            ("spec.definition.name", self.definition),
+        ];
+        let chosen = fields.iter().filter_map(|(field, value)| Some(format!("{field}={}", escape(value.as_deref()?))));
+        chosen.collect::<Vec<_>>().join(",")
     }
 }
 
@@ -92,7 +103,7 @@ fn escape(value: &str) -> String {
 }
 
 /// Tasks as the API server gives them: one that this release cannot read is still listed.
-fn objects(gateway: &Gateway, namespace: &str) -> Api<DynamicObject> {
+pub(super) fn objects(gateway: &Gateway, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(gateway.client.clone(), namespace, &ApiResource::erase::<AsyncTask>(&()))
 }
 
@@ -221,6 +232,7 @@ fn spec(asked: NewTask, start_after: Option<Time>, owner: &str) -> AsyncTaskSpec
         start_after,
         suspend: None,
         cancel: None,
+        keep_until: None,
         retry_of: asked.retry_of.map(|name| RetryOf { name }),
         priority_class_name: asked.priority_class_name,
     }
@@ -331,7 +343,7 @@ pub(super) async fn submit(gateway: &Gateway, namespace: &str, task: AsyncTask) 
 
 /// A task's spec as it was at first: whether it was cancelled or held since then says nothing about the run asked for.
 fn asked_for(spec: &AsyncTaskSpec) -> AsyncTaskSpec {
-    AsyncTaskSpec { suspend: None, cancel: None, ..spec.clone() }
+    AsyncTaskSpec { suspend: None, cancel: None, keep_until: None, ..spec.clone() }
 }
 
 /// What the API server says about the content is said on, in its words: they are about what the caller sent.

@@ -53,6 +53,19 @@ impl Cluster {
         self.objects.lock().expect("no panic").remove(path).expect("an object of the world");
     }
 
+    /// All that one person may do, for another one too.
+    pub(super) fn grant_as(&self, user: &str, like: &str) {
+        let mut rights = self.rights.lock().expect("no panic");
+        let theirs: Vec<_> = rights.iter().filter_map(|right| right.strip_prefix(&format!("{like} "))).collect();
+        let own: Vec<String> = theirs.into_iter().map(|rule| format!("{user} {rule}")).collect();
+        rights.extend(own);
+    }
+
+    /// The right is taken away again.
+    pub(super) fn revoke(&self, user: &str, rule: &str) {
+        self.rights.lock().expect("no panic").remove(&format!("{user} {rule}"));
+    }
+
     /// `rule` is `<verb> asynctasks[/<sub>]`.
     pub(super) fn grant(&self, user: &str, rule: &str) {
         self.rights.lock().expect("no panic").insert(format!("{user} {rule}"));
@@ -292,7 +305,9 @@ impl Answer {
 
 fn populate(cluster: &Cluster) {
     let mut tokens = cluster.tokens.lock().expect("no panic");
-    for (token, user, groups) in [("alice", "alice", vec!["team-a"]), ("bob", "bob", vec!["team-b"])] {
+    let people = [("alice", vec!["team-a"]), ("bob", vec!["team-b"]), ("tom", vec!["team-a"]), ("eve", vec![])];
+    for (user, groups) in people {
+        let token = user;
         tokens.insert(token.into(), json!({"user": {"username": user, "groups": groups}}));
     }
     let extra = json!({

@@ -327,6 +327,7 @@ async fn other_run(world: &World, edit: Value) {
         task["metadata"] = json!({"name": "run-0", "namespace": "studio", "uid": "other-uid"});
         task["status"]["state"] = json!("PartiallyComplete");
         task["status"]["steps"] = json!([{"name": "assemble-send", "state": "Complete", "manifest": digest}]);
+        task["status"]["outputs"] = json!([{"name": "failures", "step": "assemble-send", "files": 1, "size": 2}]);
         super::agents::merge(task, &edit);
     });
     world.cluster.edit(TASK, |task| {

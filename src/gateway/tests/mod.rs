@@ -6,6 +6,7 @@ mod fake;
 mod fanout;
 mod history;
 mod inputs;
+mod matrix;
 mod nobody_in;
 mod people;
 mod pieces;

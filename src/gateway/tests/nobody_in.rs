@@ -8,7 +8,7 @@ use super::fake::{TASK, World};
 use crate::gateway::{agents, people};
 
 /// Method and path of every route, with names put in.
-fn routes(which: &str) -> Vec<(String, String)> {
+pub(super) fn routes(which: &str) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     if which != "people" {
         found.extend(agents::routes().into_iter().map(|(method, path, _)| (method.to_owned(), path)));

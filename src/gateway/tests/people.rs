@@ -167,7 +167,7 @@ async fn a_file_its_input_does_not_take_is_refused_before_it_is_sent() {
 }
 
 /// Seals a result of two files, as the operator does.
-async fn seal(world: &World) {
+pub(super) async fn seal(world: &World) {
     let open = world.gateway.stores.by_name("volume").await.expect("open");
     let step = open.layout.task("studio", "task-uid").and_then(|task| task.step("import")).expect("valid");
     let attempt = step.attempt(0, "pod-uid").expect("valid");
@@ -271,7 +271,7 @@ async fn a_program_gets_a_ticket_and_a_browser_is_led() {
 async fn the_document_is_free_and_names_every_route() {
     let world = World::new();
     let served = world.send(Request::get("/openapi.json").body(Body::empty()).expect("a request")).await.json();
-    assert_eq!(served["paths"].as_object().map(serde_json::Map::len), Some(14));
+    assert_eq!(served["paths"].as_object().map(serde_json::Map::len), Some(17));
     assert_eq!(served["info"]["version"], env!("CARGO_PKG_VERSION"));
     let printed: Value = serde_json::from_str(&crate::gateway::openapi()).expect("JSON");
     assert_eq!(served, printed);

@@ -188,7 +188,8 @@ impl Story {
                 ..self.admission.clone()
             })),
             Phase::Pinned => Seen::Pinned(Box::new(self.execution(now))),
-            Phase::Restored | Phase::Finished => Seen::Nothing,
+            Phase::Restored => Seen::Nothing,
+            Phase::Finished => Seen::Finished { needed_by: Vec::new() },
             Phase::Deleting => Seen::Deleting(self.remains.clone()),
         }
     }

@@ -1,0 +1,192 @@
+//! What becomes of outputs: who sees them, how long they are kept, and that one for one use is one person's.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::crash::{back, process};
+use crate::support::{Cluster, Namespace, Person, run, script, stored, task, until};
+
+/// For a gateway that was killed a moment ago.
+const PATIENT: &[&str] = &["--retry", "60", "--retry-all-errors", "--retry-delay", "1", "--max-time", "120"];
+
+/// A definition whose program writes one file an output. `outputs`: name, and what else is said of it.
+fn writer(name: &str, outputs: &[(&str, &str)], more: &str) -> String {
+    let shell: Vec<_> =
+        outputs.iter().map(|(name, _)| format!("echo {name} > $ASYNCTASK_OUTPUTS/{name}.txt")).collect();
+    let declared: Vec<_> =
+        outputs.iter().map(|(name, said)| format!("{{name: {name}, step: work, path: {name}.txt, {said}}}")).collect();
+    script(
+        name,
+        &format!("echo writing; {}", shell.join("; ")),
+        &format!("  outputs: [{}]\n{more}", declared.join(", ")),
+    )
+}
+
+fn route(ns: &Namespace, task: &str, output: &str) -> String {
+    format!("/api/v1/namespaces/{}/tasks/{task}/outputs/{output}", ns.name)
+}
+
+fn download(ns: &Namespace, task: &str, output: &str) -> String {
+    format!("{}/files/0/download", route(ns, task, output))
+}
+
+/// A run that somebody starts themselves, in a team that all service accounts of the namespace are members of.
+fn owned(ns: &Namespace, owner: &Person, name: &str, definition: &str, team: bool) {
+    let team = if team { format!(", team: \"system:serviceaccounts:{}\"", ns.name) } else { String::new() };
+    let spec = format!("spec: {{definition: {{name: {definition}}}{team}}}");
+    let document = task(name, definition).replace(&format!("spec: {{definition: {{name: {definition}}}}}"), &spec);
+    owner.kubectl(&["-n", &ns.name, "apply", "-f", "-"], Some(&document)).ok();
+    assert_eq!(ns.finished(name)["state"], "Complete", "{:#}", ns.status(name));
+}
+
+/// Keys of a run, without its history.
+fn files(uid: &str) -> Vec<std::path::PathBuf> {
+    stored(uid).into_iter().filter(|path| !path.to_string_lossy().contains("/_history/")).collect()
+}
+
+fn output<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let outputs = status["outputs"].as_array().unwrap();
+    outputs.iter().find(|output| output["name"] == name).unwrap_or_else(|| panic!("no output {name}: {status:#}"))
+}
+
+#[test]
+fn an_output_is_seen_by_those_its_definition_names_and_deleted_by_them() {
+    let _turn = Cluster::shared();
+    let ns = Namespace::new("visible");
+    let outputs = [("mine", "visibility: Owner"), ("ours", "visibility: Team"), ("all", "visibility: Namespace")];
+    ns.define("writer", &writer("writer", &outputs, ""));
+    let (ada, tom) = (ns.person("ada", Some("edit")), ns.person("tom", Some("edit")));
+    owned(&ns, &ada, "with-team", "writer", true);
+    owned(&ns, &ada, "alone", "writer", false);
+    let sees = |who: &Person, task: &str| -> Vec<u16> {
+        let each = outputs.iter().map(|(output, _)| who.http("GET", &download(&ns, task, output), &[]).status);
+        each.collect()
+    };
+    assert_eq!(sees(&ada, "with-team"), [200, 200, 200]);
+    assert_eq!(sees(&tom, "with-team"), [404, 200, 200]);
+    assert_eq!(sees(&tom, "alone"), [404, 404, 200]);
+    let listed = tom.http("GET", &format!("/api/v1/namespaces/{}/tasks/with-team/outputs", ns.name), &[]).json();
+    let names: Vec<_> = listed["outputs"].as_array().unwrap().iter().map(|output| output["name"].clone()).collect();
+    assert_eq!(names, ["ours", "all", "log"]);
+    let found = tom.cli(&["outputs", "find", "--definition", "writer", "-o", "json"]).ok();
+    let found: Vec<Value> = serde_json::from_str(&found).unwrap();
+    let found: Vec<_> = found.iter().map(|it| format!("{}/{}", it["task"], it["output"]).replace('"', "")).collect();
+    assert_eq!(found, ["alone/all", "with-team/ours", "with-team/all"]);
+    // One that cannot be seen and one that is not there are answered alike.
+    let (hidden, missing) = (download(&ns, "with-team", "mine"), download(&ns, "with-team", "none"));
+    assert_eq!(tom.http("GET", &hidden, &[]).body, tom.http("GET", &missing, &[]).body);
+
+    assert_eq!(tom.http("DELETE", &route(&ns, "with-team", "mine"), &[]).status, 404);
+    println!("{}", tom.cli(&["outputs", "rm", "with-team", "ours"]).ok());
+    let gone = ada.http("GET", &download(&ns, "with-team", "ours"), &[]);
+    let tombstone = format!("deleted by system:serviceaccount:{}:tom", ns.name);
+    assert!(gone.status == 410 && gone.body.contains(&tombstone), "{gone:?}");
+    let status = until("its bytes are gone", || {
+        let status = ns.status("with-team");
+        (!output(&status, "ours")["gone"].is_null()).then_some(status)
+    });
+    assert_eq!(output(&status, "ours")["gone"]["why"], "Deleted", "{status:#}");
+    let uid = ns.get("asynctask", "with-team")["metadata"]["uid"].as_str().unwrap().to_owned();
+    assert!(stored(&uid).iter().all(|path| !path.to_string_lossy().contains("/files/ours/")));
+    assert_eq!(sees(&ada, "with-team"), [200, 410, 200], "its neighbours are there");
+    assert_eq!(tom.http("DELETE", &route(&ns, "with-team", "ours"), &[]).status, 204, "twice is once");
+    println!("{}", ada.cli(&["outputs", "ls", "with-team"]).ok());
+}
+
+#[test]
+fn what_has_had_its_time_goes_and_the_task_after_the_last_of_it() {
+    let _turn = Cluster::shared();
+    let ns = Namespace::new("kept");
+    let outputs = [
+        ("a", "retention: {for: 2s}"),
+        ("ab", "retention: {for: 8s, atMost: 720h}"),
+        ("held", "retention: {forever: true}"),
+    ];
+    ns.define("short", &writer("short", &outputs[..2], "  retention: {task: 3s}"));
+    ns.define("long", &writer("long", &outputs, "  retention: {task: 1s}"));
+    ns.define("extended", &writer("extended", &outputs[1..2], "  retention: {task: 1s}"));
+    for name in ["short", "long", "extended"] {
+        ns.apply(&task(name, name)).ok();
+    }
+    let uid = ns.get("asynctask", "short")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let status = ns.finished("extended");
+    println!("{}", crate::support::cli(&["-n", &ns.name, "keep", "extended", "--until", "2999-01-01"]).ok());
+    println!("{}", crate::support::cli(&["-n", &ns.name, "retention", "preview"]).ok());
+    assert_eq!(status["state"], "Complete");
+    ns.finished("long");
+
+    until("the short one is gone with its keys", || {
+        (ns.get("asynctask", "short").is_null() && files(&uid).is_empty()).then_some(())
+    });
+    let past = crate::support::cli(&["-n", &ns.name, "list", "--history", "--definition", "short"]).ok();
+    println!("{past}");
+    assert!(past.lines().any(|line| line.starts_with("short ") && line.contains("Complete")), "{past}");
+    let status = until("the long one has only what is kept for ever", || {
+        let status = ns.status("long");
+        let gone = |name: &str| !output(&status, name)["gone"].is_null();
+        (gone("a") && gone("ab")).then_some(status)
+    });
+    assert!(
+        output(&status, "held")["gone"].is_null() && output(&status, "a")["gone"]["why"] == "Expired",
+        "{status:#}"
+    );
+    assert!(status["plan"].is_null(), "its details had their time: {status:#}");
+    let held = crate::support::cli(&["-n", &ns.name, "outputs", "get", "long", "held", "-o", "-"]).ok();
+    assert_eq!(held, "held\n");
+    let kept = crate::support::cli(&["-n", &ns.name, "outputs", "get", "extended", "ab", "-o", "-"]).ok();
+    assert_eq!(kept, "ab\n", "somebody asked for it to be kept");
+}
+
+#[test]
+fn of_fifty_claims_one_person_wins_while_the_gateway_is_killed() {
+    let _alone = Cluster::alone();
+    let ns = Namespace::new("once");
+    let once = "visibility: Namespace, retention: {useOnce: {window: 60s}}";
+    ns.define("once", &writer("once", &[("secret", once)], ""));
+    ns.apply(&task("t", "once")).ok();
+    assert_eq!(ns.finished("t")["state"], "Complete");
+    let people: Vec<Person> = (0..5).map(|n| ns.person(&format!("p{n}"), Some("edit"))).collect();
+    let path = download(&ns, "t", "secret");
+    // Neither reading nor asking what there is uses it up.
+    for person in &people {
+        assert_eq!(person.http("GET", &path, &[]).status, 409);
+        assert_eq!(person.http("HEAD", &path, &["-I"]).status, 409);
+        assert_eq!(person.http("GET", &format!("/api/v1/namespaces/{}/tasks/t/outputs", ns.name), &[]).status, 200);
+    }
+    assert!(ns.status("t")["claims"].is_null());
+
+    let answers: Vec<(usize, u16)> = std::thread::scope(|scope| {
+        let ask = |n: usize| {
+            let (person, path) = (&people[n % 5], &path);
+            let json = [&["-H", "Accept: application/json"], PATIENT].concat();
+            scope.spawn(move || (n % 5, person.http("POST", path, &json).status))
+        };
+        let asked: Vec<_> = (0..50).map(ask).collect();
+        let pid = until("the gateway runs", || process("gateway"));
+        run(Command::new("kill").args(["-9", &pid]), None).ok();
+        asked.into_iter().map(|answer| answer.join().unwrap()).collect()
+    });
+    back("gateway");
+    let mut won: BTreeMap<usize, usize> = BTreeMap::new();
+    for (person, status) in &answers {
+        assert!([200, 410].contains(status), "{answers:?}");
+        *won.entry(*person).or_default() += usize::from(*status == 200);
+    }
+    won.retain(|_, times| *times > 0);
+    let claims = ns.status("t")["claims"].clone();
+    assert_eq!((won.len(), claims.as_array().map(Vec::len)), (1, Some(1)), "{answers:?} {claims}");
+    let winner = &people[*won.keys().next().unwrap()];
+    println!("50 claims, {} answers for the winner, {claims}", won.values().sum::<usize>());
+
+    assert_eq!(winner.http("GET", &path, PATIENT).body, "secret\n", "again within the window");
+    let status = until("it is gone", || {
+        let status = ns.status("t");
+        (!output(&status, "secret")["gone"].is_null()).then_some(status)
+    });
+    assert_eq!(output(&status, "secret")["gone"]["why"], "Used");
+    let uid = ns.get("asynctask", "t")["metadata"]["uid"].as_str().unwrap().to_owned();
+    assert!(stored(&uid).iter().all(|path| !path.to_string_lossy().contains("/files/secret/")));
+    assert_eq!(winner.http("GET", &path, PATIENT).status, 410);
+}

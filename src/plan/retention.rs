@@ -85,7 +85,7 @@ fn rule(output: &OutputSpec, spec: &TaskDefinitionSpec, findings: &mut Findings)
     };
     let field = format!("outputs[{}].retention", output.name);
     let keep = keep(&field, declared, spec, findings);
-    let at_most = findings.maybe_duration(&format!("{field}.atMost"), declared.at_most.as_deref());
+    let at_most = findings.maybe_duration(format!("{field}.atMost"), declared.at_most.as_deref());
     if declared.at_most.is_some()
         && !matches!(keep, Some(Keep::For(_) | Keep::Until(_) | Keep::UntilParameter(_)) | None)
     {
@@ -97,9 +97,9 @@ fn rule(output: &OutputSpec, spec: &TaskDefinitionSpec, findings: &mut Findings)
 fn keep(field: &str, declared: &OutputRetention, spec: &TaskDefinitionSpec, findings: &mut Findings) -> Option<Keep> {
     match (&declared.use_once, &declared.span, &declared.until, declared.forever) {
         (Some(once), None, None, None) => {
-            findings.duration(&format!("{field}.useOnce.window"), once.window.as_deref(), WINDOW).map(Keep::UseOnce)
+            findings.duration(format!("{field}.useOnce.window"), once.window.as_deref(), WINDOW).map(Keep::UseOnce)
         }
-        (None, Some(span), None, None) => findings.maybe_duration(&format!("{field}.for"), Some(span))?.map(Keep::For),
+        (None, Some(span), None, None) => findings.maybe_duration(format!("{field}.for"), Some(span))?.map(Keep::For),
         (None, None, Some(until), None) => date(field, until, spec, findings),
         (None, None, None, Some(true)) => Some(Keep::Forever),
         _ => {

@@ -31,6 +31,9 @@ use crate::figures::{Figures, regressions};
 use crate::site::Site;
 use crate::sizes::wanted;
 
+/// A part of the bench.
+type Part = fn(&Site, &mut Figures);
+
 #[test]
 #[ignore = "takes most of an hour on a machine of its own: make bench"]
 fn the_budgets_are_measured() {
@@ -38,7 +41,7 @@ fn the_budgets_are_measured() {
     let site = Site::new(&runtime);
     let mut figures = Figures::default();
     // What fills the cluster comes last.
-    let parts: [(&str, fn(&Site, &mut Figures)); 5] = [
+    let parts: [(&str, Part); 5] = [
         ("idle", idle::measure),
         ("burst", burst::measure),
         ("fan-out", fan_out::measure),

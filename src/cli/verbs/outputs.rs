@@ -114,16 +114,6 @@ pub(crate) enum OutputsError {
         /// Why.
         source: GatewayError,
     },
-    /// The gateway does not delete it.
-    #[error("cannot delete output {output:?} of AsyncTask {task:?}: {source}")]
-    Delete {
-        /// Task.
-        task: String,
-        /// Output.
-        output: String,
-        /// Why.
-        source: GatewayError,
-    },
     /// No such output.
     #[error("AsyncTask {task:?} has no output {output:?}{known}")]
     Output {
@@ -240,8 +230,7 @@ async fn remove(gateway: &Gateway, namespace: &str, args: &RmArgs) -> Result<Exi
         return Ok(Exit::NothingToDo);
     }
     each(&args.outputs, async |output: &str| {
-        let gone = gateway.delete(gateway.path(namespace, &["tasks", &args.name, "outputs", output])).await;
-        gone.map_err(|source| OutputsError::Delete { task: args.name.clone(), output: output.to_owned(), source })?;
+        gateway.delete(gateway.path(namespace, &["tasks", &args.name, "outputs", output])).await?;
         print(&format!("output {} of {} deleted\n", clean(output), qualified(&args.name)))?;
         Ok(Exit::Ok)
     })

@@ -32,10 +32,7 @@ async fn world(visibility: &str) -> World {
 
 /// Whether a person of this name is to get at the bytes of an output; all but eve have all rights.
 fn gets(who: &str, visibility: &str) -> bool {
-    match (who, visibility) {
-        ("alice", _) | ("tom", "Team") | ("tom" | "bob", "Namespace") => true,
-        _ => false,
-    }
+    matches!((who, visibility), ("alice", _) | ("tom", "Team") | ("tom" | "bob", "Namespace"))
 }
 
 #[tokio::test]

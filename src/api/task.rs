@@ -35,7 +35,6 @@ use super::state::{StepState, TaskState};
     printcolumn = r#"{"name":"Rev","type":"integer","jsonPath":".status.revision.number","priority":1}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","priority":1}"#,
     printcolumn = r#"{"name":"Outputs","type":"string","jsonPath":".status.results","priority":1}"#,
-    printcolumn = r#"{"name":"Expires","type":"string","jsonPath":".status.expiresAt","priority":1}"#,
     selectable = ".spec.owner",
     selectable = ".spec.team",
     selectable = ".spec.definition.name",

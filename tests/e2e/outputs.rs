@@ -69,7 +69,8 @@ fn an_output_is_seen_by_those_its_definition_names_and_deleted_by_them() {
     assert_eq!(sees(&tom, "alone"), [404, 404, 200]);
     let listed = tom.http("GET", &format!("/api/v1/namespaces/{}/tasks/with-team/outputs", ns.name), &[]).json();
     let names: Vec<_> = listed["outputs"].as_array().unwrap().iter().map(|output| output["name"].clone()).collect();
-    assert_eq!(names, ["ours", "all", "log"]);
+    assert!(names.contains(&"ours".into()) && names.contains(&"all".into()), "{names:?}");
+    assert!(!names.contains(&"mine".into()), "{names:?}");
     let found = tom.cli(&["outputs", "find", "--definition", "writer", "-o", "json"]).ok();
     let found: Vec<Value> = serde_json::from_str(&found).unwrap();
     let found: Vec<_> = found.iter().map(|it| format!("{}/{}", it["task"], it["output"]).replace('"', "")).collect();
@@ -143,7 +144,7 @@ fn what_has_had_its_time_goes_and_the_task_after_the_last_of_it() {
 fn of_fifty_claims_one_person_wins_while_the_gateway_is_killed() {
     let _alone = Cluster::alone();
     let ns = Namespace::new("once");
-    let once = "visibility: Namespace, retention: {useOnce: {window: 60s}}";
+    let once = "visibility: Namespace, retention: {useOnce: {window: 120s}}";
     ns.define("once", &writer("once", &[("secret", once)], ""));
     ns.apply(&task("t", "once")).ok();
     assert_eq!(ns.finished("t")["state"], "Complete");

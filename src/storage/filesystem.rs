@@ -38,12 +38,17 @@ const PIECE: usize = 1 << 20;
 
 /// Folder of the bytes.
 const OBJECTS: &str = "objects";
+/// Folder of streams that are not verified yet.
+const STAGING: &str = "staging";
 
 /// Objects as files below a folder.
 #[derive(Debug)]
 pub struct FilesystemStore {
     root: PathBuf,
+    /// Removes a folder with its last object.
     files: Arc<LocalFileSystem>,
+    /// Removes no folder: the one of staged streams would go with one of them, from under the next.
+    writes: Arc<LocalFileSystem>,
 }
 
 impl FilesystemStore {
@@ -56,13 +61,17 @@ impl FilesystemStore {
         if !root.is_dir() {
             return Err(missing());
         }
-        let files = LocalFileSystem::new_with_prefix(root).map_err(|_| missing())?;
-        let files = files.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Self { root: root.to_owned(), files: Arc::new(files) })
+        let files = LocalFileSystem::new_with_prefix(root).map_err(|_| missing())?.with_fsync(true);
+        let writes = Arc::new(files.clone().with_automatic_cleanup(false));
+        Ok(Self { root: root.to_owned(), files: Arc::new(files.with_automatic_cleanup(true)), writes })
     }
 
     fn failed(&self, act: &str, key: &str, error: FsError) -> StoreError {
         match error {
+            // A folder was removed while it was written to; the object itself is none that could be missing.
+            FsError::NotFound { .. } if act.starts_with("write") => {
+                self.other(act, key, "a folder of it was removed at this moment".to_owned())
+            }
             FsError::NotFound { .. } => StoreError::NotFound { key: key.to_owned() },
             FsError::AlreadyExists { .. } => StoreError::AlreadyExists { key: key.to_owned() },
             error => match innermost(&error).downcast_ref::<io::Error>() {
@@ -104,7 +113,7 @@ impl FilesystemStore {
     /// On any error the staged file is gone before the caller hears of it; dropping the upload would remove it later.
     async fn stage(&self, key: &str, at: &Path, bytes: Incoming<'_>, expected: Expected) -> Result<(), StoreError> {
         let broken = |error| self.failed("write", key, error);
-        let mut upload = self.files.put_multipart(at).await.map_err(broken)?;
+        let mut upload = self.writes.put_multipart(at).await.map_err(broken)?;
         if let Err(error) = self.fill(key, upload.as_mut(), bytes, expected).await {
             // The first error counts; a file left over in `staging` is no object.
             let _ = upload.abort().await;
@@ -147,7 +156,7 @@ impl FilesystemStore {
         };
         let options = RenameOptions::new().with_target_mode(target_mode);
         let at = objects(key)?;
-        self.files.rename_opts(staged, &at, options).await.map_err(|error| self.failed("write", key, error))?;
+        self.writes.rename_opts(staged, &at, options).await.map_err(|error| self.failed("write", key, error))?;
         let etag = self.files.head(&at).await.map_err(|error| self.failed("read", key, error))?.e_tag;
         self.note_digest(key, etag, expected.sha256).await
     }
@@ -217,12 +226,12 @@ impl ObjectStore for FilesystemStore {
         mode: PutMode,
     ) -> Result<(), StoreError> {
         objects(key)?;
-        let staged = Path::from(format!("staging/{}", Uuid::new_v4()));
+        let staged = Path::from(format!("{STAGING}/{}", Uuid::new_v4()));
         self.stage(key, &staged, bytes, expected).await?;
         let published = self.publish(&staged, key, expected, mode).await;
         if published.is_err() {
             // The first error counts; a file left over in `staging` is no object.
-            let _ = self.files.delete(&staged).await;
+            let _ = self.writes.delete(&staged).await;
         }
         published
     }

@@ -64,7 +64,9 @@ async fn the_filesystem_store_conforms_and_leaves_only_its_objects() {
     let (root, store) = folder();
     conformance::suite(&store, "suite").await;
     let left: Vec<_> = std::fs::read_dir(root.path()).expect("readable").flatten().map(|found| found.path()).collect();
-    assert!(left.is_empty(), "no folder and no half-written file is left: {left:?}");
+    let staging = root.path().join("staging");
+    assert_eq!(left, std::slice::from_ref(&staging), "no folder is left but that of streams on their way");
+    assert_eq!(std::fs::read_dir(staging).expect("readable").count(), 0, "no half-written file is left");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use asynctask_operator::storage::filesystem::FilesystemStore;
 use asynctask_operator::storage::{Difference, Expected, ObjectStore, PutMode, StoreError};
 use bytes::Bytes;
+use futures::StreamExt;
 use tokio::sync::RwLock;
 
 use super::conformance::Room;
@@ -15,6 +16,18 @@ pub(crate) async fn suite(store: &dyn ObjectStore, base: &str) {
     a_dishonest_stream_leaves_nothing(store, &Room::new(base, "altered")).await;
     a_dishonest_stream_leaves_the_old_object(store, &Room::new(base, "kept")).await;
     a_large_stream_is_whole(store, &Room::new(base, "large")).await;
+    streams_side_by_side_do_not_disturb_each_other(store, &Room::new(base, "beside")).await;
+}
+
+/// As the pods of a fan-out send theirs: each key in a place where nothing was before.
+async fn streams_side_by_side_do_not_disturb_each_other(store: &dyn ObjectStore, room: &Room) {
+    let keys: Vec<String> = (0..300).map(|n| room.key(&format!("{n}/log"))).collect();
+    let expected = Expected::of(CONTENT);
+    let sent = keys.iter().map(|key| store.put_stream(key, small(CONTENT), expected, PutMode::Create));
+    let sent: Vec<_> = futures::stream::iter(sent).buffer_unordered(2).collect().await;
+    let failed: Vec<_> = sent.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{} of {}: {:?}", failed.len(), keys.len(), failed[0]);
+    store.delete(&keys).await.expect("deleted");
 }
 
 async fn an_honest_stream_is_stored(store: &dyn ObjectStore, room: &Room) {

@@ -27,7 +27,7 @@ help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: demo
-demo: binaries cluster-build images ## Boots a cluster, installs the chart, runs the course outline and downloads its result
+demo: parts images ## Boots a cluster, installs the chart, runs the course outline and downloads its result
 	@tests/demo.sh
 
 .PHONY: demo-down
@@ -96,9 +96,14 @@ generate: ## Writes the CRDs, the rendered chart and the OpenAPI document
 generate-check: cluster-build ## Fails when a generated file is not what `make generate` writes
 	@tests/generate.sh --check
 
+# Side by side: while one of the two compilers links, or waits for the network, the other has the processor.
+.PHONY: parts
+parts: ## Builds our programs and the parts of the cluster
+	@$(MAKE) --no-print-directory -j2 binaries cluster-build
+
 .PHONY: binaries
 binaries: ## Builds operator, gateway, command line and agent
-	@cargo build $(CARGO_FEATURES) --bins
+	@cargo build $(CARGO_FEATURES) --bin asynctask-operator --bin asynctask-gateway --bin kubectl-asynctask
 	@CARGO_TARGET_DIR="$(AGENT_TARGET)" RUSTFLAGS="-C target-feature=+crt-static" \
 	  cargo build --locked --profile agent --target $(HOST) --features agent --bin asynctask-agent
 	@mkdir -p "$(ON_PATH)" && ln -sf "$(BIN)/kubectl-asynctask" "$(ON_PATH)/kubectl-asynctask"

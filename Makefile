@@ -36,14 +36,19 @@ demo-down: ## Removes everything `make demo` made
 	@rm -rf "$(ASYNCTASK_CACHE)/demo"
 
 .PHONY: test
-test: lint test-unit test-e2e test-faults ## Everything CI runs: lint, unit and store tests, and the real cluster, unharmed and harmed
+test: lint test-unit test-stores test-e2e test-faults ## Everything CI runs: lint, unit and store tests, and the real cluster, unharmed and harmed
 
 .PHONY: test-unit
-test-unit: ## Unit, property, store and agent tests; the examples' and the cluster tool's own
+test-unit: ## Unit, property and agent tests; the examples' and the cluster tool's own
 	@go vet -C tests/cluster . && go test -C tests/cluster .
 	@go vet -C tests/kstatus . && go test -C tests/kstatus .
 	@cd manifests/examples/course-outline && python3 -m unittest discover -q -s tests -t .
-	@cargo test $(CARGO_FEATURES) --lib --bins --test architecture --test storage --test agent --test bench
+	@cargo test $(CARGO_FEATURES) --lib --bins --test architecture --test agent --test bench
+
+.PHONY: test-stores
+test-stores: cluster-build ## One suite on every kind of store, with real servers; prints the table
+	@cargo test $(CARGO_FEATURES) --test storage -- --show-output every_store_keeps_every_promise
+	@cargo test $(CARGO_FEATURES) --test storage -- --skip every_store_keeps_every_promise
 
 .PHONY: test-e2e
 test-e2e: binaries cluster-build images ## Boots a cluster of its own and tests the installed chart on it

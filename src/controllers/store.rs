@@ -134,12 +134,12 @@ impl StoreController {
     async fn try_store(&self, store: &OutputStore, cluster: &str) -> Result<Found, NotReady> {
         let open = self.context.stores.open(store).await?;
         let facts = probe(open.store.as_ref(), &open.layout, cluster).await?;
-        Ok(works(&open.store.location(), facts.signs))
+        Ok(works(&open.store.location(), facts.signs, store.spec.filesystem.is_some()))
     }
 
     /// The Secret somebody mends when the store refuses us, with its place.
     fn secret_of(&self, store: &OutputStore) -> Option<String> {
-        let name = &store.spec.s3.as_ref()?.credentials_secret.name;
+        let (name, _) = store.spec.secret()?;
         Some(format!("Secret {name} in namespace {}", self.context.namespace))
     }
 
@@ -186,16 +186,18 @@ impl StoreController {
     }
 }
 
-fn works(location: &str, signs: bool) -> Found {
-    let (transfer, message) = if signs {
-        let message = format!("{location}: written, read, listed and deleted; bytes go straight to and from it");
-        ("Signed", message)
-    } else {
-        let message = format!(
-            "{location}: written, read, listed and deleted. For trial: one volume, no replication, and every byte \
-             passes through the gateway. Use an s3 store for real work"
-        );
-        ("Proxied", message)
+fn works(location: &str, signs: bool, trial: bool) -> Found {
+    let done = format!("{location}: written, read, listed and deleted");
+    let (transfer, message) = match (signs, trial) {
+        (true, _) => ("Signed", format!("{done}; bytes go straight to and from it")),
+        (false, false) => ("Proxied", format!("{done}; every byte passes through the gateway")),
+        (false, true) => (
+            "Proxied",
+            format!(
+                "{done}. For trial: one volume, no replication, and every byte passes through the gateway. Use an s3 \
+                 store for real work"
+            ),
+        ),
     };
     Found { transfer: Some(transfer), ready: Claim::new(READY, Some(true), "Probed", message) }
 }
@@ -245,21 +247,24 @@ mod tests {
 
     #[test]
     fn a_store_that_works_says_how_bytes_travel_and_warns_of_a_folder() {
-        let signed = status(&works("s3://b", true), &OutputStoreStatus::default(), Some(3), at(1));
+        let signed = status(&works("s3://b", true, false), &OutputStoreStatus::default(), Some(3), at(1));
         assert_eq!(signed.transfer.as_deref(), Some("Signed"));
         assert_eq!((signed.conditions[0].status.as_str(), signed.observed_generation), ("True", Some(3)));
-        let proxied = status(&works("folder /x", false), &OutputStoreStatus::default(), Some(3), at(1));
+        let proxied = status(&works("folder /x", false, true), &OutputStoreStatus::default(), Some(3), at(1));
         assert_eq!(proxied.transfer.as_deref(), Some("Proxied"));
         assert!(proxied.conditions[0].message.contains("For trial"), "{}", proxied.conditions[0].message);
+        let cloud = works("container c", false, false).ready.message;
+        assert!(cloud.contains("through the gateway") && !cloud.contains("trial"), "{cloud}");
     }
 
     #[test]
     fn the_same_finding_changes_nothing_and_a_new_one_flips_ready() {
-        let first = status(&works("s3://b", true), &OutputStoreStatus::default(), Some(1), at(1));
+        let first = status(&works("s3://b", true, false), &OutputStoreStatus::default(), Some(1), at(1));
         assert!(flipped(&OutputStoreStatus::default(), &first));
-        assert_eq!(status(&works("s3://b", true), &first, Some(1), at(9)), first, "no write without news");
+        assert_eq!(status(&works("s3://b", true, false), &first, Some(1), at(9)), first, "no write without news");
 
-        let missing = || OpenStoreError::SecretMissing { secret: "keys".to_owned(), namespace: "system".to_owned() };
+        let missing =
+            || OpenStoreError::SecretMissing { secret: "keys".to_owned(), namespace: "system".to_owned(), keys: "k" };
         let gone = status(&found(Err(NotReady::Open(missing())), None), &first, Some(1), at(9));
         assert!(flipped(&first, &gone));
         assert_eq!(gone.transfer.as_deref(), Some("Signed"), "how bytes travel is not forgotten");

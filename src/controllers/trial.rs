@@ -13,8 +13,11 @@ pub(super) async fn ensure(client: kube::Client, name: String) {
         &name,
         OutputStoreSpec {
             s3: None,
+            gcs: None,
+            azure: None,
             filesystem: Some(FilesystemSpec { folder: name.clone() }),
             default: true,
+            transfer: None,
             namespaces: None,
             prefix: None,
             signed_urls: None,

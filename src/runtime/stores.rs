@@ -14,11 +14,12 @@ use kube::{Api, Client, ResourceExt};
 use super::client::{explain, is_status};
 use crate::api::OutputStore;
 use crate::api::quantity;
-use crate::api::store::{FilesystemSpec, S3Spec};
+use crate::api::store::{AzureSpec, EncryptionMode, FilesystemSpec, GcsSpec, OutputStoreSpec, S3Spec, Transfer};
 use crate::api::task::StoreRef;
+use crate::storage::cloud::{AzureCredential, AzureOptions, CloudStore, GoogleOptions};
 use crate::storage::filesystem::FilesystemStore;
 use crate::storage::layout::InvalidPart;
-use crate::storage::s3::{S3Options, S3Store};
+use crate::storage::s3::{Encryption, S3Options, S3Store};
 use crate::storage::{Layout, ObjectStore, RetryClass, StoreError};
 
 /// How long an answer of the API server about a store or its Secret is believed.
@@ -82,14 +83,14 @@ pub enum OpenStoreError {
         source: kube::Error,
     },
     /// There is no such Secret.
-    #[error(
-        "Secret {secret} does not exist in namespace {namespace}: create it with the keys accessKeyId and secretAccessKey"
-    )]
+    #[error("Secret {secret} does not exist in namespace {namespace}: create it with the keys {keys}")]
     SecretMissing {
         /// The Secret.
         secret: String,
         /// The operator's namespace.
         namespace: String,
+        /// What it should hold.
+        keys: &'static str,
     },
     /// The Secret lacks a key, or what it holds is no text.
     #[error("Secret {secret} in namespace {namespace} has no usable key {key}: add it as plain text")]
@@ -103,7 +104,8 @@ pub enum OpenStoreError {
     },
     /// A filesystem store, and no volume.
     #[error(
-        "this installation has no volume for filesystem stores: set one up with the chart (filesystem volume), or use an s3 store"
+        "this installation has no volume for filesystem stores: set one up with the chart (filesystem volume), or use a \
+         store of another kind"
     )]
     NoVolume,
     /// The folder of the store cannot be made on the volume.
@@ -114,8 +116,8 @@ pub enum OpenStoreError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Neither or both kinds are set.
-    #[error("the store must name exactly one of s3 and filesystem")]
+    /// No kind is set, or several.
+    #[error("the store must name exactly one of s3, gcs, azure and filesystem")]
     Kind,
     /// A prefix that cannot be part of a key.
     #[error("spec.prefix: {0}")]
@@ -204,8 +206,8 @@ impl Stores {
         if let Some(open) = self.recall(&uid, store, |opened| opened.checked.elapsed() < FRESH) {
             return Ok(open);
         }
-        let secret = match &store.spec.s3 {
-            Some(s3) => Some(self.secret(&s3.credentials_secret.name).await?),
+        let secret = match store.spec.secret() {
+            Some((name, keys)) => Some(self.secret(name, keys).await?),
             None => None,
         };
         let version = secret.as_ref().and_then(ResourceExt::resource_version);
@@ -270,12 +272,12 @@ impl Stores {
         Ok(store)
     }
 
-    async fn secret(&self, name: &str) -> Result<Secret, OpenStoreError> {
+    async fn secret(&self, name: &str, keys: &'static str) -> Result<Secret, OpenStoreError> {
         let secrets = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
         secrets.get(name).await.map_err(|source| {
             let (secret, namespace) = (name.to_owned(), self.namespace.clone());
             if is_status(&source, 404) {
-                OpenStoreError::SecretMissing { secret, namespace }
+                OpenStoreError::SecretMissing { secret, namespace, keys }
             } else {
                 OpenStoreError::ReadSecret { secret, namespace, source }
             }
@@ -286,13 +288,19 @@ impl Stores {
         let spec = &store.spec;
         let layout = Layout::new(spec.prefix.as_deref().unwrap_or(DEFAULT_PREFIX))?;
         let ttl = ttl(spec.signed_urls.as_ref().and_then(|urls| urls.ttl.as_deref()))?;
-        let public = spec.signed_urls.as_ref().and_then(|urls| urls.public_endpoint.clone());
-        let (backend, ca): (Arc<dyn ObjectStore>, _) = match (&spec.s3, &spec.filesystem, secret) {
-            (Some(s3), None, Some(secret)) => {
-                let options = s3_options(s3, public, &Credentials { secret, namespace: &self.namespace })?;
+        let credentials = secret.map(|secret| Credentials { secret, namespace: &self.namespace });
+        let (backend, ca): (Arc<dyn ObjectStore>, _) = match (&spec.s3, &spec.gcs, &spec.azure, &spec.filesystem) {
+            (Some(s3), None, None, None) => {
+                let options = s3_options(spec, s3, credentials.as_ref().ok_or(OpenStoreError::Kind)?)?;
                 (Arc::new(S3Store::new(options)?), s3.ca_bundle.clone())
             }
-            (None, Some(filesystem), _) => (Arc::new(self.folder(filesystem)?), None),
+            (None, Some(gcs), None, None) => {
+                (Arc::new(CloudStore::google(&google_options(gcs, credentials.as_ref())?)?), None)
+            }
+            (None, None, Some(azure), None) => {
+                (Arc::new(CloudStore::azure(&azure_options(azure, credentials.as_ref())?)?), None)
+            }
+            (None, None, None, Some(filesystem)) => (Arc::new(self.folder(filesystem)?), None),
             _ => return Err(OpenStoreError::Kind),
         };
         Ok(OpenStore { store: backend, layout, ttl, ca })
@@ -358,19 +366,49 @@ impl Credentials<'_> {
 }
 
 fn s3_options(
+    store: &OutputStoreSpec,
     spec: &S3Spec,
-    public_endpoint: Option<String>,
     credentials: &Credentials<'_>,
 ) -> Result<S3Options, OpenStoreError> {
     Ok(S3Options {
         endpoint: spec.endpoint.clone(),
-        public_endpoint,
+        public_endpoint: store.signed_urls.as_ref().and_then(|urls| urls.public_endpoint.clone()),
         region: spec.region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned()),
         bucket: spec.bucket.clone(),
         path_style: spec.path_style,
         access_key_id: credentials.required("accessKeyId")?,
         secret_access_key: credentials.required("secretAccessKey")?,
         session_token: credentials.optional("sessionToken")?,
+        ca_bundle: spec.ca_bundle.clone(),
+        encryption: spec.encryption.as_ref().map(|encryption| match encryption.mode {
+            EncryptionMode::S3 => Encryption::Managed,
+            EncryptionMode::Kms => Encryption::Kms(encryption.kms_key_id.clone()),
+        }),
+        signs: store.transfer != Some(Transfer::Proxied),
+    })
+}
+
+fn google_options(spec: &GcsSpec, credentials: Option<&Credentials<'_>>) -> Result<GoogleOptions, OpenStoreError> {
+    Ok(GoogleOptions {
+        bucket: spec.bucket.clone(),
+        endpoint: spec.endpoint.clone(),
+        service_account_key: credentials.map(|credentials| credentials.required("serviceAccountKey")).transpose()?,
+        ca_bundle: spec.ca_bundle.clone(),
+    })
+}
+
+fn azure_options(spec: &AzureSpec, credentials: Option<&Credentials<'_>>) -> Result<AzureOptions, OpenStoreError> {
+    let credential = |credentials: &Credentials<'_>| {
+        Ok::<_, OpenStoreError>(match credentials.optional("sasToken")? {
+            Some(token) => AzureCredential::SasToken(token),
+            None => AzureCredential::AccountKey(credentials.required("accountKey")?),
+        })
+    };
+    Ok(AzureOptions {
+        account: spec.account.clone(),
+        container: spec.container.clone(),
+        endpoint: spec.endpoint.clone(),
+        credential: credentials.map(credential).transpose()?,
         ca_bundle: spec.ca_bundle.clone(),
     })
 }
@@ -476,7 +514,7 @@ mod tests {
         }
         let (reason, words) = refusal(&server, &json!({"filesystem": {"folder": "first"}})).await;
         assert_eq!(reason, "NoVolume");
-        assert!(words.contains("use an s3 store"), "{words}");
+        assert!(words.contains("use a store of another kind"), "{words}");
     }
 
     #[tokio::test]

@@ -6,18 +6,22 @@
 //!
 //! | backend | signs | for |
 //! |---|---|---|
-//! | [`s3`] | yes | production: bytes go straight between pods, people and the store |
+//! | [`s3`] | yes, unless told not to | production: bytes go straight between pods, people and the store |
+//! | [`cloud`] | no: proxied through the gateway | Google Cloud Storage and Azure Blob Storage |
 //! | [`filesystem`] | no: proxied through the gateway | a first try, on one volume |
 //! | [`memory`] | no | tests |
 //!
 //! Keys come from [`layout`] only. All backends pass one suite: `tests/storage`.
 
 pub mod author_path;
+pub mod cloud;
+mod connect;
 pub mod digest;
 pub mod error;
 pub mod filesystem;
 pub mod layout;
 pub mod memory;
+mod pieces;
 pub mod probe;
 pub mod records;
 pub mod s3;

@@ -78,6 +78,8 @@ fn options(seaweed: &Seaweed) -> S3Options {
         secret_access_key: seaweed.secret_key.clone(),
         session_token: None,
         ca_bundle: None,
+        encryption: None,
+        signs: true,
     }
 }
 

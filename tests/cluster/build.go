@@ -70,6 +70,20 @@ var programs = []program{
 		cold:     "1 min",
 	},
 	{
+		// Stores for tests, of other makers than the one the clusters use.
+		name:     "gcs",
+		binaries: map[string]string{"gcs": "."},
+		optional: true,
+		cold:     "2 min",
+	},
+	{
+		name:     "minio",
+		binaries: map[string]string{"minio": "github.com/minio/minio"},
+		module:   "github.com/minio/minio",
+		optional: true,
+		cold:     "4 min",
+	},
+	{
 		// Of this module: has no pins of its own.
 		name:     "pause",
 		binaries: map[string]string{"pause": "."},
@@ -100,9 +114,10 @@ func (p Programs) dirs() []string {
 	return dirs
 }
 
-// which prints the path of a binary, built first if need be: for scripts that want helm and no cluster.
+// which prints the path of a binary, built first if need be: for scripts that want helm and no cluster, or one of the
+// programs that no cluster has.
 func which(cache Cache, binary string) error {
-	programs, err := build(cache)
+	programs, err := build(cache, binary)
 	if err != nil {
 		return err
 	}

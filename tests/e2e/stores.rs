@@ -1,9 +1,13 @@
-//! The second store of the suite: a real SeaweedFS, registered as an OutputStore of the kind `s3`.
+//! The second store of the suite: a real SeaweedFS, registered as an OutputStore of the kind `s3`. And the other kinds.
 
 use std::sync::OnceLock;
 
-use crate::support::{SYSTEM, host_ip, kubectl, kubectl_in};
+use serde_json::json;
 
+use crate::support::{Namespace, SYSTEM, cli, host_ip, kubectl, kubectl_in, steps, task};
+
+#[path = "../support/stores.rs"]
+mod others;
 #[path = "../support/seaweedfs.rs"]
 mod seaweedfs;
 
@@ -78,5 +82,54 @@ fn bucket_endpoint_and_prefix_of_a_store_are_immutable() {
     {
         let said = kubectl(&["patch", "outputstore", "seaweed", "--type=merge", "-p", change]).refused();
         assert!(said.contains("immutable"), "{said}");
+    }
+}
+
+/// More than one piece of it passes the gateway, each way.
+const LINES: usize = 3_000_000;
+
+#[test]
+fn a_run_keeps_its_outputs_in_every_kind_of_store() {
+    let _turn = crate::support::Cluster::shared();
+    seaweed();
+    let (google, azure) = (others::google(&host_ip()), others::azure(&host_ip()));
+    let mut inside = crate::support::get(&["outputstore", "seaweed"])["spec"].clone();
+    inside["transfer"] = json!("Proxied");
+    inside["prefix"] = json!("e2e-inside");
+    let endpoint = format!("{}/{}", azure.endpoint, others::AZURITE_ACCOUNT);
+    let azure = json!({"azure": {"account": others::AZURITE_ACCOUNT, "container": others::BUCKET, "endpoint": endpoint,
+        "credentialsSecret": {"name": "azure"}}});
+    let google = json!({"gcs": {"bucket": others::BUCKET, "endpoint": google.endpoint,
+        "credentialsSecret": {"name": "google"}}});
+    for (name, key, value) in
+        [("azure", "accountKey", others::AZURITE_KEY), ("google", "serviceAccountKey", others::GOOGLE_KEY)]
+    {
+        let secret =
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {key: value}});
+        kubectl_in(&["-n", SYSTEM, "apply"], &secret.to_string()).ok();
+    }
+    let ns = Namespace::new("kinds");
+    for (name, spec) in [("google", google), ("azure", azure), ("inside", inside)] {
+        let store = json!({"apiVersion": "asynctask.dev/v1alpha1", "kind": "OutputStore", "metadata": {"name": name}, "spec": spec});
+        kubectl_in(&["apply"], &store.to_string()).ok();
+        let said = kubectl(&["wait", "--for=condition=Ready", &format!("outputstore/{name}"), "--timeout=60s"]);
+        let found = crate::support::get(&["outputstore", name]);
+        assert_eq!(said.code, 0, "{found:#}");
+        assert_eq!(found["status"]["transfer"], "Proxied");
+
+        let shell = format!(r#"seq 1 {LINES} > "$ASYNCTASK_OUTPUTS/numbers.txt"; echo done"#);
+        let outputs = format!("  store: {name}\n  outputs: [{{name: numbers, step: count, path: numbers.txt}}]");
+        ns.define(name, &steps(name, &outputs, &[("count", &shell, "")]));
+        ns.apply(&task(name, name)).ok();
+        let status = ns.finished(name);
+        assert_eq!((&status["state"], &status["store"]["name"]), (&json!("Complete"), &json!(name)), "{status:#}");
+        let numbers = cli(&["-n", &ns.name, "outputs", "get", name, "numbers", "-o", "-"]).ok();
+        assert!(numbers.lines().map(|line| line.parse::<usize>().unwrap()).eq(1..=LINES), "on {name}");
+        assert_eq!(cli(&["-n", &ns.name, "logs", name]).ok().trim(), "done");
+
+        cli(&["-n", &ns.name, "outputs", "rm", name, "numbers"]).ok();
+        assert_ne!(cli(&["-n", &ns.name, "outputs", "get", name, "numbers", "-o", "-"]).code, 0, "gone from {name}");
+        ns.kubectl(&["delete", "asynctask", name, "--timeout=60s"]).ok();
+        kubectl(&["delete", "outputstore", name]).ok();
     }
 }

@@ -118,6 +118,8 @@ fn store(ip: IpAddr, folder: &std::path::Path) -> (S3Options, String, String) {
         secret_access_key: seaweed.secret_key.clone(),
         session_token: None,
         ca_bundle: None,
+        encryption: None,
+        signs: true,
     };
     let (secret, endpoint) = (seaweed.secret_key.clone(), seaweed.endpoint.clone());
     std::mem::forget(seaweed);

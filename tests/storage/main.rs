@@ -1,21 +1,25 @@
-//! One suite for all stores: memory, a folder, and a real S3 server (SeaweedFS).
+//! One suite for all stores: memory, a folder, and real servers of four makers.
 
 #[path = "../support/seaweedfs.rs"]
 mod seaweedfs;
+#[path = "../support/stores.rs"]
+mod stores;
 
+mod clouds;
 mod conformance;
 mod content;
 mod refusals;
 mod signed;
 mod streams;
+mod table;
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
+use asynctask_operator::storage::cloud::{AzureCredential, AzureOptions, CloudStore, GoogleOptions};
 use asynctask_operator::storage::filesystem::FilesystemStore;
-use asynctask_operator::storage::memory::MemoryStore;
-use asynctask_operator::storage::s3::{S3Options, S3Store};
+use asynctask_operator::storage::s3::{Encryption, S3Options, S3Store};
 use seaweedfs::{Seaweed, SeaweedOptions};
-use streams::MEMORY;
+use stores::{AZURITE_ACCOUNT, AZURITE_KEY, BUCKET, GOOGLE_KEY, Server};
 
 /// One server for all tests that run at the same time; the last one to let go stops it.
 fn seaweed() -> Arc<Seaweed> {
@@ -39,6 +43,8 @@ fn s3_options(server: &Seaweed) -> S3Options {
         secret_access_key: server.secret_key.clone(),
         session_token: None,
         ca_bundle: None,
+        encryption: None,
+        signs: true,
     }
 }
 
@@ -52,33 +58,45 @@ fn folder() -> (tempfile::TempDir, FilesystemStore) {
     (folder, store)
 }
 
-#[tokio::test]
-async fn the_memory_store_conforms() {
-    let _shared = MEMORY.read().await;
-    conformance::suite(&MemoryStore::new(), "suite").await;
+fn google_options(server: &Server) -> GoogleOptions {
+    GoogleOptions {
+        bucket: BUCKET.to_owned(),
+        endpoint: Some(server.endpoint.clone()),
+        service_account_key: Some(GOOGLE_KEY.to_owned()),
+        ca_bundle: None,
+    }
 }
 
-#[tokio::test]
-async fn the_filesystem_store_conforms_and_leaves_only_its_objects() {
-    let _shared = MEMORY.read().await;
-    let (root, store) = folder();
-    conformance::suite(&store, "suite").await;
-    let left: Vec<_> = std::fs::read_dir(root.path()).expect("readable").flatten().map(|found| found.path()).collect();
-    let staging = root.path().join("staging");
-    assert_eq!(left, std::slice::from_ref(&staging), "no folder is left but that of streams on their way");
-    assert_eq!(std::fs::read_dir(staging).expect("readable").count(), 0, "no half-written file is left");
+fn google(server: &Server) -> CloudStore {
+    CloudStore::google(&google_options(server)).expect("valid options")
 }
 
-#[tokio::test]
-async fn the_s3_store_conforms_on_a_real_server() {
-    let _shared = MEMORY.read().await;
-    let server = seaweed();
-    conformance::suite(&s3(&server), "suite").await;
+fn azure(server: &Server) -> CloudStore {
+    CloudStore::azure(&azure_options(server)).expect("valid options")
 }
 
-#[tokio::test]
-async fn signed_requests_keep_their_limits_on_a_real_server() {
-    let _shared = MEMORY.read().await;
-    let server = seaweed();
-    signed::suite(&s3(&server), &server).await;
+fn azure_options(server: &Server) -> AzureOptions {
+    AzureOptions {
+        account: AZURITE_ACCOUNT.to_owned(),
+        container: BUCKET.to_owned(),
+        endpoint: Some(format!("{}/{AZURITE_ACCOUNT}", server.endpoint)),
+        credential: Some(AzureCredential::AccountKey(AZURITE_KEY.to_owned())),
+        ca_bundle: None,
+    }
+}
+
+fn minio_options(server: &Server) -> S3Options {
+    S3Options {
+        endpoint: Some(server.endpoint.clone()),
+        public_endpoint: Some(server.endpoint.replace("127.0.0.1", "localhost")),
+        region: "us-east-1".to_owned(),
+        bucket: BUCKET.to_owned(),
+        path_style: true,
+        access_key_id: "minio-admin".to_owned(),
+        secret_access_key: "minio-admin".to_owned(),
+        session_token: None,
+        ca_bundle: None,
+        encryption: Some(Encryption::Managed),
+        signs: true,
+    }
 }

@@ -3,28 +3,18 @@
 use std::time::Duration;
 
 use asynctask_operator::contract::wire::{SentPart, SignedRequest};
+use asynctask_operator::storage::s3::{Encryption, S3Options, S3Store};
 use asynctask_operator::storage::{
     Audience, Digest, GetShape, ObjectStore, PartLimits, PutLimits, PutMode, Signer, StoreError,
 };
 use bytes::Bytes;
 
 use super::conformance::Room;
-use super::seaweedfs::Seaweed;
+use super::content::{expected_large, large};
+use super::streams::MEMORY;
 
 const TTL: Duration = Duration::from_secs(60);
 const CONTENT: &[u8] = b"course;grade\nDemo;A\n";
-
-pub(crate) async fn suite(store: &dyn ObjectStore, server: &Seaweed) {
-    let signer = store.signer().expect("this store signs");
-    a_put_stores_once(store, signer, &Room::new("signed", "put")).await;
-    a_put_keeps_every_limit(store, signer, &Room::new("signed", "limits")).await;
-    a_log_is_written_over(store, signer, &Room::new("signed", "log")).await;
-    a_get_presents_as_signed(store, signer, &Room::new("signed", "get")).await;
-    requests_expire(store, signer, &Room::new("signed", "expiry")).await;
-    parts_become_one_object(store, signer, &Room::new("signed", "parts")).await;
-    parts_keep_their_limits(store, signer, &Room::new("signed", "part-limits")).await;
-    people_are_sent_to_the_public_name(store, signer, server, &Room::new("signed", "public")).await;
-}
 
 /// Status and body of an answer.
 struct Answer {
@@ -90,7 +80,8 @@ async fn signed_put(signer: &dyn Signer, key: &str, limits: &PutLimits) -> Signe
     signer.sign_put(key, limits, TTL, Audience::Internal).await.expect("signed")
 }
 
-async fn a_put_stores_once(store: &dyn ObjectStore, signer: &dyn Signer, room: &Room) {
+pub(crate) async fn a_put_stores_once(store: &dyn ObjectStore, room: &Room) {
+    let signer = store.signer().expect("this store signs");
     let key = room.key("object");
     let request = signed_put(signer, &key, &limits(CONTENT)).await;
     for header in ["content-length", "content-type", "if-none-match", "x-amz-checksum-sha256"] {
@@ -106,14 +97,17 @@ async fn a_put_stores_once(store: &dyn ObjectStore, signer: &dyn Signer, room: &
     store.delete(&[key]).await.expect("deleted");
 }
 
-async fn a_put_keeps_every_limit(store: &dyn ObjectStore, signer: &dyn Signer, room: &Room) {
+pub(crate) async fn a_put_keeps_every_limit(store: &dyn ObjectStore, room: &Room) {
+    let signer = store.signer().expect("this store signs");
     let key = room.key("object");
     let request = signed_put(signer, &key, &limits(CONTENT)).await;
 
     for dropped in ["content-type", "if-none-match", "x-amz-checksum-sha256"] {
         let mut request = request.clone();
         request.headers.remove(dropped);
-        assert_eq!(send(&request, CONTENT).await.status, 403, "without {dropped}");
+        let status = send(&request, CONTENT).await.status;
+        // MinIO calls a signed header that is not sent a malformed request.
+        assert!(matches!(status, 400 | 403), "{status} without {dropped}");
     }
     let mut other_type = request.clone();
     other_type.headers.insert("content-type".to_owned(), "text/html".to_owned());
@@ -134,7 +128,8 @@ async fn a_put_keeps_every_limit(store: &dyn ObjectStore, signer: &dyn Signer, r
     store.delete(&[key]).await.expect("deleted");
 }
 
-async fn a_log_is_written_over(store: &dyn ObjectStore, signer: &dyn Signer, room: &Room) {
+pub(crate) async fn a_log_is_written_over(store: &dyn ObjectStore, room: &Room) {
+    let signer = store.signer().expect("this store signs");
     let key = room.key("log");
     for content in [b"line 1\n".as_slice(), b"line 1\nline 2\n"] {
         let limits = PutLimits { mode: PutMode::Overwrite, ..limits(content) };
@@ -144,7 +139,8 @@ async fn a_log_is_written_over(store: &dyn ObjectStore, signer: &dyn Signer, roo
     store.delete(&[key]).await.expect("deleted");
 }
 
-async fn a_get_presents_as_signed(store: &dyn ObjectStore, signer: &dyn Signer, room: &Room) {
+pub(crate) async fn a_get_presents_as_signed(store: &dyn ObjectStore, room: &Room) {
+    let signer = store.signer().expect("this store signs");
     let key = room.key("object");
     store.put(&key, Bytes::from_static(CONTENT), PutMode::Create).await.expect("put");
     let request = signer.sign_get(&key, &attachment(), TTL, Audience::Internal).await.expect("signed");
@@ -176,7 +172,8 @@ async fn until_refused(request: &SignedRequest, body: &[u8]) {
     }
 }
 
-async fn requests_expire(store: &dyn ObjectStore, signer: &dyn Signer, room: &Room) {
+pub(crate) async fn requests_expire(store: &dyn ObjectStore, room: &Room) {
+    let signer = store.signer().expect("this store signs");
     let key = room.key("object");
     store.put(&key, Bytes::from_static(CONTENT), PutMode::Create).await.expect("put");
     let short = Duration::from_secs(2);
@@ -218,7 +215,8 @@ async fn send_parts(signer: &dyn Signer, key: &str, upload_id: &str) -> Vec<Sent
     sent
 }
 
-async fn parts_become_one_object(store: &dyn ObjectStore, signer: &dyn Signer, room: &Room) {
+pub(crate) async fn parts_become_one_object(store: &dyn ObjectStore, room: &Room) {
+    let signer = store.signer().expect("this store signs");
     let key = room.key("object");
     let upload_id = signer.start_multipart(&key, "text/csv").await.expect("started");
     let sent = send_parts(signer, &key, &upload_id).await;
@@ -239,7 +237,8 @@ async fn parts_become_one_object(store: &dyn ObjectStore, signer: &dyn Signer, r
     store.delete(&[key]).await.expect("deleted");
 }
 
-async fn parts_keep_their_limits(store: &dyn ObjectStore, signer: &dyn Signer, room: &Room) {
+pub(crate) async fn parts_keep_their_limits(store: &dyn ObjectStore, room: &Room) {
+    let signer = store.signer().expect("this store signs");
     let key = room.key("object");
     let upload_id = signer.start_multipart(&key, "text/csv").await.expect("started");
     let request = signed_part(signer, &key, &upload_id, 3).await;
@@ -263,12 +262,8 @@ async fn parts_keep_their_limits(store: &dyn ObjectStore, signer: &dyn Signer, r
     assert!(matches!(error, StoreError::NotFound { .. }), "{error:?}");
 }
 
-async fn people_are_sent_to_the_public_name(
-    store: &dyn ObjectStore,
-    signer: &dyn Signer,
-    server: &Seaweed,
-    room: &Room,
-) {
+pub(crate) async fn people_are_sent_to_the_public_name(store: &dyn ObjectStore, room: &Room) {
+    let signer = store.signer().expect("this store signs");
     let key = room.key("object");
     let put = signer.sign_put(&key, &limits(CONTENT), TTL, Audience::Public).await.expect("signed");
     assert!(put.url.starts_with("http://localhost:"), "{put:?}");
@@ -277,8 +272,35 @@ async fn people_are_sent_to_the_public_name(
     assert!(get.url.starts_with("http://localhost:"), "{get:?}");
     assert_eq!(&send(&get, b"").await.body[..], CONTENT);
     let internal = signer.sign_get(&key, &attachment(), TTL, Audience::Internal).await.expect("signed");
-    assert!(internal.url.starts_with(&server.endpoint), "{internal:?}");
+    assert!(internal.url.starts_with("http://127.0.0.1:"), "{internal:?}");
     let elsewhere = get.url.replace("localhost", "127.0.0.1");
     assert_eq!(send(&SignedRequest { url: elsewhere, ..get }, b"").await.status, 403, "the host is signed");
     store.delete(&[key]).await.expect("deleted");
+}
+
+#[tokio::test]
+async fn objects_are_encrypted_as_asked_however_they_come() {
+    let _shared = MEMORY.read().await;
+    let server = super::stores::minio();
+    for (encryption, header) in
+        [(Encryption::Managed, "AES256"), (Encryption::Kms(Some("tests".to_owned())), "aws:kms")]
+    {
+        let options = S3Options { encryption: Some(encryption), ..super::minio_options(&server) };
+        let store = S3Store::new(options).expect("valid options");
+        let room = Room::new("encrypted", if header == "AES256" { "managed" } else { "kms" });
+        let keys = ["put", "stream", "signed", "parts"].map(|name| room.key(name));
+        store.put(&keys[0], Bytes::from_static(CONTENT), PutMode::Create).await.expect("put");
+        let size = 17 << 20;
+        store.put_stream(&keys[1], large(size), expected_large(size), PutMode::Create).await.expect("stored");
+        let request = signed_put(&store, &keys[2], &limits(CONTENT)).await;
+        assert_eq!(send(&request, CONTENT).await.status, 200);
+        let upload_id = store.start_multipart(&keys[3], "text/csv").await.expect("started");
+        let sent = send_parts(&store, &keys[3], &upload_id).await;
+        store.complete_multipart(&keys[3], &upload_id, &sent).await.expect("completed");
+        for key in &keys {
+            let get = store.sign_get(key, &attachment(), TTL, Audience::Internal).await.expect("signed");
+            let answer = send(&get, b"").await;
+            assert_eq!((answer.status, answer.header("x-amz-server-side-encryption")), (200, header), "{key}");
+        }
+    }
 }

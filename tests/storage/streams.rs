@@ -8,19 +8,12 @@ use tokio::sync::RwLock;
 
 use super::conformance::Room;
 use super::content::{MIB, broken_after, digest_of, expected_large, large, part_of_large, small};
+use super::stores::LOOPBACK;
 
 const CONTENT: &[u8] = b"course;grade\nDemo;A\n";
 
-pub(crate) async fn suite(store: &dyn ObjectStore, base: &str) {
-    an_honest_stream_is_stored(store, &Room::new(base, "stream")).await;
-    a_dishonest_stream_leaves_nothing(store, &Room::new(base, "altered")).await;
-    a_dishonest_stream_leaves_the_old_object(store, &Room::new(base, "kept")).await;
-    a_large_stream_is_whole(store, &Room::new(base, "large")).await;
-    streams_side_by_side_do_not_disturb_each_other(store, &Room::new(base, "beside")).await;
-}
-
 /// As the pods of a fan-out send theirs: each key in a place where nothing was before.
-async fn streams_side_by_side_do_not_disturb_each_other(store: &dyn ObjectStore, room: &Room) {
+pub(crate) async fn streams_side_by_side_do_not_disturb_each_other(store: &dyn ObjectStore, room: &Room) {
     let keys: Vec<String> = (0..300).map(|n| room.key(&format!("{n}/log"))).collect();
     let expected = Expected::of(CONTENT);
     let sent = keys.iter().map(|key| store.put_stream(key, small(CONTENT), expected, PutMode::Create));
@@ -30,7 +23,7 @@ async fn streams_side_by_side_do_not_disturb_each_other(store: &dyn ObjectStore,
     store.delete(&keys).await.expect("deleted");
 }
 
-async fn an_honest_stream_is_stored(store: &dyn ObjectStore, room: &Room) {
+pub(crate) async fn an_honest_stream_is_stored(store: &dyn ObjectStore, room: &Room) {
     let key = room.key("object");
     let expected = Expected::of(CONTENT);
     store.put_stream(&key, small(CONTENT), expected, PutMode::Create).await.expect("stored");
@@ -62,7 +55,7 @@ async fn refuse(store: &dyn ObjectStore, key: &str) {
     assert!(matches!(error, StoreError::Interrupted { .. }), "{error:?}");
 }
 
-async fn a_dishonest_stream_leaves_nothing(store: &dyn ObjectStore, room: &Room) {
+pub(crate) async fn a_dishonest_stream_leaves_nothing(store: &dyn ObjectStore, room: &Room) {
     let key = room.key("object");
     refuse(store, &key).await;
     // A large one is refused at its end, when all of it but the last part has been sent.
@@ -74,7 +67,7 @@ async fn a_dishonest_stream_leaves_nothing(store: &dyn ObjectStore, room: &Room)
     assert!(room.is_empty(store).await);
 }
 
-async fn a_dishonest_stream_leaves_the_old_object(store: &dyn ObjectStore, room: &Room) {
+pub(crate) async fn a_dishonest_stream_leaves_the_old_object(store: &dyn ObjectStore, room: &Room) {
     let key = room.key("object");
     store.put(&key, Bytes::from_static(b"older"), PutMode::Create).await.expect("put");
     refuse(store, &key).await;
@@ -82,7 +75,7 @@ async fn a_dishonest_stream_leaves_the_old_object(store: &dyn ObjectStore, room:
     store.delete(&[key]).await.expect("deleted");
 }
 
-async fn a_large_stream_is_whole(store: &dyn ObjectStore, room: &Room) {
+pub(crate) async fn a_large_stream_is_whole(store: &dyn ObjectStore, room: &Room) {
     let (key, size) = (room.key("object"), 33 * MIB + 7);
     let expected = expected_large(size);
     store.put_stream(&key, large(size), expected, PutMode::Create).await.expect("stored");
@@ -117,6 +110,14 @@ async fn a_huge_stream_passes_to_s3_in_constant_memory() {
     let _alone = MEMORY.write().await;
     let server = super::seaweed();
     passes_in_constant_memory(&super::s3(&server)).await;
+}
+
+#[tokio::test]
+async fn a_huge_stream_passes_to_google_and_azure_in_constant_memory() {
+    let _alone = MEMORY.write().await;
+    let (google, azure) = (super::stores::google(LOOPBACK), super::stores::azure(LOOPBACK));
+    passes_in_constant_memory(&super::google(&google)).await;
+    passes_in_constant_memory(&super::azure(&azure)).await;
 }
 
 async fn passes_in_constant_memory(store: &dyn ObjectStore) {

@@ -232,7 +232,7 @@ impl Drop for Server {
 }
 
 /// Status of one request on a connection of its own.
-fn status_of(address: SocketAddr, request: &str) -> Option<u16> {
+pub(crate) fn status_of(address: SocketAddr, request: &str) -> Option<u16> {
     let timeout = Duration::from_secs(2);
     let mut connection = TcpStream::connect_timeout(&address, timeout).ok()?;
     connection.set_read_timeout(Some(timeout)).ok()?;
@@ -243,7 +243,7 @@ fn status_of(address: SocketAddr, request: &str) -> Option<u16> {
 }
 
 /// `$ASYNCTASK_CACHE`, else the user's cache folder.
-fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     let below = |variable: &str, path: &str| std::env::var_os(variable).map(|folder| PathBuf::from(folder).join(path));
     below("ASYNCTASK_CACHE", "")
         .or_else(|| below("XDG_CACHE_HOME", "asynctask-operator"))
@@ -271,7 +271,7 @@ fn install() -> PathBuf {
     weed
 }
 
-fn run(command: &mut Command, what: &str) {
+pub(crate) fn run(command: &mut Command, what: &str) {
     let output = command.output().unwrap_or_else(|error| panic!("{what}: {command:?}: {error}"));
     assert!(output.status.success(), "{what}: {command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,32 +1,20 @@
 //! From options to a client: addresses and certificates are checked here, where they can be named in a sentence.
 
 use std::fmt;
-use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::types::ServerSideEncryption;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
+use super::super::connect::{
+    ANSWER_TIMEOUT, ATTEMPTS, CONNECT_TIMEOUT, FIRST_PAUSE, check_endpoint, misconfigured, trusted,
+};
 use super::super::error::StoreError;
-
-/// A store in the same network answers a SYN at once; a dead address should be known soon.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// From the request's first byte to the answer's: must leave time to send a part of 16 MiB on a slow link.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Of each call, the first included. Slower retries are the caller's, by [`StoreError::retry_class`].
-const ATTEMPTS: u32 = 3;
-/// Before the second attempt at most; doubled before the third.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where an S3 store is and how to sign for it.
 #[derive(Clone)]
@@ -49,6 +37,19 @@ pub struct S3Options {
     pub session_token: Option<String>,
     /// PEM certificates to trust beside the public roots.
     pub ca_bundle: Option<String>,
+    /// What the service encrypts objects with; absent: as the bucket says.
+    pub encryption: Option<Encryption>,
+    /// Whether others may be let in by signed requests; otherwise the gateway passes the bytes on.
+    pub signs: bool,
+}
+
+/// Encryption by the service, asked for with each object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// SSE-S3: with keys of the service.
+    Managed,
+    /// SSE-KMS: with this key of its key management; absent: the account's default key.
+    Kms(Option<String>),
 }
 
 impl fmt::Debug for S3Options {
@@ -63,6 +64,8 @@ impl fmt::Debug for S3Options {
             secret_access_key: _,
             session_token: _,
             ca_bundle,
+            encryption,
+            signs,
         } = self;
         f.debug_struct("S3Options")
             .field("endpoint", endpoint)
@@ -71,6 +74,8 @@ impl fmt::Debug for S3Options {
             .field("bucket", bucket)
             .field("path_style", path_style)
             .field("ca_bundle", &ca_bundle.is_some())
+            .field("encryption", encryption)
+            .field("signs", signs)
             .finish_non_exhaustive()
     }
 }
@@ -81,6 +86,22 @@ impl S3Options {
         match &self.endpoint {
             Some(endpoint) => endpoint.clone(),
             None => format!("AWS S3 in {}", self.region),
+        }
+    }
+
+    /// The header that asks for encryption.
+    pub(super) fn sse(&self) -> Option<ServerSideEncryption> {
+        self.encryption.as_ref().map(|encryption| match encryption {
+            Encryption::Managed => ServerSideEncryption::Aes256,
+            Encryption::Kms(_) => ServerSideEncryption::AwsKms,
+        })
+    }
+
+    /// The header that names the key.
+    pub(super) fn kms_key(&self) -> Option<String> {
+        match &self.encryption {
+            Some(Encryption::Kms(key)) => key.clone(),
+            _ => None,
         }
     }
 
@@ -137,61 +158,12 @@ impl S3Options {
         Ok(config.build())
     }
 
-    /// The public roots come with the binary: an image without a CA store works, and every node trusts the same.
     fn trust_store(&self) -> Result<TrustStore, StoreError> {
         let mut store = TrustStore::empty();
-        for root in TLS_SERVER_ROOT_CERTS {
-            store.add_pem_certificate(to_pem(root));
-        }
-        if let Some(bundle) = &self.ca_bundle {
-            for certificate in parse_bundle(bundle)? {
-                store.add_pem_certificate(to_pem(&certificate));
-            }
+        for certificate in trusted(self.ca_bundle.as_deref())? {
+            store.add_pem_certificate(certificate);
         }
         Ok(store)
-    }
-}
-
-pub(super) fn misconfigured(detail: String) -> StoreError {
-    StoreError::Misconfigured { detail }
-}
-
-/// The HTTP client would panic on a bad certificate, long after it was given.
-fn parse_bundle(bundle: &str) -> Result<Vec<CertificateDer<'static>>, StoreError> {
-    let mut roots = RootCertStore::empty();
-    let mut certificates = Vec::new();
-    for (number, found) in CertificateDer::pem_slice_iter(bundle.as_bytes()).enumerate() {
-        let unusable = |why: String| misconfigured(format!("certificate {} of the CA bundle: {why}", number + 1));
-        let certificate = found.map_err(|error| unusable(error.to_string()))?;
-        roots.add(certificate.clone()).map_err(|error| unusable(error.to_string()))?;
-        certificates.push(certificate);
-    }
-    if certificates.is_empty() {
-        return Err(misconfigured("the CA bundle holds no PEM certificate".to_owned()));
-    }
-    Ok(certificates)
-}
-
-fn to_pem(certificate: &CertificateDer<'_>) -> String {
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(certificate))
-}
-
-/// Endpoints are shown in messages, so they may hold nothing but an address.
-fn check_endpoint(endpoint: &str) -> Result<(), StoreError> {
-    let address = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
-    let plain = |address: &str| {
-        let address = address.strip_suffix('/').unwrap_or(address);
-        let (host, port) = match address.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-            _ => (address, None),
-        };
-        let host_ok = !host.is_empty()
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'[' | b']' | b':' | b'_'));
-        host_ok && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
-    };
-    match address {
-        Some(address) if plain(address) => Ok(()),
-        _ => Err(misconfigured("the endpoint must be http(s)://host[:port], without user, path or query".to_owned())),
     }
 }
 
@@ -210,6 +182,8 @@ mod tests {
             secret_access_key: "CANARY-SECRET".into(),
             session_token: Some("CANARY-TOKEN".into()),
             ca_bundle: None,
+            encryption: None,
+            signs: true,
         }
     }
 
@@ -221,37 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_addresses_and_nothing_else() {
-        for good in
-            ["http://h", "https://s3.example.org", "http://10.0.0.1:8333/", "http://[::1]:9000", "http://[fd00::1]"]
-        {
-            assert!(check_endpoint(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "h:1",
-            "ftp://h",
-            "https://",
-            "https://u:p@h",
-            "http://h/x",
-            "http://h?x=1",
-            "http://h:0",
-            "http://h:x",
-        ] {
-            let error = check_endpoint(bad).expect_err(bad);
-            assert_eq!(error.reason(), "InvalidConfiguration");
-            assert!(bad.len() < 5 || !error.to_string().contains(bad), "a refused endpoint may hold a password");
-        }
-    }
-
-    #[test]
     fn a_broken_ca_bundle_is_named_instead_of_panicking() {
         let hollow = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         for (bundle, words) in [("", "no PEM certificate"), ("junk", "no PEM certificate"), (hollow, "certificate 1")] {
             let error = S3Options { ca_bundle: Some(bundle.into()), ..options() }.clients().expect_err(bundle);
             assert!(error.to_string().contains(words), "{error}");
         }
-        let good = to_pem(&TLS_SERVER_ROOT_CERTS[0]);
+        let good = trusted(None).expect("the public roots").swap_remove(0);
         assert!(S3Options { ca_bundle: Some(good), ..options() }.clients().is_ok());
     }
 

@@ -5,6 +5,7 @@ use std::error::Error;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::super::connect::misconfigured;
 use super::super::digest::Difference;
 use super::super::error::{StoreError, innermost};
 use super::S3Store;
@@ -48,7 +49,7 @@ impl S3Store {
         match (code.unwrap_or_default(), status) {
             ("NoSuchBucket", _) => StoreError::NoSuchLocation { location: self.shown_location() },
             ("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException", _)
-            | ("", 301 | 307) => super::client::misconfigured(format!(
+            | ("", 301 | 307) => misconfigured(format!(
                 "the bucket {} is not in the region {} ({shown})",
                 self.options.bucket, self.options.region
             )),
@@ -105,6 +106,8 @@ mod tests {
             secret_access_key: "CANARY-SECRET".into(),
             session_token: Some("CANARY-TOKEN".into()),
             ca_bundle: None,
+            encryption: None,
+            signs: true,
         })
         .expect("valid options")
     }

@@ -15,15 +15,16 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, CompletedPart, Delete, ObjectIdentifier};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 
-pub use client::S3Options;
+pub use client::{Encryption, S3Options};
 use failure::Act;
 
-use super::digest::{Digest, Expected, Verifier};
+use super::digest::{Digest, Expected};
 use super::error::StoreError;
 use super::layout::Prefix;
+use super::pieces::Pieces;
 use super::{DELETE_BATCH, Incoming, Meta, Object, ObjectStore, Outgoing, Page, PutMode, Signer, clamp, signing};
 
 /// One bucket.
@@ -53,37 +54,10 @@ impl S3Store {
         format!("bucket {} at {}", self.options.bucket, self.options.shown_endpoint())
     }
 
-    /// Reads the next `size` bytes of the stream, or what is left of it.
-    async fn piece(
-        key: &str,
-        bytes: &mut Incoming<'_>,
-        rest: &mut Bytes,
-        verifier: &mut Verifier,
-        size: u64,
-    ) -> Result<Bytes, StoreError> {
-        let size = usize::try_from(size).expect("invariant: a part fits the address space");
-        let mut piece = BytesMut::new();
-        loop {
-            let fits = rest.len().min(size - piece.len());
-            piece.extend_from_slice(&rest.split_to(fits));
-            if piece.len() == size {
-                return Ok(piece.freeze());
-            }
-            match bytes.next().await {
-                None => return Ok(piece.freeze()),
-                Some(Err(source)) => return Err(StoreError::Interrupted { key: key.to_owned(), source }),
-                Some(Ok(chunk)) => {
-                    let checked = verifier.update(&chunk);
-                    checked.map_err(|difference| StoreError::Altered { key: key.to_owned(), difference })?;
-                    *rest = chunk;
-                }
-            }
-        }
-    }
-
     async fn put_verified(&self, key: &str, bytes: Bytes, digest: Digest, mode: PutMode) -> Result<(), StoreError> {
         let put = self.internal.put_object().bucket(&self.options.bucket).key(key);
         let put = put.checksum_sha256(digest.to_base64()).body(ByteStream::from(bytes));
+        let put = put.set_server_side_encryption(self.options.sse()).set_ssekms_key_id(self.options.kms_key());
         let put = match mode {
             PutMode::Overwrite => put,
             PutMode::Create => put.if_none_match("*"),
@@ -96,15 +70,12 @@ impl S3Store {
         &self,
         key: &str,
         upload_id: &str,
-        mut bytes: Incoming<'_>,
-        expected: Expected,
+        mut pieces: Pieces<'_>,
         part_size: u64,
     ) -> Result<Vec<CompletedPart>, StoreError> {
-        let mut verifier = Verifier::new(expected);
-        let mut rest = Bytes::new();
         let mut parts = Vec::new();
         for number in 1.. {
-            let piece = Self::piece(key, &mut bytes, &mut rest, &mut verifier, part_size).await?;
+            let piece = pieces.next(part_size).await?;
             if piece.is_empty() {
                 break;
             }
@@ -115,7 +86,7 @@ impl S3Store {
             let etag = sent.e_tag.unwrap_or_default();
             parts.push(CompletedPart::builder().part_number(number).e_tag(etag).checksum_sha256(checksum).build());
         }
-        verifier.finish().map_err(|difference| StoreError::Altered { key: key.to_owned(), difference })?;
+        pieces.finish()?;
         Ok(parts)
     }
 
@@ -192,21 +163,18 @@ impl ObjectStore for S3Store {
     async fn put_stream(
         &self,
         key: &str,
-        mut bytes: Incoming<'_>,
+        bytes: Incoming<'_>,
         expected: Expected,
         mode: PutMode,
     ) -> Result<(), StoreError> {
+        let pieces = Pieces::new(key, bytes, expected);
         let part_size = signing::part_size(expected.size);
         if expected.size <= part_size {
-            let mut verifier = Verifier::new(expected);
-            let mut rest = Bytes::new();
-            // One byte more than announced, so that a longer stream is read to where it shows.
-            let whole = Self::piece(key, &mut bytes, &mut rest, &mut verifier, expected.size + 1).await?;
-            verifier.finish().map_err(|difference| StoreError::Altered { key: key.to_owned(), difference })?;
+            let whole = pieces.whole(expected).await?;
             return self.put_verified(key, whole, expected.sha256, mode).await;
         }
         let upload_id = self.start_multipart(key, "application/octet-stream").await?;
-        let sent = match self.put_parts(key, &upload_id, bytes, expected, part_size).await {
+        let sent = match self.put_parts(key, &upload_id, pieces, part_size).await {
             Ok(parts) => self.complete(key, &upload_id, parts, mode).await,
             Err(error) => Err(error),
         };
@@ -283,6 +251,6 @@ impl ObjectStore for S3Store {
     }
 
     fn signer(&self) -> Option<&dyn Signer> {
-        Some(self)
+        self.options.signs.then_some(self as &dyn Signer)
     }
 }

@@ -76,6 +76,7 @@ impl Signer for S3Store {
         let put = self.client_for(audience).put_object().bucket(&self.options.bucket).key(key);
         let put = put.content_length(length(key, limits.size)?).content_type(&limits.content_type);
         let put = put.checksum_sha256(limits.sha256.to_base64());
+        let put = put.set_server_side_encryption(self.options.sse()).set_ssekms_key_id(self.options.kms_key());
         let put = match limits.mode {
             PutMode::Overwrite => put,
             PutMode::Create => put.if_none_match("*"),
@@ -101,6 +102,7 @@ impl Signer for S3Store {
     async fn start_multipart(&self, key: &str, content_type: &str) -> Result<String, StoreError> {
         let create = self.internal.create_multipart_upload().bucket(&self.options.bucket).key(key);
         let create = create.content_type(content_type).checksum_algorithm(ChecksumAlgorithm::Sha256);
+        let create = create.set_server_side_encryption(self.options.sse()).set_ssekms_key_id(self.options.kms_key());
         let act = Act { verb: "start an upload of", key };
         let created = create.send().await.map_err(|error| self.failed(act, &error))?;
         created.upload_id.ok_or_else(|| StoreError::Other {

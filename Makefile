@@ -46,9 +46,10 @@ test-unit: ## Unit, property and agent tests; the examples' and the cluster tool
 	@cargo test $(CARGO_FEATURES) --lib --bins --test architecture --test agent --test bench
 
 .PHONY: test-stores
-test-stores: cluster-build ## One suite on every kind of store, with real servers; prints the table
+test-stores: cluster-build ## One suite on every kind of store, with real servers; prints the table; the gateway on a store without conditions
 	@cargo test $(CARGO_FEATURES) --test storage -- --show-output every_store_keeps_every_promise
 	@cargo test $(CARGO_FEATURES) --test storage -- --skip every_store_keeps_every_promise
+	@ASYNCTASK_UNCONDITIONAL=1 cargo test $(CARGO_FEATURES) --lib gateway::
 
 .PHONY: test-e2e
 test-e2e: binaries cluster-build images ## Boots a cluster of its own and tests the installed chart on it

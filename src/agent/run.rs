@@ -44,8 +44,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Runs `command` as one attempt of a task and returns the exit code: 0 only when the result is committed.
 #[must_use]
 pub fn run(layout: &Layout, command: &[OsString]) -> u8 {
-    // One thread is enough to wait on sockets, and keeps the agent small; files are read and hashed beside it.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build() {
+    // One thread is enough to wait on sockets; files are read and hashed by two beside it. Each has memory of its own that
+    // it does not give back, so more would make the agent larger and hardly faster.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build() {
         Ok(runtime) => runtime,
         Err(error) => {
             notice(format_args!("cannot begin: {error}"));

@@ -21,6 +21,8 @@ pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
 /// TaskDefinition, OutputStore: usable.
 pub const READY: &str = "Ready";
+/// OutputStore: a signed request is good for nothing but what it was signed for.
+pub const LIMITS_KEPT: &str = "LimitsKept";
 /// TaskDefinition: every image is named by digest.
 pub const IMAGES_PINNED: &str = "ImagesPinned";
 

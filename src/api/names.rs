@@ -33,6 +33,9 @@ pub const FINALIZER_OUTPUTS: &str = "asynctask.dev/outputs";
 /// Holds a TaskDefinition until no run that is not over is pinned to a revision of it.
 pub const FINALIZER_RUNS: &str = "asynctask.dev/runs";
 
+/// Holds an OutputStore until no run has its outputs there.
+pub const FINALIZER_TASKS: &str = "asynctask.dev/tasks";
+
 /// Begins the names of Leases that stand for concurrency keys.
 pub const LEASE_PREFIX: &str = "asynctask-key-";
 /// Label and annotation by which Kueue finds the queue of a Job; copied from the AsyncTask.

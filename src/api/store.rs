@@ -235,8 +235,30 @@ pub struct OutputStoreStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub transfer: Option<String>,
-    /// `Ready`: probed by writing, reading, listing and deleting.
+    /// What the store keeps of the requests that are signed for it; absent where none are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<StoreLimits>,
+    /// `Ready`: probed by writing, reading, listing and deleting. `LimitsKept`: whether a signed request is good for nothing
+    /// but what it was signed for, and if not, what to do about it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What a store keeps of the requests that are signed for it, as found by sending others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreLimits {
+    /// An upload of another length is refused.
+    pub length: bool,
+    /// An upload of other bytes is refused.
+    pub checksum: bool,
+    /// An upload cannot be sent again.
+    pub once: bool,
+    /// A download is given as an attachment.
+    pub attachment: bool,
+    /// Uploads in parts work.
+    pub parts: bool,
+    /// Pages of any site may send to it (CORS).
+    pub any_origin: bool,
 }

@@ -39,7 +39,8 @@ use super::state::{StepState, TaskState};
     selectable = ".spec.team",
     selectable = ".spec.definition.name",
     selectable = ".status.state",
-    selectable = ".status.revision.name"
+    selectable = ".status.revision.name",
+    selectable = ".status.store.name"
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [

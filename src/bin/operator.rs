@@ -56,6 +56,9 @@ struct Args {
     /// How long a node may not be heard of before the pods of steps on it are given up and started elsewhere
     #[arg(long, env = "ASYNCTASK_NODE_LOST_AFTER", value_name = "DURATION", default_value = "5m", value_parser = quantity::duration)]
     node_lost_after: Duration,
+    /// How old uploads that no run uses, and what else is left over in stores, must be to be deleted
+    #[arg(long, env = "ASYNCTASK_SWEEP_AFTER", value_name = "DURATION", default_value = "24h", value_parser = quantity::duration)]
+    sweep_after: Duration,
     /// Address of /healthz, /readyz and /metrics
     #[arg(long, env = "ASYNCTASK_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
@@ -99,6 +102,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         trial_store: args.trial_store,
         limits: Limits { overall: args.max_running, per_namespace: args.max_running_per_namespace },
         node_lost_after: args.node_lost_after,
+        sweep_after: args.sweep_after,
     };
     controllers::start(settings, &connector, &mut supervisor, &readiness, &metrics).await?;
     supervisor.run(PATIENCE).await?;

@@ -15,11 +15,13 @@ pub mod context;
 mod definition;
 #[cfg(test)]
 mod fake;
+mod hold;
 pub mod injection;
 mod kinds;
 mod nodes;
 mod pace;
 mod store;
+mod sweep;
 mod task;
 mod trial;
 mod watches;
@@ -70,6 +72,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How long a node may not be heard of before the pods on it are given up.
     pub node_lost_after: Duration,
+    /// How old what is left over in stores must be to be swept.
+    pub sweep_after: Duration,
 }
 
 /// Waits for the CRDs and for the lease, then starts every controller as a part of the process. Returns early when
@@ -100,6 +104,7 @@ pub async fn start(
         trial_store,
         limits,
         node_lost_after,
+        sweep_after,
     } = settings;
     let lease = LeaseSpec { name: lease, namespace: namespace.clone(), identity: pod_name.clone() };
     let acquired = supervisor.first(lease::acquire(connector.lease_client()?, &lease, readiness)).await;
@@ -145,6 +150,7 @@ pub async fn start(
     supervisor.spawn("store controller", endless(store::run(Arc::clone(&context))));
     supervisor.spawn("definition controller", endless(definition::run(Arc::clone(&context))));
     supervisor.spawn("lost nodes", endless(nodes::run(Arc::clone(&context), node_lost_after)));
+    supervisor.spawn("sweep", endless(sweep::run(Arc::clone(&context), sweep_after)));
     supervisor.spawn("task controller", endless(task::run(context)));
     Ok(())
 }

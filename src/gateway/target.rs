@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 
 use super::problem::Refusal;
-use super::transfer::{SHA256, SIZE};
+use super::transfer::{self, SHA256, SIZE};
 use crate::contract::wire::{PartToSign, PartsRequest, SentPart, SignedRequest, UploadPlan};
 use crate::runtime::stores::OpenStore;
 use crate::storage::digest::{Digest, Expected, InvalidDigest};
@@ -120,14 +121,34 @@ fn limits(part: &PartToSign) -> Result<PartLimits, Refusal> {
     Ok(PartLimits { number: part.number, size: part.size, sha256 })
 }
 
-/// Bytes pass through the gateway only where the store cannot take them from the sender: it must stay out of the way
-/// of large files.
-pub(crate) fn require_proxied(open: &OpenStore) -> Result<(), Refusal> {
-    if open.store.signer().is_none() {
-        return Ok(());
+/// Takes the bytes of a file whose store cannot take them from the sender. Others are refused: the gateway must stay out of
+/// the way of large files.
+pub(crate) async fn take(
+    open: &OpenStore,
+    key: &str,
+    body: Body,
+    expected: Expected,
+    mode: PutMode,
+) -> Result<(), Refusal> {
+    if open.store.signer().is_some() {
+        return Err(Refusal::Conflict {
+            word: "StoreTakesBytes",
+            message: "the bytes of this store do not pass the gateway: follow the plan you were given".into(),
+        });
     }
-    Err(Refusal::Conflict {
-        word: "StoreTakesBytes",
-        message: "the bytes of this store do not pass the gateway: follow the plan you were given".into(),
-    })
+    // Before the bytes are read; and not every store refuses to write a key twice.
+    if mode == PutMode::Create && is_stored(open, key).await? {
+        return Err(Refusal::Stored);
+    }
+    open.store.put_stream(key, transfer::incoming(body), expected, mode).await?;
+    Ok(())
+}
+
+/// Whether there is something under the key.
+pub(crate) async fn is_stored(open: &OpenStore, key: &str) -> Result<bool, Refusal> {
+    match open.store.head(key).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -45,7 +45,10 @@ pub fn choose<'a>(
             .into_iter()
             .find(|store| store.metadata.name.as_deref() == Some(wanted))
             .ok_or_else(|| NoStore::Unknown(wanted.to_owned()))?,
-        None => open.filter(|store| store.spec.default).min_by_key(|store| age(store)).ok_or(NoStore::NoDefault)?,
+        None => {
+            let defaults = open.filter(|store| store.spec.default && store.metadata.deletion_timestamp.is_none());
+            defaults.min_by_key(|store| age(store)).ok_or(NoStore::NoDefault)?
+        }
     };
     if is_ready(chosen) { Ok(chosen) } else { Err(not_ready(chosen)) }
 }
@@ -63,12 +66,13 @@ fn selector(wanted: &LabelSelector) -> Result<Selector, ParseExpressionError> {
     wanted.clone().try_into()
 }
 
-/// Ready, and being ready is said of the store as it is now.
+/// Ready, and being ready is said of the store as it is now. One that is being deleted takes no new run.
 fn is_ready(store: &OutputStore) -> bool {
-    store.status.as_ref().is_some_and(|status| {
-        condition::is_true(&status.conditions, condition::READY)
-            && status.observed_generation == store.metadata.generation
-    })
+    store.metadata.deletion_timestamp.is_none()
+        && store.status.as_ref().is_some_and(|status| {
+            condition::is_true(&status.conditions, condition::READY)
+                && status.observed_generation == store.metadata.generation
+        })
 }
 
 fn not_ready(store: &OutputStore) -> NoStore {
@@ -76,7 +80,10 @@ fn not_ready(store: &OutputStore) -> NoStore {
     let message = conditions
         .iter()
         .find(|condition| condition.type_ == condition::READY && condition.status != "True")
-        .map_or_else(|| "it has not been probed yet".to_owned(), |ready| ready.message.clone());
+        .map(|ready| ready.message.clone());
+    let deleted = store.metadata.deletion_timestamp.is_some();
+    let otherwise = if deleted { "it is being deleted" } else { "it has not been probed yet" };
+    let message = message.unwrap_or_else(|| otherwise.to_owned());
     NoStore::NotReady { name: store.metadata.name.clone().unwrap_or_default(), message }
 }
 
@@ -145,5 +152,15 @@ mod tests {
         changed.metadata.generation = Some(2);
         let error = choose(std::slice::from_ref(&changed), None, &BTreeMap::new()).expect_err("changed since");
         assert!(error.to_string().contains("not been probed yet"), "{error}");
+    }
+
+    #[test]
+    fn a_store_that_is_being_deleted_takes_no_run_and_gives_way_to_the_next_default() {
+        let mut stores = [store("a", 1, true, "True", Value::Null), store("b", 2, true, "True", Value::Null)];
+        stores[0].metadata.deletion_timestamp = stores[0].metadata.creation_timestamp.clone();
+        let chosen = choose(&stores, None, &BTreeMap::new()).expect("the next one");
+        assert_eq!(chosen.metadata.name.as_deref(), Some("b"));
+        let error = choose(&stores, Some("a"), &BTreeMap::new()).expect_err("it goes");
+        assert!(error.to_string().contains("being deleted"), "{error}");
     }
 }

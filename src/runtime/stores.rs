@@ -303,6 +303,8 @@ impl Stores {
             (None, None, None, Some(filesystem)) => (Arc::new(self.folder(filesystem)?), None),
             _ => return Err(OpenStoreError::Kind),
         };
+        #[cfg(test)]
+        let backend = tests::as_told(backend);
         Ok(OpenStore { store: backend, layout, ttl, ca })
     }
 
@@ -428,6 +430,16 @@ mod tests {
     use super::{OpenStoreError, Stores};
     use crate::api::OutputStore;
     use crate::api::task::StoreRef;
+    use crate::storage::ObjectStore;
+    use crate::storage::unconditional::Unconditional;
+
+    /// `make test-stores` runs the gateway's suite once more on a store that ignores conditions.
+    pub(super) fn as_told(backend: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        match std::env::var_os("ASYNCTASK_UNCONDITIONAL") {
+            Some(_) => Arc::new(Unconditional(backend)),
+            None => backend,
+        }
+    }
 
     /// An API server that knows these paths and counts what it is asked.
     #[derive(Clone, Default)]

@@ -34,6 +34,28 @@ pub(super) fn trusted(bundle: Option<&str>) -> Result<Vec<String>, StoreError> {
     Ok(TLS_SERVER_ROOT_CERTS.iter().chain(&own).map(to_pem).collect())
 }
 
+/// A client for requests that were signed: it follows nobody elsewhere, and sends no more than it is told.
+///
+/// # Errors
+/// As [`trusted`].
+pub(super) fn http_client(ca_bundle: Option<&str>) -> Result<reqwest::Client, StoreError> {
+    require_provider();
+    let roots = trusted(ca_bundle)?.join("");
+    let unusable = |_| misconfigured("the certificates to trust cannot be used".to_owned());
+    let roots = reqwest::Certificate::from_pem_bundle(roots.as_bytes()).map_err(unusable)?;
+    let client = reqwest::Client::builder()
+        .tls_certs_only(roots)
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(ANSWER_TIMEOUT);
+    client.build().map_err(unusable)
+}
+
+/// HTTP clients take the process's own; fails when there is one already, which is as good.
+pub(super) fn require_provider() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 fn parse_bundle(bundle: &str) -> Result<Vec<CertificateDer<'static>>, StoreError> {
     let mut roots = RootCertStore::empty();
     let mut certificates = Vec::new();

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -268,6 +269,46 @@ impl ObjectStore for FilesystemStore {
         let (found, more) = walked.map_err(|error| self.refused("list", prefix.as_str(), &error))?;
         let objects = found.into_iter().map(|(key, size)| Meta { key, size, etag: None, sha256: None }).collect();
         Ok(Page { objects, more })
+    }
+
+    async fn folders(&self, prefix: &Prefix) -> Result<Vec<String>, StoreError> {
+        let folder = self.root.join(OBJECTS).join(prefix.as_str());
+        let read = move || match std::fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            entries => entries?
+                .filter_map(|entry| {
+                    let named = |entry: std::fs::DirEntry| Some((entry.file_type().ok()?, entry.file_name()));
+                    entry.map(named).transpose()
+                })
+                .filter(|found| found.as_ref().map_or(true, |(kind, _)| kind.is_dir()))
+                .map(|found| Ok(found?.1.to_string_lossy().into_owned()))
+                .collect::<io::Result<Vec<_>>>(),
+        };
+        let read = spawn_blocking(read).await.expect("invariant: reading a folder does not panic");
+        read.map_err(|error| self.refused("list", prefix.as_str(), &error))
+    }
+
+    /// What a gateway that was killed has left in the folder of staged streams, of whatever prefix.
+    async fn abandon(&self, _: &Prefix, before: Timestamp) -> Result<u64, StoreError> {
+        let folder = self.root.join(STAGING);
+        let before = std::time::SystemTime::from(before);
+        let sweep = move || {
+            let mut removed = 0;
+            let entries = match std::fs::read_dir(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+                entries => entries?,
+            };
+            for entry in entries {
+                let entry = entry?;
+                if entry.metadata()?.modified()? < before {
+                    std::fs::remove_file(entry.path())?;
+                    removed += 1;
+                }
+            }
+            Ok(removed)
+        };
+        let swept = spawn_blocking(sweep).await.expect("invariant: removing a file does not panic");
+        swept.map_err(|error| self.refused("sweep", STAGING, &error))
     }
 
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {

@@ -3,6 +3,7 @@
 //! ```text
 //! <prefix>/_owner
 //! <prefix>/<namespace>/_uploads/<id>/{data,record}
+//! <prefix>/<namespace>/_gone/<task-uid>.json
 //! <prefix>/<namespace>/_history/<yyyy>/<mm>/<task-name>/<task-uid>.json
 //! <prefix>/<namespace>/<task-uid>/<step>/manifest-<sha256>
 //! <prefix>/<namespace>/<task-uid>/<step>/<shard>/<pod-uid>/{commit,failure,log,files/<output>/<seq>,items/<n>}
@@ -11,7 +12,7 @@
 //! `<shard>` has six digits, so that a listing gives the shards in their order and a reader needs no memory of them.
 //!
 //! Every part is a name that Kubernetes made or checked, and is checked again here: it can hold no `/` and cannot
-//! begin with `_` or `.`, so no name can be taken for another part, for `_owner`, `_uploads` or `_history`.
+//! begin with `_` or `.`, so no name can be taken for another part, for `_owner`, `_uploads`, `_gone` or `_history`.
 
 use std::fmt;
 
@@ -120,6 +121,30 @@ impl Layout {
         Ok(UploadKeys { prefix: Prefix(format!("{}{namespace}/_uploads/{id}/", self.root)) })
     }
 
+    /// To list all uploads of a namespace; the keys of their records end in [`UPLOAD_RECORD`].
+    ///
+    /// # Errors
+    /// A name that cannot be part of a key.
+    pub fn uploads_in(&self, namespace: &str) -> Result<Prefix, InvalidPart> {
+        Ok(Prefix(format!("{}{}/_uploads/", self.root, checked("namespace", namespace)?)))
+    }
+
+    /// Where [`super::records::GoneRecord`] of a run is: beside its keys, which are gone.
+    ///
+    /// # Errors
+    /// A name or UID that cannot be part of a key.
+    pub fn gone(&self, namespace: &str, task_uid: &str) -> Result<String, InvalidPart> {
+        Ok(format!("{}{}{GONE_RECORD}", self.gone_in(namespace)?, checked("task UID", task_uid)?))
+    }
+
+    /// To list all of those of a namespace; their keys end in [`GONE_RECORD`].
+    ///
+    /// # Errors
+    /// A name that cannot be part of a key.
+    pub fn gone_in(&self, namespace: &str) -> Result<Prefix, InvalidPart> {
+        Ok(Prefix(format!("{}{}/_gone/", self.root, checked("namespace", namespace)?)))
+    }
+
     /// Where [`super::records::HistoryRecord`] of a run is, filed under the month (UTC) the run was created in.
     ///
     /// # Errors
@@ -172,6 +197,10 @@ impl Layout {
 }
 
 const HISTORY_SUFFIX: &str = ".json";
+/// End of the key of an upload's record.
+pub const UPLOAD_RECORD: &str = "/record";
+/// End of the key of a marker that a run's keys were deleted.
+pub const GONE_RECORD: &str = ".json";
 
 /// What the key of a history record says.
 #[derive(Clone, Debug, PartialEq, Eq)]

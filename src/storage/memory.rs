@@ -109,6 +109,14 @@ impl ObjectStore for MemoryStore {
         Ok(Page { objects, more: found.next().is_some() })
     }
 
+    async fn folders(&self, prefix: &Prefix) -> Result<Vec<String>, StoreError> {
+        let objects = self.objects();
+        let below = objects.keys().filter_map(|key| key.strip_prefix(prefix.as_str())?.split_once('/'));
+        let mut names: Vec<String> = below.map(|(name, _)| name.to_owned()).collect();
+        names.dedup();
+        Ok(names)
+    }
+
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
         let mut objects = self.objects();
         for key in keys {

@@ -20,12 +20,15 @@ pub mod digest;
 pub mod error;
 pub mod filesystem;
 pub mod layout;
+pub mod limits;
 pub mod memory;
 mod pieces;
 pub mod probe;
 pub mod records;
 pub mod s3;
 mod signing;
+#[cfg(test)]
+pub(crate) mod unconditional;
 mod walk;
 
 use std::fmt;
@@ -35,6 +38,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 
 pub use author_path::{PathError, validate_path};
 pub use digest::{Difference, Digest, Expected};
@@ -127,6 +131,16 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// At most `limit` (1 to 1,000) objects below `prefix`, the ones that follow `after` (the last key of the page
     /// before).
     async fn list(&self, prefix: &Prefix, after: Option<&str>, limit: usize) -> Result<Page, StoreError>;
+
+    /// Names of the folders right below `prefix`, in no order. For places with few of them: they come in one list.
+    async fn folders(&self, prefix: &Prefix) -> Result<Vec<String>, StoreError>;
+
+    /// Throws away what is left of uploads below `prefix` that were begun before `before` and never became an object. Says
+    /// of how many. Of services that do so themselves, or have no call for it, it is none.
+    async fn abandon(&self, prefix: &Prefix, before: Timestamp) -> Result<u64, StoreError> {
+        let _ = (prefix, before);
+        Ok(0)
+    }
 
     /// Deletes objects; one that is not there counts as deleted. Any number of keys: batches are the store's affair.
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError>;

@@ -10,15 +10,6 @@ use super::layout::{InvalidPart, Layout};
 use super::records::{OwnerRecord, RECORD_MAX, RecordError, decode, encode};
 use super::{ObjectStore, PutMode};
 
-/// What a store turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// Whether bytes go straight to and from the store; otherwise they pass through the gateway.
-    pub signs: bool,
-    /// Whether the store refuses to replace an object when asked not to. Nothing depends on it.
-    pub honours_create: bool,
-}
-
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -62,6 +53,9 @@ pub enum ProbeError {
         /// Key of the owner record.
         key: String,
     },
+    /// A signed request was not honoured.
+    #[error("signing failed: {0}")]
+    Signed(#[source] StoreError),
     /// The cluster's UID is no UID.
     #[error("the cluster's UID cannot be used: {0}")]
     ClusterUid(#[from] InvalidPart),
@@ -76,7 +70,8 @@ impl ProbeError {
             | Self::Read(source)
             | Self::List(source)
             | Self::Delete(source)
-            | Self::Claim(source) => source.reason(),
+            | Self::Claim(source)
+            | Self::Signed(source) => source.reason(),
             Self::Changed | Self::Unlisted => "StoreMisbehaves",
             Self::OwnerRecord { .. } => "OwnerRecordUnreadable",
             Self::OwnedByOther { .. } => "StoreOwnedByOther",
@@ -92,7 +87,8 @@ impl ProbeError {
             | Self::Read(source)
             | Self::List(source)
             | Self::Delete(source)
-            | Self::Claim(source) => source.retry_class(),
+            | Self::Claim(source)
+            | Self::Signed(source) => source.retry_class(),
             Self::Changed
             | Self::Unlisted
             | Self::OwnerRecord { .. }
@@ -109,7 +105,7 @@ impl ProbeError {
 ///
 /// # Errors
 /// The first act that fails; the test object is removed whenever that is possible.
-pub async fn probe(store: &dyn ObjectStore, layout: &Layout, cluster_uid: &str) -> Result<Facts, ProbeError> {
+pub async fn probe(store: &dyn ObjectStore, layout: &Layout, cluster_uid: &str) -> Result<(), ProbeError> {
     let (prefix, key) = layout.probe(cluster_uid)?;
     let content = Bytes::from_static(b"written by the AsyncTask operator to see whether this store can be used\n");
 
@@ -130,8 +126,7 @@ pub async fn probe(store: &dyn ObjectStore, layout: &Layout, cluster_uid: &str) 
         Err(error) => return Err(ProbeError::Write(error)),
     };
     store.delete(std::slice::from_ref(&key)).await.map_err(ProbeError::Delete)?;
-    claim(store, layout, cluster_uid, honours_create).await?;
-    Ok(Facts { signs: store.signer().is_some(), honours_create })
+    claim(store, layout, cluster_uid, honours_create).await
 }
 
 async fn claim(
@@ -185,8 +180,7 @@ mod tests {
     async fn a_good_store_is_claimed_once_and_stays_ours() {
         let store = MemoryStore::new();
         for _ in 0..2 {
-            let facts = probe(&store, &layout("p"), "cluster-a").await.expect("usable");
-            assert_eq!(facts, Facts { signs: false, honours_create: true });
+            probe(&store, &layout("p"), "cluster-a").await.expect("usable");
         }
         let left = store.list(layout("p").root(), None, 10).await.expect("listed");
         let keys: Vec<_> = left.objects.iter().map(|object| object.key.as_str()).collect();

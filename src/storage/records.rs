@@ -257,6 +257,16 @@ pub struct UploadRecord {
     pub complete: bool,
 }
 
+/// Says that all keys of a run were deleted. What was still on its way then comes later, and is swept by this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GoneRecord {
+    /// UID of the AsyncTask.
+    pub task_uid: String,
+    /// When its keys were deleted.
+    pub deleted_at: Timestamp,
+}
+
 /// What became of a run: written while it lives, read when its AsyncTask is gone. What the API defines is kept as the
 /// API spells it, so this room need not know the API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -224,3 +224,24 @@ async fn a_step_that_emits_nothing_has_no_place_for_it() {
     let ended = World::new(r#"echo "${ASYNCTASK_EMIT-unset}""#).await.run().await;
     assert_eq!((ended.code, ended.stdout.as_str(), ended.commit().emitted), (0, "unset\n", None));
 }
+
+#[tokio::test]
+async fn the_memory_of_a_planner_does_not_grow_with_its_items() {
+    let peak = async |items: u32| {
+        let world = planner(&format!(r#"seq -f '{{"id":%.0f}}' 1 {items} > "$ASYNCTASK_EMIT""#), limits(500)).await;
+        let release = Arc::new(Notify::new());
+        world.fail("/commit", 1, &Fault::Hold(Arc::clone(&release)));
+        let running = world.start();
+        running.called("POST /agent/v1/commit", 1).await;
+        let peak = running.peak();
+        release.notify_one();
+        let ended = running.end().await;
+        assert_eq!((ended.code, ended.shards().len()), (0, items as usize / 500), "{}", ended.stderr);
+        peak
+    };
+    let (few, many, more) = (peak(10_000).await, peak(1_000_000).await, peak(3_000_000).await);
+    println!("{few} KiB for 10,000 items, {many} for 1,000,000, {more} for 3,000,000");
+    // A planner of few items ends before every thread has met its largest buffer; after that nothing grows any more.
+    assert!(many < few + 1024, "{few} KiB for 10,000 items and {many} KiB for 1,000,000");
+    assert!(more * 10 <= many * 11, "{many} KiB for 1,000,000 items and {more} KiB for 3,000,000");
+}

@@ -31,6 +31,21 @@ fn a_finished_task_stays_finished_even_for_the_operator() {
 }
 
 #[test]
+fn the_operator_cannot_change_what_a_definition_runs_or_where_a_store_is() {
+    let _turn = Cluster::shared();
+    let ns = Namespace::new("specs");
+    ns.define("quick", &script("quick", "true", ""));
+    let user = format!("--as=system:serviceaccount:{SYSTEM}:asynctask-operator");
+    for (of, patch) in [
+        (["taskdefinition", "quick"], r#"{"spec":{"title":"another"}}"#),
+        (["outputstore", "trial"], r#"{"spec":{"default":false}}"#),
+    ] {
+        let said = ns.kubectl(&["patch", of[0], of[1], "--type=merge", "-p", patch, &user]).refused();
+        assert!(said.contains("finalizers and status only"), "{of:?}: {said}");
+    }
+}
+
+#[test]
 fn status_and_our_names_are_nobody_elses_to_write() {
     let _turn = Cluster::shared();
     let ns = Namespace::new("guard");

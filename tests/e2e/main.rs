@@ -9,6 +9,7 @@ mod admission;
 mod bad_input;
 mod budget;
 mod crash;
+mod inside;
 mod journey;
 mod ledger;
 mod life;

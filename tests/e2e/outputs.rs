@@ -1,12 +1,13 @@
 //! What becomes of outputs: who sees them, how long they are kept, and that one for one use is one person's.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::crash::{back, process};
-use crate::support::{Cluster, Namespace, Person, SYSTEM, kubectl, run, script, stored, task, until};
+use crate::support::{Cluster, Namespace, Person, SYSTEM, get, kubectl, run, script, stored, task, until};
 
 /// For a gateway that was killed a moment ago.
 const PATIENT: &[&str] = &["--retry", "60", "--retry-all-errors", "--retry-delay", "1", "--max-time", "120"];
@@ -191,4 +192,80 @@ fn of_fifty_claims_one_person_wins_while_the_gateway_is_killed() {
     let uid = ns.get("asynctask", "t")["metadata"]["uid"].as_str().unwrap().to_owned();
     assert!(stored(&uid).iter().all(|path| !path.to_string_lossy().contains("/files/secret/")));
     assert_eq!(winner.http("GET", &path, PATIENT).status, 410);
+}
+
+/// The operator with another word for how old something must be to be swept; the usual one again when it is dropped.
+struct SweepAfter(usize);
+
+impl SweepAfter {
+    fn new(after: &str) -> Self {
+        let deployment = get(&["-n", SYSTEM, "deployment", "asynctask-operator"]);
+        let args = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+        let number = args.iter().position(|arg| arg.as_str().unwrap().starts_with("--sweep-after=")).unwrap();
+        let set = Self(number);
+        set.to(after);
+        set
+    }
+
+    fn to(&self, after: &str) {
+        let path = format!("/spec/template/spec/containers/0/args/{}", self.0);
+        let patch = json!([{"op": "replace", "path": path, "value": format!("--sweep-after={after}")}]).to_string();
+        kubectl(&["-n", SYSTEM, "patch", "deployment", "asynctask-operator", "--type=json", "-p", &patch]).ok();
+        kubectl(&["-n", SYSTEM, "rollout", "status", "deployment", "asynctask-operator", "--timeout=120s"]).ok();
+    }
+}
+
+impl Drop for SweepAfter {
+    fn drop(&mut self) {
+        self.to("24h");
+    }
+}
+
+#[test]
+fn what_is_left_over_is_swept_and_nothing_else() {
+    let _turn = Cluster::alone();
+    let ns = Namespace::new("swept");
+    ns.example("course-outline", None);
+    ns.define("writer", &writer("writer", &[("report", "")], ""));
+    let alice = ns.person("alice", Some("edit"));
+    let begin = || {
+        let body = format!(
+            r#"{{"definition":"course-outline","input":"archive","size":5,"sha256":"{}","mediaType":"application/gzip"}}"#,
+            "0".repeat(64)
+        );
+        let path = format!("/api/v1/namespaces/{}/uploads", ns.name);
+        let begun = alice.http("POST", &path, &["-H", "Content-Type: application/json", "-d", &body]);
+        assert_eq!(begun.status, 201, "{begun:?}");
+        begun.json()["id"].as_str().unwrap().to_owned()
+    };
+    let (unused, used) = (begin(), begin());
+    let waiting = task("waiting", "course-outline")
+        .replace("name: course-outline}", &format!("name: course-outline}}, inputs: {{archive: {{upload: {used}}}}}"));
+    alice.kubectl(&["-n", &ns.name, "apply", "-f", "-"], Some(&waiting)).ok();
+    for name in ["kept", "gone"] {
+        ns.apply(&task(name, "writer")).ok();
+        assert_eq!(ns.finished(name)["state"], "Complete");
+    }
+    let uid = |name: &str| ns.get("asynctask", name)["metadata"]["uid"].as_str().unwrap().to_owned();
+    let (kept, gone) = (uid("kept"), uid("gone"));
+    let of_kept = files(&kept);
+    let late = std::path::PathBuf::from(files(&gone)[0].to_string_lossy().into_owned());
+    ns.kubectl(&["delete", "asynctask", "gone", "--timeout=60s"]).ok();
+    // A signed request that was handed out before is sent now; the pod's user writes as the operator's does.
+    let owner = std::fs::metadata(&of_kept[0]).unwrap();
+    for folder in
+        late.ancestors().take_while(|folder| !folder.ends_with(&ns.name)).collect::<Vec<_>>().into_iter().rev()
+    {
+        if folder == late { std::fs::write(folder, "late") } else { std::fs::create_dir_all(folder) }.unwrap();
+        std::os::unix::fs::chown(folder, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    assert_eq!((files(&gone).len(), stored(&unused).len()), (1, 1));
+
+    let _soon = SweepAfter::new("4s");
+    until("what came late is swept", || files(&gone).is_empty().then_some(()));
+    until("the upload nobody uses is swept", || stored(&unused).is_empty().then_some(()));
+
+    assert_eq!(stored(&used).len(), 1, "a run names it");
+    assert_eq!(files(&kept), of_kept);
+    assert!(!stored(&gone).is_empty(), "the history stays");
 }

@@ -27,7 +27,7 @@ eval "$(cluster env --name "$name" --path "$ASYNCTASK_CACHE/path")"
 # shellcheck disable=SC1091
 source "$ASYNCTASK_CACHE/images/images.env"
 cluster load --name "$name" "$OPERATOR_ARCHIVE" "$AGENT_ARCHIVE" "$HELLO_REPORT_ARCHIVE" "$COURSE_OUTLINE_ARCHIVE"
-export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE
+export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE COURSE_OUTLINE_IMAGE
 export E2E_AGENT=${E2E_AGENT:?the agent binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
 cd "$root"

@@ -127,9 +127,17 @@ fn a_run_keeps_its_outputs_in_every_kind_of_store() {
         assert!(numbers.lines().map(|line| line.parse::<usize>().unwrap()).eq(1..=LINES), "on {name}");
         assert_eq!(cli(&["-n", &ns.name, "logs", name]).ok().trim(), "done");
 
+        // A store that is deleted waits for the run, and the run keeps what it has.
+        kubectl(&["delete", "outputstore", name, "--wait=false"]).ok();
+        let deleting = "--for=jsonpath={.status.conditions[?(@.type=='Ready')].reason}=Deleting";
+        kubectl(&["wait", deleting, &format!("outputstore/{name}"), "--timeout=60s"]).ok();
+        let why = crate::support::get(&["outputstore", name])["status"]["conditions"][0]["message"].clone();
+        assert!(why.as_str().unwrap().contains(&format!("one is {name} in namespace {}", ns.name)), "{why}");
+        assert_eq!(cli(&["-n", &ns.name, "outputs", "get", name, "numbers", "-o", "-"]).ok().lines().count(), LINES);
+
         cli(&["-n", &ns.name, "outputs", "rm", name, "numbers"]).ok();
         assert_ne!(cli(&["-n", &ns.name, "outputs", "get", name, "numbers", "-o", "-"]).code, 0, "gone from {name}");
         ns.kubectl(&["delete", "asynctask", name, "--timeout=60s"]).ok();
-        kubectl(&["delete", "outputstore", name]).ok();
+        kubectl(&["wait", "--for=delete", &format!("outputstore/{name}"), "--timeout=60s"]).ok();
     }
 }

@@ -31,7 +31,7 @@ impl Cluster {
     }
 }
 
-fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/e2e/run.sh, or `make test-e2e`"))
 }
 
@@ -347,7 +347,7 @@ pub(crate) fn by_account(line: &Value, account: &str) -> bool {
         && line["responseStatus"]["code"].as_i64().is_some_and(|code| code < 300)
 }
 
-/// Every object of the filesystem store whose key holds a text.
+/// Every object of the filesystem store whose key holds a text, without the markers of runs that are gone.
 pub(crate) fn stored(part: &str) -> Vec<PathBuf> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -357,7 +357,8 @@ pub(crate) fn stored(part: &str) -> Vec<PathBuf> {
     }
     let mut found = Vec::new();
     walk(&volume().join("trial/objects"), &mut found);
-    found.retain(|path| path.to_string_lossy().contains(part));
+    let wanted = |path: &str| path.contains(part) && !path.contains("/_gone/");
+    found.retain(|path| wanted(&path.to_string_lossy()));
     found
 }
 

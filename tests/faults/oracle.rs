@@ -186,7 +186,8 @@ pub(crate) async fn all_keys(namespace: &str, site: &Site) -> BTreeSet<String> {
     loop {
         let page = site.store.list(below.root(), after.as_deref(), 1000).await.unwrap();
         after = page.objects.last().map(|meta| meta.key.clone());
-        keys.extend(page.objects.into_iter().map(|meta| meta.key));
+        // The marker that a run's keys were deleted is swept a day later.
+        keys.extend(page.objects.into_iter().map(|meta| meta.key).filter(|key| !key.contains("/_gone/")));
         if !page.more || after.is_none() {
             return keys;
         }

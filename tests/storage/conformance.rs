@@ -190,3 +190,14 @@ pub(crate) async fn many_objects_are_deleted_in_batches(store: &dyn ObjectStore,
     assert_eq!(delete_prefix(store, &room.prefix).await.expect("deleted"), MANY as u64);
     assert!(room.is_empty(store).await);
 }
+
+pub(crate) async fn folders_are_named_once_each(store: &dyn ObjectStore, room: &Room) {
+    assert!(store.folders(&room.prefix).await.expect("listed").is_empty(), "nothing is no error");
+    for name in ["a/x", "a/y/z", "ab/x", "file"] {
+        store.put(&room.key(name), Bytes::from_static(b"x"), PutMode::Create).await.expect("put");
+    }
+    let mut names = store.folders(&room.prefix).await.expect("listed");
+    names.sort();
+    assert_eq!(names, ["a", "ab"], "what is no folder, and what lies deeper, is not among them");
+    assert_eq!(delete_prefix(store, &room.prefix).await.expect("deleted"), 4);
+}

@@ -1,5 +1,6 @@
 //! What a real server refuses, and what it looks like to us: by meaning, in a sentence, without a secret.
 
+use asynctask_operator::storage::limits::{Limits, limits};
 use asynctask_operator::storage::probe::probe;
 use asynctask_operator::storage::s3::{S3Options, S3Store};
 use asynctask_operator::storage::{Layout, ObjectStore, PutMode, RetryClass, StoreError, delete_prefix};
@@ -117,8 +118,12 @@ async fn a_certificate_is_trusted_by_the_bundle_alone() {
         store(S3Options { endpoint, public_endpoint: None, ca_bundle, ..s3_options(&server) })
     };
     let layout = Layout::new("tls").expect("valid");
-    let facts = probe(&over_tls(Some(certificate)), &layout, "cluster-a").await.expect("trusted");
-    assert!(facts.signs);
+    let trusted = over_tls(Some(certificate.clone()));
+    probe(&trusted, &layout, "cluster-a").await.expect("trusted");
+    let signer = trusted.signer().expect("it signs");
+    limits(&trusted, signer, &layout, "cluster-a", Some(&certificate))
+        .await
+        .expect("trusted by the probe's client, too");
     for ca_bundle in [None, Some(made("127.0.0.1").0)] {
         let error = probe(&over_tls(ca_bundle), &layout, "cluster-a").await.expect_err("not trusted");
         assert_eq!(error.reason(), "StoreUnreachable");
@@ -132,10 +137,47 @@ async fn a_real_bucket_is_claimed_by_one_cluster() {
     let server = seaweed();
     let store = s3(&server);
     let layout = Layout::new("claimed/prefix").expect("valid");
-    let facts = probe(&store, &layout, "cluster-a").await.expect("usable");
-    assert!(facts.signs && facts.honours_create, "{facts:?}");
+    probe(&store, &layout, "cluster-a").await.expect("usable");
     probe(&store, &layout, "cluster-a").await.expect("still ours");
     let error = probe(&store, &layout, "cluster-b").await.expect_err("theirs");
     assert_eq!(error.reason(), "StoreOwnedByOther");
     assert_eq!(delete_prefix(&store, layout.root()).await.expect("deleted"), 1, "only the claim was left");
+}
+
+#[tokio::test]
+async fn real_servers_keep_what_was_signed_and_it_is_found_out_without_a_trace() {
+    let _shared = MEMORY.read().await;
+    let (seaweed, minio) = (seaweed(), super::stores::minio());
+    let layout = Layout::new("limits").expect("valid");
+    for store in [s3(&seaweed), store(super::minio_options(&minio))] {
+        let signer = store.signer().expect("it signs");
+        // Twice: what is left of a probe that was killed does not mislead the next one.
+        for _ in 0..2 {
+            let found = limits(&store, signer, &layout, "cluster-a", None).await.expect("probed");
+            println!("{}: {found:?}", store.location());
+            let Limits { length, checksum, once, attachment, parts, any_origin: _ } = found;
+            assert!(length && checksum && once && attachment && parts, "{found:?}");
+        }
+        assert_eq!(delete_prefix(&store, layout.root()).await.expect("listed"), 0, "nothing is left");
+    }
+}
+
+#[tokio::test]
+async fn signed_requests_that_a_store_does_not_honour_are_an_error() {
+    let _shared = MEMORY.read().await;
+    let server = seaweed();
+    let layout = Layout::new("limits-refused").expect("valid");
+    let (ours, reader) = (
+        s3(&server),
+        store(S3Options {
+            access_key_id: server.reader_access_key.clone(),
+            secret_access_key: server.reader_secret_key.clone(),
+            ..s3_options(&server)
+        }),
+    );
+    let signer = reader.signer().expect("it signs");
+    let error = limits(&ours, signer, &layout, "cluster-a", None).await.expect_err("it may only read");
+    assert_eq!((error.reason(), error.retry_class()), ("PermissionDenied", RetryClass::Configuration));
+    assert!(error.to_string().starts_with("signing failed: "), "{error}");
+    assert!(!error.to_string().contains("Signature"), "{error}");
 }

@@ -304,3 +304,28 @@ async fn objects_are_encrypted_as_asked_however_they_come() {
         }
     }
 }
+
+#[tokio::test]
+async fn parts_that_became_no_object_are_thrown_away_when_they_are_old() {
+    let _shared = MEMORY.read().await;
+    let server = super::seaweed();
+    let store = super::s3(&server);
+    let (ours, theirs) = (Room::new("abandoned", "ours"), Room::new("abandoned", "ours-too"));
+    let mut begun = Vec::new();
+    for key in [ours.key("a"), ours.key("b/c"), theirs.key("a")] {
+        let upload_id = store.start_multipart(&key, "text/csv").await.expect("started");
+        let sent = send_parts(&store, &key, &upload_id).await;
+        begun.push((key, upload_id, sent));
+    }
+    let now = jiff::Timestamp::now();
+    let hour = jiff::SignedDuration::from_hours(1);
+    assert_eq!(store.abandon(&ours.prefix, now - hour).await.expect("asked"), 0, "they are younger");
+    assert_eq!(store.abandon(&ours.prefix, now + hour).await.expect("asked"), 2, "not those of a neighbour");
+    for (key, upload_id, sent) in &begun[..2] {
+        let gone = store.complete_multipart(key, upload_id, sent).await.expect_err("thrown away");
+        assert!(matches!(gone, StoreError::NotFound { .. }), "{gone:?}");
+    }
+    let (key, upload_id, sent) = &begun[2];
+    store.complete_multipart(key, upload_id, sent).await.expect("the neighbour's is whole");
+    store.delete(std::slice::from_ref(key)).await.expect("deleted");
+}

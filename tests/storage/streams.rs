@@ -201,3 +201,16 @@ async fn a_key_cannot_leave_the_folder() {
         assert!(store.delete(&[key.to_owned()]).await.is_err(), "{key:?}");
     }
 }
+
+#[tokio::test]
+async fn what_a_killed_gateway_left_in_the_staging_folder_is_swept_when_it_is_old() {
+    let (root, store) = super::folder();
+    std::fs::create_dir(root.path().join("staging")).expect("made");
+    std::fs::write(root.path().join("staging/left"), b"half").expect("written");
+    let prefix = Room::new("any", "where").prefix;
+    let now = jiff::Timestamp::now();
+    let hour = jiff::SignedDuration::from_hours(1);
+    assert_eq!(store.abandon(&prefix, now - hour).await.expect("asked"), 0, "somebody may still be writing it");
+    assert_eq!(store.abandon(&prefix, now + hour).await.expect("asked"), 1);
+    assert_eq!(std::fs::read_dir(root.path().join("staging")).expect("there").count(), 0);
+}

@@ -32,6 +32,7 @@ const ALWAYS: &[(&str, Trial)] = &promises![
     conformance::ranges_are_cut_at_the_end,
     conformance::bounded_reads_refuse_larger_objects,
     conformance::pages_follow_each_other_and_cover_everything,
+    conformance::folders_are_named_once_each,
     conformance::neighbours_are_never_touched,
     conformance::many_objects_are_deleted_in_batches,
     streams::an_honest_stream_is_stored,

@@ -4,7 +4,6 @@
 mod drain;
 mod dry_run;
 mod freeze;
-mod hold;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -24,12 +23,13 @@ use tokio::sync::watch;
 use self::drain::{DrainError, Drains, MOST_COUNTED};
 use self::dry_run::DryRunError;
 use self::freeze::FreezeError;
-use self::hold::HoldError;
 use self::report::{Finding, ReportError, Reporter};
 use super::context::Context;
+use super::hold::{self, HoldError};
 use super::pace::{Next, Pace, Reason};
 use super::watches;
 use crate::api::TaskDefinition;
+use crate::api::names::FINALIZER_RUNS;
 use crate::plan::agent::Agent;
 use crate::plan::definition::{Part, ValidatedDefinition, validate};
 use crate::plan::indexed::ShardRun;
@@ -167,7 +167,7 @@ impl DefinitionController {
     /// they find out by themselves that their definition is gone.
     async fn end(&self, definition: &ObjectMeta) -> Result<Option<Ending>, DefinitionControllerError> {
         self.proven().remove(definition.uid.as_deref().unwrap_or_default());
-        if !hold::is_held(definition) {
+        if !hold::is_held(definition, FINALIZER_RUNS) {
             return Ok(None);
         }
         let drains = Drains::of(&self.context.client, definition);
@@ -175,7 +175,7 @@ impl DefinitionController {
         // The garbage collector takes those of a definition that is gone; who orphans them finds them retired.
         let draining = drains.tend(None, usize::MAX).await?.draining;
         if runs == 0 {
-            hold::release(&self.context.client, definition).await?;
+            hold::release(&self.definitions(definition), definition, FINALIZER_RUNS).await?;
             return Ok(None);
         }
         let most = usize::try_from(MOST_COUNTED).unwrap_or(usize::MAX);
@@ -185,6 +185,11 @@ impl DefinitionController {
              new run is admitted. Wait for them, or cancel them"
         );
         Ok(Some(Ending { why, draining }))
+    }
+
+    /// Those of its namespace.
+    fn definitions(&self, definition: &ObjectMeta) -> Api<TaskDefinition> {
+        Api::namespaced(self.context.client.clone(), definition.namespace.as_deref().unwrap_or_default())
     }
 
     fn proven(&self) -> MutexGuard<'_, HashMap<String, Proof>> {
@@ -212,7 +217,7 @@ impl DefinitionController {
             return refused(Part::Template.reason(), refusal, Next::TryAgain);
         }
         // Before the first run can be pinned to it.
-        hold::hold(&self.context.client, definition.meta()).await?;
+        hold::hold(&self.definitions(definition.meta()), definition.meta(), FINALIZER_RUNS).await?;
         let revision = freeze::freeze(&self.context.client, definition).await?;
         Ok((Finding::frozen(revision), valid.revisions_kept, Next::Rest))
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ use crate::plan::seal::Sealed;
 use crate::plan::snapshot::{JobRef, Trouble, Turn};
 use crate::plan::status::Applied;
 use crate::runtime::client::{explain, is_status};
-use crate::storage::records::{Manifest, ManifestFile, VERSION};
+use crate::storage::records::{GoneRecord, Manifest, ManifestFile, VERSION, encode};
 use crate::storage::{PutMode, StoreError, delete_chosen, delete_prefix};
 
 /// What came of the actions.
@@ -242,6 +243,12 @@ impl TaskController {
         let keys = open.layout.task(&task.namespace().unwrap_or_default(), &uid);
         let keys = keys.map_err(|error| fail("InvalidKey", &error))?;
         require_owner(&open).await.map_err(|error| fail(error.reason(), &error))?;
+        // What is still on its way comes after this; by the marker it is known for what it is.
+        let marker = open.layout.gone(&task.namespace().unwrap_or_default(), &uid);
+        let marker = marker.map_err(|error| fail("InvalidKey", &error))?;
+        let gone = GoneRecord { task_uid: uid.clone(), deleted_at: Timestamp::now() };
+        let marked = open.store.put(&marker, encode(&gone), PutMode::Overwrite).await;
+        marked.map_err(|error| fail(error.reason(), &error))?;
         let deleted = delete_prefix(open.store.as_ref(), keys.prefix()).await;
         let deleted = deleted.map_err(|error| fail(error.reason(), &error))?;
         tracing::info!(uid, objects = deleted, "outputs deleted");

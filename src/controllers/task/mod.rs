@@ -41,6 +41,7 @@ use self::observe::Known;
 use self::queue::Queue;
 use self::quiet::Quiet;
 use self::report::Ended;
+pub(super) use self::results::{Emptied, require_owner};
 use self::revisions::Revisions;
 use self::shards::Tallies;
 use self::watch::{Caches, Guarded};

@@ -153,7 +153,7 @@ impl Reader<'_> {
 
 /// A store that was emptied, or whose volume is not mounted, answers every question with "nothing there".
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Emptied {
+pub(in crate::controllers) enum Emptied {
     /// Not even our own mark is there.
     #[error(
         "the store at {location} lacks the record {key} that the operator wrote there, so what it does not show may \
@@ -174,7 +174,7 @@ impl Emptied {
 }
 
 /// Makes sure that "nothing there" can be believed: the mark that was written when the store became Ready is there.
-pub(super) async fn require_owner(open: &OpenStore) -> Result<(), Emptied> {
+pub(in crate::controllers) async fn require_owner(open: &OpenStore) -> Result<(), Emptied> {
     let key = open.layout.owner();
     match open.store.head(&key).await {
         Ok(_) => Ok(()),

@@ -109,8 +109,7 @@ pub(super) async fn receive(
     let expected = transfer::announced(&headers)?;
     let desk = Desk::of(&gateway, &attempt).await?;
     let Place { key, mode } = place(&gateway, &attempt, &desk, &output, seq).await?;
-    target::require_proxied(&desk.open)?;
-    desk.open.store.put_stream(&key, transfer::incoming(body), expected, mode).await?;
+    target::take(&desk.open, &key, body, expected, mode).await?;
     Ok(DONE)
 }
 

@@ -21,6 +21,7 @@ use crate::contract::wire::{CommittedFile, FailureReport, Progress, StageRequest
 use crate::gateway::identity::Agent;
 use crate::gateway::problem::Refusal;
 use crate::gateway::request::Payload;
+use crate::gateway::target;
 use crate::gateway::{Gateway, Shared};
 use crate::runtime::client::is_status;
 use crate::storage::records::{self, FailureRecord};
@@ -192,6 +193,11 @@ pub(super) async fn failure(
     agent.trail.asks("fail", attempt.what());
     attempt.require_heard()?;
     let desk = Desk::of(&gateway, &attempt).await?;
+    // What an attempt said first stands; saying it again changes nothing. Looked at first, because not every store refuses
+    // to write a key twice.
+    if target::is_stored(&desk.open, &desk.own.failure()).await? {
+        return Ok(DONE);
+    }
     let report = bounded(FailureReport { log: stored_log(&desk, report.log.clone()).await?, ..report });
     let record = FailureRecord {
         version: records::VERSION,
@@ -204,7 +210,6 @@ pub(super) async fn failure(
         failed_at: jiff::Timestamp::now(),
     };
     match desk.open.store.put(&desk.own.failure(), records::encode(&record), PutMode::Create).await {
-        // What an attempt said first stands; saying it again changes nothing.
         Ok(()) | Err(StoreError::AlreadyExists { .. }) => Ok(DONE),
         Err(error) => Err(error.into()),
     }

@@ -19,7 +19,7 @@ use crate::gateway::identity::Caller;
 use crate::gateway::problem::Refusal;
 use crate::gateway::request::{self, LIST, Names, Payload};
 use crate::gateway::target::{self, Target};
-use crate::gateway::transfer::{self, OPAQUE};
+use crate::gateway::transfer::OPAQUE;
 use crate::gateway::{Gateway, Shared};
 use crate::plan::definition::{ValidatedInput, validate};
 use crate::plan::stores::{choose, is_open};
@@ -220,9 +220,7 @@ pub(super) async fn receive(
     body: Body,
 ) -> Result<StatusCode, Refusal> {
     let upload = Upload::of(&gateway, &caller, &namespace, &id).await?;
-    target::require_proxied(&upload.open)?;
-    let (key, bytes) = (upload.keys.data(), transfer::incoming(body));
-    upload.open.store.put_stream(&key, bytes, upload.expected(), PutMode::Create).await?;
+    target::take(&upload.open, &upload.keys.data(), body, upload.expected(), PutMode::Create).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -24,7 +24,9 @@ use object_store::{
 pub use azure::{AzureCredential, AzureOptions};
 pub use google::GoogleOptions;
 
-use super::connect::{ANSWER_TIMEOUT, ATTEMPTS, CONNECT_TIMEOUT, FIRST_PAUSE, misconfigured, trusted};
+use super::connect::{
+    ANSWER_TIMEOUT, ATTEMPTS, CONNECT_TIMEOUT, FIRST_PAUSE, misconfigured, require_provider, trusted,
+};
 use super::digest::{Digest, Expected};
 use super::error::StoreError;
 use super::layout::Prefix;
@@ -51,8 +53,7 @@ impl fmt::Debug for CloudStore {
 
 /// How both services are talked to.
 fn client_options(ca_bundle: Option<&str>, endpoint: Option<&str>) -> Result<ClientOptions, StoreError> {
-    // The crate's HTTP client takes the process's own; fails when there is one already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    require_provider();
     let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
     let options = ClientOptions::new()
         .with_allow_http(plain)
@@ -214,6 +215,14 @@ impl ObjectStore for CloudStore {
             sha256: None,
         });
         Ok(Page { objects: objects.collect(), more })
+    }
+
+    async fn folders(&self, prefix: &Prefix) -> Result<Vec<String>, StoreError> {
+        let below = path(prefix.as_str().trim_end_matches('/'))?;
+        let listed = self.service.list_with_delimiter(Some(&below)).await;
+        let listed = listed.map_err(|error| self.failed("list", prefix.as_str(), &error))?;
+        let name = |folder: &Path| folder.as_ref().strip_prefix(prefix.as_str()).map(str::to_owned);
+        Ok(listed.common_prefixes.iter().filter_map(name).collect())
     }
 
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {

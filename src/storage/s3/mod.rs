@@ -17,6 +17,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, CompletedPart, Delete, ObjectIdentifier};
 use bytes::Bytes;
 use futures::StreamExt;
+use jiff::Timestamp;
 
 pub use client::{Encryption, S3Options};
 use failure::Act;
@@ -241,6 +242,44 @@ impl ObjectStore for S3Store {
             sha256: None,
         });
         Ok(Page { objects: objects.collect(), more })
+    }
+
+    async fn folders(&self, prefix: &Prefix) -> Result<Vec<String>, StoreError> {
+        let act = Act { verb: "list", key: prefix.as_str() };
+        let list = self.internal.list_objects_v2().bucket(&self.options.bucket).prefix(prefix.as_str()).delimiter("/");
+        let mut pages = list.into_paginator().send();
+        let mut names = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| self.failed(act, &error))?;
+            let below = page.common_prefixes.unwrap_or_default().into_iter().filter_map(|folder| folder.prefix);
+            names.extend(
+                below.filter_map(|folder| Some(folder.strip_prefix(prefix.as_str())?.trim_end_matches('/').to_owned())),
+            );
+        }
+        Ok(names)
+    }
+
+    async fn abandon(&self, prefix: &Prefix, before: Timestamp) -> Result<u64, StoreError> {
+        let act = Act { verb: "list the uploads below", key: prefix.as_str() };
+        let list = self.internal.list_multipart_uploads().bucket(&self.options.bucket).prefix(prefix.as_str());
+        let (mut key, mut id, mut aborted) = (None, None, 0);
+        loop {
+            let page = list.clone().set_key_marker(key).set_upload_id_marker(id).send().await;
+            let page = page.map_err(|error| self.failed(act, &error))?;
+            for upload in page.uploads.unwrap_or_default() {
+                let (Some(key), Some(id), Some(begun)) = (upload.key, upload.upload_id, upload.initiated) else {
+                    continue;
+                };
+                if begun.secs() < before.as_second() {
+                    self.abort_multipart(&key, &id).await?;
+                    aborted += 1;
+                }
+            }
+            if !page.is_truncated.unwrap_or(false) {
+                return Ok(aborted);
+            }
+            (key, id) = (page.next_key_marker, page.next_upload_id_marker);
+        }
     }
 
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {

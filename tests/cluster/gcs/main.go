@@ -115,6 +115,8 @@ func (f *front) put(w http.ResponseWriter, bucket, key string, header http.Heade
 	}
 }
 
+type folder struct{ Prefix string }
+
 type listed struct {
 	Key          string
 	Size         int64
@@ -137,10 +139,19 @@ func (f *front) list(w http.ResponseWriter, bucket string, query url.Values) {
 		XMLName               xml.Name `xml:"ListBucketResult"`
 		NextContinuationToken string   `xml:",omitempty"`
 		Contents              []listed
+		CommonPrefixes        []folder
 	}{}
 	slices.SortFunc(found.Objects, func(a, b fakestorage.ObjectAttrs) int { return strings.Compare(a.Name, b.Name) })
+	prefix, delimiter := query.Get("prefix"), query.Get("delimiter")
 	for _, object := range found.Objects {
 		if object.Name <= after {
+			continue
+		}
+		if name, _, inside := strings.Cut(strings.TrimPrefix(object.Name, prefix), delimiter); delimiter != "" && inside {
+			below := folder{prefix + name + delimiter}
+			if n := len(result.CommonPrefixes); n == 0 || result.CommonPrefixes[n-1] != below {
+				result.CommonPrefixes = append(result.CommonPrefixes, below)
+			}
 			continue
 		}
 		if len(result.Contents) == limit {

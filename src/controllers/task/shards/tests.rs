@@ -101,6 +101,10 @@ impl ObjectStore for Counted {
         Ok(page)
     }
 
+    async fn folders(&self, prefix: &Prefix) -> Result<Vec<String>, StoreError> {
+        self.inner.folders(prefix).await
+    }
+
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
         self.inner.delete(keys).await
     }

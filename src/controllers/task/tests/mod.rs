@@ -245,7 +245,7 @@ impl World {
         fn walk(folder: &Path, found: &mut Vec<String>) {
             for entry in std::fs::read_dir(folder).into_iter().flatten() {
                 let path = entry.expect("an entry").path();
-                if path.ends_with("_owner") || path.ends_with("_history") {
+                if ["_owner", "_history", "_gone"].iter().any(|name| path.ends_with(name)) {
                     continue;
                 }
                 if path.is_dir() { walk(&path, found) } else { found.push(path.display().to_string()) }

@@ -1,0 +1,367 @@
+//! What is left in a store and nobody deletes otherwise: uploads that no run uses, parts of uploads that were broken off,
+//! and what was still on its way when a run was deleted.
+//!
+//! Nothing is guessed from absence: a run's keys are swept only where a marker says that they were deleted before, and
+//! only in a store that says it is this cluster's.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::context::Context;
+use super::task::{Emptied, require_owner};
+use super::watches::PAGE;
+use crate::api::condition::{READY, is_true};
+use crate::api::{AsyncTask, OutputStore};
+use crate::runtime::client::explain;
+use crate::runtime::stores::{OpenStore, OpenStoreError};
+use crate::storage::layout::{GONE_RECORD, InvalidPart, Prefix, UPLOAD_RECORD};
+use crate::storage::records::{GoneRecord, RECORD_MAX, RecordError, UploadRecord, decode};
+use crate::storage::{StoreError, delete_prefix};
+
+/// Longest time between two sweeps.
+const SWEEP_AGAIN: Duration = Duration::from_secs(3600);
+/// Keys looked at in one page.
+const PAGE_OF_KEYS: usize = 1000;
+
+/// Why a store was not swept to its end. What was deleted before stays deleted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SweepError {
+    #[error(transparent)]
+    Open(#[from] OpenStoreError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{key} cannot be read: {source}")]
+    Record { key: String, source: RecordError },
+    #[error(transparent)]
+    Key(#[from] InvalidPart),
+    #[error(transparent)]
+    Owner(#[from] Emptied),
+    #[error("the runs of namespace {namespace} cannot be listed: {}", explain(.source))]
+    Runs { namespace: String, source: kube::Error },
+}
+
+/// Objects deleted, by what they were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Swept {
+    /// Uploads that no run uses.
+    pub(super) uploads: u64,
+    /// What came after its run was deleted.
+    pub(super) late: u64,
+    /// Uploads broken off half way, of which the store still held the parts.
+    pub(super) parts: u64,
+}
+
+/// What the runs of a namespace still need.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Needed {
+    /// UIDs of the runs.
+    pub(super) runs: BTreeSet<String>,
+    /// Ids of the uploads that are their inputs.
+    pub(super) uploads: BTreeSet<String>,
+}
+
+/// Who knows the runs of this cluster.
+#[async_trait]
+pub(super) trait Runs: Sync {
+    /// What those of a namespace still need.
+    async fn needed(&self, namespace: &str) -> Result<Needed, SweepError>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct What {
+    what: &'static str,
+}
+
+/// Runs until the process ends. `after` is how old something must be.
+pub(super) async fn run(context: Arc<Context>, after: Duration) {
+    let swept = Family::<What, Counter>::default();
+    context.metrics.register("swept", "Things deleted from stores that nobody deletes otherwise", swept.clone());
+    let mut again = interval((after / 4).clamp(Duration::from_secs(1), SWEEP_AGAIN));
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = context.stopping.cancelled() => return,
+            _ = again.tick() => {}
+        }
+        let stores = match Api::<OutputStore>::all(context.client.clone()).list(&ListParams::default()).await {
+            Ok(stores) => stores.items,
+            Err(error) => {
+                tracing::warn!(error = explain(&error), "OutputStores cannot be listed: nothing is swept now");
+                continue;
+            }
+        };
+        for store in stores.iter().filter(|store| is_ready(store)) {
+            tokio::select! {
+                () = context.stopping.cancelled() => return,
+                () = look(&context, store, after, &swept) => {}
+            }
+        }
+    }
+}
+
+fn is_ready(store: &OutputStore) -> bool {
+    store.status.as_ref().is_some_and(|status| is_true(&status.conditions, READY))
+}
+
+async fn look(context: &Context, store: &OutputStore, after: Duration, counted: &Family<What, Counter>) {
+    let name = store.name_any();
+    let swept = async {
+        let open = context.stores.open(store).await?;
+        require_owner(&open).await?;
+        sweep(&open, context, Timestamp::now(), after).await
+    };
+    match swept.await {
+        Ok(Swept { uploads, late, parts }) => {
+            for (what, count) in [("upload", uploads), ("late", late), ("parts", parts)] {
+                counted.get_or_create(&What { what }).inc_by(count);
+            }
+            if uploads + late + parts > 0 {
+                tracing::info!(store = name, uploads, late, parts, "swept what was left over");
+            }
+        }
+        Err(error) => {
+            let error = error.to_string();
+            tracing::warn!(store = name, error, "the store was not swept to its end: it is tried again");
+        }
+    }
+}
+
+#[async_trait]
+impl Runs for Context {
+    async fn needed(&self, namespace: &str) -> Result<Needed, SweepError> {
+        let api = Api::<AsyncTask>::namespaced(self.client.clone(), namespace);
+        let mut needed = Needed::default();
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let page = api.list(&params).await;
+            let page = page.map_err(|source| SweepError::Runs { namespace: namespace.to_owned(), source })?;
+            for task in page.items {
+                needed.runs.extend(task.uid());
+                needed.uploads.extend(task.spec.inputs.into_values().filter_map(|input| input.upload));
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(needed),
+            }
+        }
+    }
+}
+
+/// Sweeps one store. `runs` is asked once for each namespace in which something may go.
+///
+/// # Errors
+/// The first call that fails; another sweep goes on from there.
+pub(super) async fn sweep(
+    open: &OpenStore,
+    runs: &dyn Runs,
+    now: Timestamp,
+    after: Duration,
+) -> Result<Swept, SweepError> {
+    let before = now.checked_sub(after).unwrap_or(Timestamp::MIN);
+    let mut swept = Swept { parts: open.store.abandon(open.layout.root(), before).await?, ..Swept::default() };
+    for namespace in open.store.folders(open.layout.root()).await? {
+        // Names that are no namespace are none of ours: `_probe`, or somebody else's.
+        let (Ok(uploads), Ok(gone)) = (open.layout.uploads_in(&namespace), open.layout.gone_in(&namespace)) else {
+            continue;
+        };
+        let old_uploads =
+            old(open, &uploads, UPLOAD_RECORD, |record: &UploadRecord| record.created_at < before).await?;
+        let old_gone = old(open, &gone, GONE_RECORD, |record: &GoneRecord| record.deleted_at < before).await?;
+        if old_uploads.is_empty() && old_gone.is_empty() {
+            continue;
+        }
+        let needed = runs.needed(&namespace).await?;
+        for (_, record) in old_uploads.into_iter().filter(|(_, record)| !needed.uploads.contains(&record.id)) {
+            // The bytes first: without its record nobody would know how old they are.
+            let keys = open.layout.upload(&namespace, &record.id)?;
+            open.store.delete(&[keys.data()]).await?;
+            open.store.delete(&[keys.record()]).await?;
+            swept.uploads += 1;
+        }
+        // A run that is there again, from a backup, keeps what it still has.
+        for (marker, record) in old_gone.into_iter().filter(|(_, record)| !needed.runs.contains(&record.task_uid)) {
+            let keys = open.layout.task(&namespace, &record.task_uid)?;
+            swept.late += delete_prefix(open.store.as_ref(), keys.prefix()).await?;
+            open.store.delete(&[marker]).await?;
+        }
+    }
+    Ok(swept)
+}
+
+/// The records below a prefix that are old enough, with their keys.
+async fn old<R: serde::de::DeserializeOwned>(
+    open: &OpenStore,
+    prefix: &Prefix,
+    suffix: &str,
+    is_old: impl Fn(&R) -> bool,
+) -> Result<Vec<(String, R)>, SweepError> {
+    let mut found = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let page = open.store.list(prefix, after.as_deref(), PAGE_OF_KEYS).await?;
+        for key in page.objects.iter().map(|meta| &meta.key).filter(|key| key.ends_with(suffix)) {
+            let bytes = match open.store.get_bytes(key, RECORD_MAX).await {
+                Ok(bytes) => bytes,
+                Err(StoreError::NotFound { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let record: R = decode(&bytes).map_err(|source| SweepError::Record { key: key.clone(), source })?;
+            if is_old(&record) {
+                found.push((key.clone(), record));
+            }
+        }
+        if !page.more {
+            return Ok(found);
+        }
+        after = page.objects.into_iter().next_back().map(|meta| meta.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::{Needed, Runs, SweepError, Swept, sweep};
+    use crate::runtime::stores::OpenStore;
+    use crate::storage::digest::Digest;
+    use crate::storage::memory::MemoryStore;
+    use crate::storage::records::{GoneRecord, UploadRecord, encode};
+    use crate::storage::{Layout, PutMode};
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn hour(hours: i64) -> Timestamp {
+        Timestamp::from_second(hours * 3600).expect("in range")
+    }
+
+    struct World {
+        open: OpenStore,
+        needed: Needed,
+    }
+
+    #[async_trait]
+    impl Runs for World {
+        async fn needed(&self, _: &str) -> Result<Needed, SweepError> {
+            Ok(self.needed.clone())
+        }
+    }
+
+    impl World {
+        fn new() -> Self {
+            let layout = Layout::new("p").expect("valid");
+            let store = Arc::new(MemoryStore::new());
+            let open = OpenStore { store, layout, ttl: Duration::from_secs(60), ca: None };
+            Self { open, needed: Needed::default() }
+        }
+
+        async fn put(&self, key: &str, bytes: Bytes) {
+            self.open.store.put(key, bytes, PutMode::Overwrite).await.expect("put");
+        }
+
+        async fn upload(&self, namespace: &str, id: &str, created_at: Timestamp) {
+            let keys = self.open.layout.upload(namespace, id).expect("valid");
+            let record = UploadRecord {
+                id: id.to_owned(),
+                uploader: "alice".to_owned(),
+                namespace: namespace.to_owned(),
+                definition: "d".to_owned(),
+                input: "archive".to_owned(),
+                size: 1,
+                sha256: Digest::of(b"x"),
+                media_type: None,
+                created_at,
+                complete: true,
+            };
+            self.put(&keys.record(), encode(&record)).await;
+            self.put(&keys.data(), Bytes::from_static(b"x")).await;
+        }
+
+        async fn gone(&self, namespace: &str, uid: &str, deleted_at: Timestamp) {
+            let key = self.open.layout.gone(namespace, uid).expect("valid");
+            self.put(&key, encode(&GoneRecord { task_uid: uid.to_owned(), deleted_at })).await;
+        }
+
+        async fn object(&self, key: &str) {
+            self.put(key, Bytes::from_static(b"x")).await;
+        }
+
+        async fn swept(&self, at: Timestamp) -> Swept {
+            sweep(&self.open, self, at, DAY).await.expect("swept")
+        }
+
+        async fn keys(&self) -> Vec<String> {
+            let page = self.open.store.list(self.open.layout.root(), None, 1000).await.expect("listed");
+            page.objects.into_iter().map(|meta| meta.key).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_goes_when_it_is_old_and_no_run_uses_it() {
+        let mut world = World::new();
+        for (namespace, id, created) in [("a", "old", 0), ("a", "used", 0), ("a", "young", 20), ("ab", "other", 30)] {
+            world.upload(namespace, id, hour(created)).await;
+        }
+        world.needed.uploads = BTreeSet::from(["used".to_owned()]);
+        assert_eq!(world.swept(hour(23)).await, Swept::default(), "none is a day old");
+        assert_eq!(world.swept(hour(25)).await, Swept { uploads: 1, ..Swept::default() });
+        let keys = world.keys().await;
+        assert_eq!(keys.len(), 6, "{keys:?}");
+        assert!(!keys.iter().any(|key| key.contains("/old/")), "bytes and record: {keys:?}");
+        world.needed.uploads.clear();
+        assert_eq!(world.swept(hour(60)).await, Swept { uploads: 3, ..Swept::default() });
+        assert!(world.keys().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_what_was_deleted_before_is_swept_and_never_a_neighbour() {
+        let mut world = World::new();
+        for key in [
+            "p/a/u-1/s/000000/pod/log",
+            "p/a/u-10/s/000000/pod/log",
+            "p/ab/u-1/s/000000/pod/log",
+            "p/a/u-2/x",
+            "p/_owner",
+        ] {
+            world.object(key).await;
+        }
+        world.gone("a", "u-1", hour(0)).await;
+        world.gone("a", "u-2", hour(10)).await;
+        assert_eq!(world.swept(hour(25)).await, Swept { late: 1, ..Swept::default() });
+        let left =
+            ["p/_owner", "p/a/_gone/u-2.json", "p/a/u-10/s/000000/pod/log", "p/a/u-2/x", "p/ab/u-1/s/000000/pod/log"];
+        assert_eq!(world.keys().await, left, "keys of runs without a marker stay, whether the run is there or not");
+
+        // The run is there again: etcd was restored from a backup.
+        world.needed.runs = BTreeSet::from(["u-2".to_owned()]);
+        assert_eq!(world.swept(hour(100)).await, Swept::default());
+        assert_eq!(world.keys().await, left);
+        world.needed.runs.clear();
+        assert_eq!(world.swept(hour(100)).await, Swept { late: 1, ..Swept::default() });
+        assert_eq!(world.swept(hour(200)).await, Swept::default(), "a second sweep finds nothing");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_stops_the_sweep_and_is_named() {
+        let world = World::new();
+        world.put("p/a/_uploads/u/record", Bytes::from_static(b"not ours")).await;
+        let error = sweep(&world.open, &world, hour(100), DAY).await.expect_err("unread");
+        assert!(error.to_string().contains("p/a/_uploads/u/record"), "{error}");
+        assert_eq!(world.keys().await.len(), 1, "and is left");
+    }
+}

@@ -66,6 +66,16 @@ test-spread: binaries cluster-build images ## On the real node: 200 shards whose
 	@cargo test $(CARGO_FEATURES) --test e2e --no-run
 	@E2E_AGENT="$(AGENT)" THREADS=1 SPREAD_SHARDS=200 SPREAD_ITEMS=1000000 tests/e2e/run.sh spread::whatever_is_killed memory::
 
+.PHONY: test-away
+test-away: binaries cluster-build images ## On the real node: a store that goes away for ten minutes in the middle of an upload and of a deletion
+	@cargo test $(CARGO_FEATURES) --test e2e --no-run
+	@E2E_AGENT="$(AGENT)" THREADS=1 STORE_AWAY=600 tests/e2e/run.sh away::
+
+.PHONY: test-expired
+test-expired: binaries cluster-build images ## On the real node: 10,000 outputs whose time is up, the operator killed meanwhile
+	@cargo test $(CARGO_FEATURES) --test e2e --no-run
+	@E2E_AGENT="$(AGENT)" THREADS=1 EXPIRED_RUNS=10 tests/e2e/run.sh expired::
+
 .PHONY: test-faults
 test-faults: binaries cluster-build images ## Crashes the operator at every write, loses answers, serves old views; prints a table
 	@cargo test $(CARGO_FEATURES) --test faults --no-run

@@ -6,9 +6,12 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod admission;
+mod away;
 mod bad_input;
 mod budget;
+mod canaries;
 mod crash;
+mod expired;
 mod inside;
 mod journey;
 mod ledger;

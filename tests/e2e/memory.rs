@@ -33,7 +33,7 @@ const STATUS: usize = 32 << 10;
 type Peaks = BTreeMap<String, u64>;
 
 /// The highest resident memory of a process since it was last asked to forget it.
-fn peak(pid: &str) -> Option<u64> {
+pub(crate) fn peak(pid: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().trim_end_matches(" kB").parse().ok()
 }

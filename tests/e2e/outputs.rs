@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::crash::{back, process};
-use crate::support::{Cluster, Namespace, Person, SYSTEM, get, kubectl, run, script, stored, task, until};
+use crate::support::{Argument, Cluster, Namespace, Person, SYSTEM, kubectl, run, script, stored, task, until};
 
 /// For a gateway that was killed a moment ago.
 const PATIENT: &[&str] = &["--retry", "60", "--retry-all-errors", "--retry-delay", "1", "--max-time", "120"];
@@ -194,33 +194,6 @@ fn of_fifty_claims_one_person_wins_while_the_gateway_is_killed() {
     assert_eq!(winner.http("GET", &path, PATIENT).status, 410);
 }
 
-/// The operator with another word for how old something must be to be swept; the usual one again when it is dropped.
-struct SweepAfter(usize);
-
-impl SweepAfter {
-    fn new(after: &str) -> Self {
-        let deployment = get(&["-n", SYSTEM, "deployment", "asynctask-operator"]);
-        let args = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
-        let number = args.iter().position(|arg| arg.as_str().unwrap().starts_with("--sweep-after=")).unwrap();
-        let set = Self(number);
-        set.to(after);
-        set
-    }
-
-    fn to(&self, after: &str) {
-        let path = format!("/spec/template/spec/containers/0/args/{}", self.0);
-        let patch = json!([{"op": "replace", "path": path, "value": format!("--sweep-after={after}")}]).to_string();
-        kubectl(&["-n", SYSTEM, "patch", "deployment", "asynctask-operator", "--type=json", "-p", &patch]).ok();
-        kubectl(&["-n", SYSTEM, "rollout", "status", "deployment", "asynctask-operator", "--timeout=120s"]).ok();
-    }
-}
-
-impl Drop for SweepAfter {
-    fn drop(&mut self) {
-        self.to("24h");
-    }
-}
-
 #[test]
 fn what_is_left_over_is_swept_and_nothing_else() {
     let _turn = Cluster::alone();
@@ -261,7 +234,7 @@ fn what_is_left_over_is_swept_and_nothing_else() {
     }
     assert_eq!((files(&gone).len(), stored(&unused).len()), (1, 1));
 
-    let _soon = SweepAfter::new("4s");
+    let _soon = Argument::set("operator", "--sweep-after=", "4s");
     until("what came late is swept", || files(&gone).is_empty().then_some(()));
     until("the upload nobody uses is swept", || stored(&unused).is_empty().then_some(()));
 

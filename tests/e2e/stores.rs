@@ -34,6 +34,15 @@ pub(crate) fn seaweed() -> &'static str {
     "seaweed"
 }
 
+/// The name that Azure's test account has.
+pub(crate) const AZURE_ACCOUNT: &str = others::AZURITE_ACCOUNT;
+
+/// What nobody may ever see of [`seaweed`].
+pub(crate) fn secret_key() -> String {
+    let template = "go-template={{.data.secretAccessKey | base64decode}}";
+    kubectl(&["-n", SYSTEM, "get", "secret", "seaweed", "-o", template]).ok()
+}
+
 fn secret(name: &str, access_key: &str, secret_key: &str) {
     kubectl_in(
         &["-n", SYSTEM, "apply"],
@@ -93,7 +102,13 @@ fn a_run_keeps_its_outputs_in_every_kind_of_store() {
     let _turn = crate::support::Cluster::shared();
     seaweed();
     let (google, azure) = (others::google(&host_ip()), others::azure(&host_ip()));
-    let mut inside = crate::support::get(&["outputstore", "seaweed"])["spec"].clone();
+    let signing = crate::support::get(&["outputstore", "seaweed"]);
+    for limit in ["length", "checksum", "once", "attachment", "parts"] {
+        assert_eq!(signing["status"]["limits"][limit], true, "{limit}: {:#}", signing["status"]);
+    }
+    let said = signing["status"]["conditions"].as_array().unwrap().iter().find(|found| found["type"] == "LimitsKept");
+    println!("{}", said.unwrap()["message"]);
+    let mut inside = signing["spec"].clone();
     inside["transfer"] = json!("Proxied");
     inside["prefix"] = json!("e2e-inside");
     let endpoint = format!("{}/{}", azure.endpoint, others::AZURITE_ACCOUNT);
@@ -115,7 +130,7 @@ fn a_run_keeps_its_outputs_in_every_kind_of_store() {
         let said = kubectl(&["wait", "--for=condition=Ready", &format!("outputstore/{name}"), "--timeout=60s"]);
         let found = crate::support::get(&["outputstore", name]);
         assert_eq!(said.code, 0, "{found:#}");
-        assert_eq!(found["status"]["transfer"], "Proxied");
+        assert_eq!((&found["status"]["transfer"], &found["status"]["limits"]), (&json!("Proxied"), &json!(null)));
 
         let shell = format!(r#"seq 1 {LINES} > "$ASYNCTASK_OUTPUTS/numbers.txt"; echo done"#);
         let outputs = format!("  store: {name}\n  outputs: [{{name: numbers, step: count, path: numbers.txt}}]");

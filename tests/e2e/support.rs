@@ -218,6 +218,39 @@ impl Drop for Namespace {
     }
 }
 
+/// Operator or gateway with another argument; the one before again when it is dropped. Hold [`Cluster::alone`].
+pub(crate) struct Argument {
+    component: String,
+    number: usize,
+    before: String,
+}
+
+impl Argument {
+    /// `flag` ends in `=`.
+    pub(crate) fn set(component: &str, flag: &str, value: &str) -> Self {
+        let component = format!("deployment/asynctask-{component}");
+        let args = get(&["-n", SYSTEM, &component])["spec"]["template"]["spec"]["containers"][0]["args"].clone();
+        let mut args = args.as_array().unwrap().iter().map(|arg| arg.as_str().unwrap().to_owned());
+        let (number, before) = args.by_ref().enumerate().find(|(_, arg)| arg.starts_with(flag)).unwrap();
+        let set = Self { component, number, before };
+        set.to(&format!("{flag}{value}"));
+        set
+    }
+
+    fn to(&self, arg: &str) {
+        let path = format!("/spec/template/spec/containers/0/args/{}", self.number);
+        let patch = serde_json::json!([{"op": "replace", "path": path, "value": arg}]).to_string();
+        kubectl(&["-n", SYSTEM, "patch", &self.component, "--type=json", "-p", &patch]).ok();
+        kubectl(&["-n", SYSTEM, "rollout", "status", &self.component, "--timeout=120s"]).ok();
+    }
+}
+
+impl Drop for Argument {
+    fn drop(&mut self) {
+        self.to(&self.before);
+    }
+}
+
 /// Somebody with a token.
 pub(crate) struct Person {
     pub(crate) token: String,

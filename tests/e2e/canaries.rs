@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::stores::{AZURE_ACCOUNT, seaweed, secret_key};
 use crate::support::{
-    Argument, Cluster, Namespace, SYSTEM, by_account, get, host_ip, kubectl, kubectl_in, script, task, until, variable,
+    Cluster, Namespace, SYSTEM, Upgraded, by_account, get, host_ip, kubectl, kubectl_in, script, task, until, variable,
 };
 
 /// Stores that cannot work, with what they were given: name, Secret, kind.
@@ -36,7 +36,7 @@ fn broken_stores(endpoint: &str) -> Vec<(&'static str, serde_json::Value, serde_
 fn no_secret_is_ever_said_not_even_at_debug_level() {
     let _turn = Cluster::alone();
     seaweed();
-    let _loud = ["operator", "gateway"].map(|component| Argument::set(component, "--log-filter=", "debug"));
+    let _loud = Upgraded::set("log.filter", "debug", "info");
     let ns = Namespace::new("canaries");
     let endpoint = get(&["outputstore", "seaweed"])["spec"]["s3"]["endpoint"].as_str().unwrap().to_owned();
     let mut canaries = vec![("the store's key", secret_key()), ("what was planted", "CANARY-".to_owned())];

@@ -7,10 +7,11 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::crash::{back, process};
-use crate::support::{Argument, Cluster, Namespace, Person, SYSTEM, kubectl, run, script, stored, task, until};
+use crate::support::{Cluster, Namespace, Person, SYSTEM, Upgraded, kubectl, run, script, stored, task, until};
 
-/// For a gateway that was killed a moment ago.
-const PATIENT: &[&str] = &["--retry", "60", "--retry-all-errors", "--retry-delay", "1", "--max-time", "120"];
+/// For a gateway that was killed a moment ago: a connection to a pod that is gone would hang for minutes.
+const PATIENT: &[&str] =
+    &["--connect-timeout", "3", "--retry", "60", "--retry-all-errors", "--retry-delay", "1", "--max-time", "120"];
 
 /// A definition whose program writes one file an output. `outputs`: name, and what else is said of it.
 fn writer(name: &str, outputs: &[(&str, &str)], more: &str) -> String {
@@ -234,7 +235,7 @@ fn what_is_left_over_is_swept_and_nothing_else() {
     }
     assert_eq!((files(&gone).len(), stored(&unused).len()), (1, 1));
 
-    let _soon = Argument::set("operator", "--sweep-after=", "4s");
+    let _soon = Upgraded::set("sweepAfter", "4s", "24h");
     until("what came late is swept", || files(&gone).is_empty().then_some(()));
     until("the upload nobody uses is swept", || stored(&unused).is_empty().then_some(()));
 

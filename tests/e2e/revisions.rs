@@ -1,11 +1,9 @@
 //! Changes under way: definitions, the operator itself, and what is deleted while runs go on.
 
-use std::process::Command;
-
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::support::{Cluster, Namespace, SYSTEM, cli, get, kubectl, root, run, script, task, until};
+use crate::support::{Cluster, Namespace, SYSTEM, Upgraded, cli, get, kubectl, script, task, until};
 
 /// A program that writes a word when it is told to end, and shows a stage meanwhile.
 fn says(word: &str, more: &str) -> String {
@@ -102,34 +100,6 @@ fn runs_end_on_the_revision_they_were_asked_on_and_it_retires_after_the_last() {
     assert!(line.contains("Retired") && line.contains("0 runs"), "{line}");
 }
 
-/// The chart with another log filter, which starts new pods of operator and gateway; back when this goes.
-struct Upgraded;
-
-impl Upgraded {
-    fn new() -> Self {
-        upgrade("debug");
-        Self
-    }
-}
-
-impl Drop for Upgraded {
-    fn drop(&mut self) {
-        upgrade("info");
-    }
-}
-
-fn upgrade(filter: &str) {
-    let chart = root().join("charts/asynctask-operator");
-    let set = format!("log.filter={filter}");
-    let mut helm = Command::new("helm");
-    helm.args(["upgrade", "asynctask"]).arg(chart).args(["-n", SYSTEM, "--reuse-values", "--set", &set]);
-    run(&mut helm, None).ok();
-    for workload in ["operator", "gateway"] {
-        let deployment = format!("deployment/asynctask-{workload}");
-        kubectl(&["-n", SYSTEM, "rollout", "status", &deployment, "--timeout=120s"]).ok();
-    }
-}
-
 fn operators() -> String {
     let component = "app.kubernetes.io/component=operator";
     kubectl(&["-n", SYSTEM, "get", "pods", "-l", component, "--field-selector=status.phase=Running", "-o", "name"]).ok()
@@ -151,7 +121,7 @@ fn an_upgrade_of_the_operator_disturbs_no_run() {
     let (before, old) = (children(&ns), operators());
     assert_eq!(before.lines().count(), 2, "a Job and its pod: {before}");
 
-    let upgraded = Upgraded::new();
+    let upgraded = Upgraded::set("log.filter", "debug", "info");
 
     assert_ne!(operators(), old, "a new operator");
     ns.apply(&task("b", "changes")).ok();

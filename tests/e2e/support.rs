@@ -218,36 +218,34 @@ impl Drop for Namespace {
     }
 }
 
-/// Operator or gateway with another argument; the one before again when it is dropped. Hold [`Cluster::alone`].
-pub(crate) struct Argument {
-    component: String,
-    number: usize,
-    before: String,
+/// The chart with another value, which starts new pods of operator and gateway; the one before again when it is dropped.
+/// Hold [`Cluster::alone`].
+pub(crate) struct Upgraded {
+    key: &'static str,
+    before: &'static str,
 }
 
-impl Argument {
-    /// `flag` ends in `=`.
-    pub(crate) fn set(component: &str, flag: &str, value: &str) -> Self {
-        let component = format!("deployment/asynctask-{component}");
-        let args = get(&["-n", SYSTEM, &component])["spec"]["template"]["spec"]["containers"][0]["args"].clone();
-        let mut args = args.as_array().unwrap().iter().map(|arg| arg.as_str().unwrap().to_owned());
-        let (number, before) = args.by_ref().enumerate().find(|(_, arg)| arg.starts_with(flag)).unwrap();
-        let set = Self { component, number, before };
-        set.to(&format!("{flag}{value}"));
-        set
-    }
-
-    fn to(&self, arg: &str) {
-        let path = format!("/spec/template/spec/containers/0/args/{}", self.number);
-        let patch = serde_json::json!([{"op": "replace", "path": path, "value": arg}]).to_string();
-        kubectl(&["-n", SYSTEM, "patch", &self.component, "--type=json", "-p", &patch]).ok();
-        kubectl(&["-n", SYSTEM, "rollout", "status", &self.component, "--timeout=120s"]).ok();
+impl Upgraded {
+    pub(crate) fn set(key: &'static str, value: &str, before: &'static str) -> Self {
+        upgrade(key, value);
+        Self { key, before }
     }
 }
 
-impl Drop for Argument {
+impl Drop for Upgraded {
     fn drop(&mut self) {
-        self.to(&self.before);
+        upgrade(self.key, self.before);
+    }
+}
+
+fn upgrade(key: &str, value: &str) {
+    let chart = root().join("charts/asynctask-operator");
+    let mut helm = Command::new("helm");
+    helm.args(["upgrade", "asynctask"]).arg(chart).args(["-n", SYSTEM, "--reuse-values", "--set"]);
+    run(helm.arg(format!("{key}={value}")), None).ok();
+    for workload in ["operator", "gateway"] {
+        let deployment = format!("deployment/asynctask-{workload}");
+        kubectl(&["-n", SYSTEM, "rollout", "status", &deployment, "--timeout=120s"]).ok();
     }
 }
 

@@ -56,7 +56,9 @@ impl Proxy {
     /// `ca` are the PEM certificates of the API server's authority.
     pub(crate) fn new(ca: &[u8]) -> Arc<Self> {
         let ca = reqwest::Certificate::from_pem_bundle(ca).unwrap();
-        let client = reqwest::Client::builder().tls_certs_only(ca).redirect(reqwest::redirect::Policy::none());
+        // What the operator sends is passed on as it is, and it speaks HTTP/1.
+        let client =
+            reqwest::Client::builder().http1_only().tls_certs_only(ca).redirect(reqwest::redirect::Policy::none());
         Arc::new(Self {
             client: client.no_proxy().build().unwrap(),
             runs: Mutex::default(),

@@ -74,6 +74,18 @@ async fn writers_at_the_same_time_do_not_mix_up_their_lines() {
     assert_eq!((shards.len(), lines.len()), (40, 4000));
 }
 
+/// Runs a planner; with the most memory its agent had taken when it was about to commit, in KiB.
+async fn plan_and_weigh(script: &str, limits: EmitLimits) -> (u64, Ended) {
+    let world = planner(script, limits).await;
+    let release = Arc::new(Notify::new());
+    world.fail("/commit", 1, &Fault::Hold(Arc::clone(&release)));
+    let running = world.start();
+    running.called("POST /agent/v1/commit", 1).await;
+    let peak = running.peak();
+    release.notify_one();
+    (peak, running.end().await)
+}
+
 #[tokio::test]
 async fn of_many_items_none_is_lost_and_none_stays_in_memory() {
     let pad = "x".repeat(180);
@@ -81,14 +93,7 @@ async fn of_many_items_none_is_lost_and_none_stays_in_memory() {
         r#"for from in 1 150001; do
             seq -f '{{"id":%.0f,"pad":"{pad}"}}' $from $((from + 149999)) > "$ASYNCTASK_EMIT"; done"#
     );
-    let world = planner(&script, limits(1000)).await;
-    let release = Arc::new(Notify::new());
-    world.fail("/commit", 1, &Fault::Hold(Arc::clone(&release)));
-    let running = world.start();
-    running.called("POST /agent/v1/commit", 1).await;
-    let peak = running.peak();
-    release.notify_one();
-    let ended = running.end().await;
+    let (peak, ended) = plan_and_weigh(&script, limits(1000)).await;
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let shards = ended.shards();
     assert_eq!(shards.len(), 300);
@@ -228,14 +233,8 @@ async fn a_step_that_emits_nothing_has_no_place_for_it() {
 #[tokio::test]
 async fn the_memory_of_a_planner_does_not_grow_with_its_items() {
     let peak = async |items: u32| {
-        let world = planner(&format!(r#"seq -f '{{"id":%.0f}}' 1 {items} > "$ASYNCTASK_EMIT""#), limits(500)).await;
-        let release = Arc::new(Notify::new());
-        world.fail("/commit", 1, &Fault::Hold(Arc::clone(&release)));
-        let running = world.start();
-        running.called("POST /agent/v1/commit", 1).await;
-        let peak = running.peak();
-        release.notify_one();
-        let ended = running.end().await;
+        let script = format!(r#"seq -f '{{"id":%.0f}}' 1 {items} > "$ASYNCTASK_EMIT""#);
+        let (peak, ended) = plan_and_weigh(&script, limits(500)).await;
         assert_eq!((ended.code, ended.shards().len()), (0, items as usize / 500), "{}", ended.stderr);
         peak
     };

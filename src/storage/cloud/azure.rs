@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 
-use super::super::connect::misconfigured;
+use super::super::connect::{check_endpoint, misconfigured};
 use super::super::error::StoreError;
 use super::{CloudStore, client_options, retries};
 
@@ -70,6 +70,9 @@ impl CloudStore {
     /// [`StoreError::Misconfigured`] says which option.
     pub fn azure(options: &AzureOptions) -> Result<Self, StoreError> {
         let AzureOptions { account, container, endpoint, credential, ca_bundle } = options;
+        if let Some(endpoint) = endpoint {
+            check_endpoint(without_path(endpoint))?;
+        }
         let client = client_options(ca_bundle.as_deref(), endpoint.as_deref())?;
         let mut builder = MicrosoftAzureBuilder::new()
             .with_account(account)
@@ -90,11 +93,25 @@ impl CloudStore {
             }),
         };
         // The crate's own words may repeat a part of the secret.
-        let service = builder.build().map_err(|_| {
-            misconfigured("the endpoint is no URL, or accountKey no base64, or sasToken no query string".to_owned())
-        })?;
+        let wrong = match credential {
+            Some(AzureCredential::AccountKey(_)) => "accountKey is not a key in base64: copy it again from the account",
+            Some(AzureCredential::SasToken(_)) => {
+                "sasToken is not a query string of the form sv=…&sig=…: copy it again"
+            }
+            None => "no identity of the pods can be used: name a credentialsSecret, or set up workload identity",
+        };
+        let service = builder.build().map_err(|_| misconfigured(wrong.to_owned()))?;
         let endpoint = endpoint.clone().unwrap_or_else(|| format!("Azure Blob Storage of {account}"));
         Ok(Self { service: Arc::new(service), location: format!("container {container} at {endpoint}"), endpoint })
+    }
+}
+
+/// The emulator and Azure Stack have the account as one part of a path; the rest is an address and nothing else.
+fn without_path(endpoint: &str) -> &str {
+    let address = endpoint.split_once("://").map_or("", |(_, address)| address);
+    match address.split_once('/') {
+        Some((_, path)) if path.bytes().all(|b| b.is_ascii_alphanumeric()) => &endpoint[..endpoint.len() - path.len()],
+        _ => endpoint,
     }
 }
 
@@ -102,15 +119,35 @@ impl CloudStore {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_key_that_is_none_is_refused_without_being_repeated() {
-        let options = AzureOptions {
+    fn options() -> AzureOptions {
+        AzureOptions {
             account: "courses".to_owned(),
             container: "outputs".to_owned(),
             endpoint: None,
             credential: Some(AzureCredential::AccountKey("CANARY!".to_owned())),
             ca_bundle: None,
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_an_address_and_the_account_and_nothing_else() {
+        let at = |endpoint: &str| {
+            let credential = Some(AzureCredential::AccountKey("Q0FOQVJZ".to_owned()));
+            CloudStore::azure(&AzureOptions { endpoint: Some(endpoint.to_owned()), credential, ..options() })
         };
+        for good in ["https://courses.blob.core.windows.net", "http://10.0.0.1:10000/courses", "https://h/"] {
+            assert!(at(good).is_ok(), "{good}");
+        }
+        for bad in ["courses", "https://u:CANARY@h", "https://h/a/b", "https://h/?sig=CANARY", "https://h?sig=CANARY"] {
+            let error = at(bad).expect_err(bad);
+            assert_eq!(error.reason(), "InvalidConfiguration", "{bad}");
+            assert!(!error.to_string().contains("CANARY"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_refused_without_being_repeated() {
+        let options = options();
         let error = CloudStore::azure(&options).expect_err("no key");
         assert_eq!(error.reason(), "InvalidConfiguration");
         assert!(error.to_string().contains("accountKey") && !error.to_string().contains("CANARY"), "{error}");

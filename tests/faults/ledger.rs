@@ -10,8 +10,15 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
     pub(crate) address: SocketAddr,
-    lines: Arc<Mutex<Vec<String>>>,
+    lines: Arc<Mutex<Vec<Line>>>,
     held: Arc<Held>,
+}
+
+/// What somebody said; whoever was not answered says it again under the same id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    id: String,
+    said: String,
 }
 
 /// Lines whose programs wait.
@@ -66,7 +73,7 @@ impl Ledger {
     pub(crate) fn lines(&self, namespace: &str) -> Vec<String> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let before = format!("{namespace} ");
-        lines.iter().filter_map(|line| line.strip_prefix(&before)).map(str::to_owned).collect()
+        lines.iter().filter_map(|line| line.said.strip_prefix(&before)).map(str::to_owned).collect()
     }
 
     /// How often each `task step attempt` of a namespace began.
@@ -80,15 +87,22 @@ impl Ledger {
 }
 
 /// One line; the program goes on when it is written down, and learns the how many-th of its kind it is.
-fn enter(mut connection: TcpStream, lines: &Mutex<Vec<String>>, held: &Held) -> std::io::Result<()> {
-    let mut line = String::new();
-    BufReader::new(connection.try_clone()?).read_line(&mut line)?;
-    let line = line.trim();
+fn enter(mut connection: TcpStream, lines: &Mutex<Vec<Line>>, held: &Held) -> std::io::Result<()> {
+    let mut text = String::new();
+    BufReader::new(connection.try_clone()?).read_line(&mut text)?;
+    let Some((id, said)) = text.trim().split_once(' ') else {
+        return Err(std::io::Error::other(format!("{text:?} is cut off")));
+    };
     let times = {
         let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.push(line.to_owned());
-        lines.iter().filter(|said| *said == line).count()
+        let line = Line { id: id.to_owned(), said: said.to_owned() };
+        if lines.contains(&line) {
+            println!("the ledger is told again: {text}");
+        } else {
+            lines.push(line);
+        }
+        lines.iter().filter(|line| line.said == said).count()
     };
-    held.wait(line);
+    held.wait(said);
     writeln!(connection, "written {times}")
 }

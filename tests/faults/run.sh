@@ -18,6 +18,7 @@ finish() {
   if [[ -s $FAULTS_TABLE ]]; then
     echo
     { echo 'id|fault|places|struck|O1 ledger|O2 objects|O3 audit|O4 bucket|O5 secrets'; cat "$FAULTS_TABLE"; } | column -t -s '|'
+    cut -c1-600 "$FAULTS_TABLE.wrong"
   fi
   if [[ -z ${KEEP:-} ]]; then
     cluster down --name "$name" >"$work/down.log" 2>&1 || cat "$work/down.log" >&2
@@ -28,7 +29,7 @@ finish() {
 cluster status --name "$name" >/dev/null 2>&1 || rm -rf "$work"
 mkdir -p "$work/tmp"
 export TMPDIR=$work/tmp FAULTS_FOLDER=$work FAULTS_TABLE=$work/table FAULTS_CLUSTER=$name
-rm -f "$FAULTS_TABLE"
+rm -f "$FAULTS_TABLE" "$FAULTS_TABLE.wrong"
 trap finish EXIT
 cluster up --name "$name"
 cluster fakes --name "$name" --nodes 4 # for fan-outs: no other pod tolerates their taint

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use asynctask_operator::storage::s3::{S3Options, S3Store};
+use asynctask_operator::storage::s3::{Keys, S3Options, S3Store};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -42,6 +42,11 @@ pub(crate) fn site() -> &'static Site {
     SITE.get_or_init(Site::new)
 }
 
+/// A function of bash that tells the ledger what begins, and goes on when it has heard. It tells until it is heard, as what
+/// no ledger has heard of has not run; by its first word the ledger knows what it has heard before. `$times` is the how
+/// many-th of its kind it is.
+const TELL: &str = r#"tell() { local id=$HOSTNAME-$RANDOM step=$ASYNCTASK_STEP${ASYNCTASK_SHARD:+/$ASYNCTASK_SHARD}; until { exec 3<>/dev/tcp/LEDGER && echo "$id $ASYNCTASK_NAMESPACE $ASYNCTASK_NAME $step $ASYNCTASK_ATTEMPT${*:+ $*}" >&3 && read -r written times <&3; } 2>/dev/null; do sleep 0.2; done; }"#;
+
 impl Site {
     fn new() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -78,7 +83,7 @@ impl Site {
     pub(crate) fn fill_in(&self, text: &str) -> String {
         let ledger = self.ledger.address;
         text.replace("${IMAGE}", &variable("HELLO_REPORT_IMAGE"))
-            .replace("${LEDGER}", &format!("{}/{}", ledger.ip(), ledger.port()))
+            .replace("${TELL}", &TELL.replace("LEDGER", &format!("{}/{}", ledger.ip(), ledger.port())))
     }
 }
 
@@ -114,9 +119,7 @@ fn store(ip: IpAddr, folder: &std::path::Path) -> (S3Options, String, String) {
         region: "faults".to_owned(),
         bucket: seaweed.bucket.clone(),
         path_style: true,
-        access_key_id: seaweed.access_key.clone(),
-        secret_access_key: seaweed.secret_key.clone(),
-        session_token: None,
+        keys: Some(Keys::new(&*seaweed.access_key, &*seaweed.secret_key)),
         ca_bundle: None,
         encryption: None,
         signs: true,
@@ -132,9 +135,10 @@ fn opened(options: S3Options) -> S3Store {
 
 /// Registers the store under the address of the proxy.
 fn declare(endpoint: &str, options: &S3Options, secret: &str) {
+    let id = options.keys.as_ref().map(|keys| &keys.access_key_id);
     let documents = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": STORE, "namespace": SYSTEM},
-         "stringData": {"accessKeyId": options.access_key_id, "secretAccessKey": secret}},
+         "stringData": {"accessKeyId": id, "secretAccessKey": secret}},
         {"apiVersion": "asynctask.dev/v1alpha1", "kind": "OutputStore", "metadata": {"name": STORE},
          "spec": {"prefix": PREFIX, "s3": {"endpoint": endpoint, "bucket": options.bucket, "pathStyle": true,
                   "credentialsSecret": {"name": STORE}}}},

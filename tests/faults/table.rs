@@ -1,4 +1,5 @@
-//! The table: a line a fault, with what each oracle says. `run.sh` shows it at the end.
+//! The table: a line a fault, with what each oracle says, and what is wrong in words. `run.sh` shows both at the end, where
+//! somebody looks who has only the last lines of a log.
 
 use std::io::Write as _;
 
@@ -40,9 +41,7 @@ pub(crate) fn report(id: &str, fault: &str, outcomes: &[Outcome]) {
     };
     let marks: Vec<String> = (0..NAMES.len()).map(mark).collect();
     let line = format!("{id}|{fault}|{}|{struck}|{}\n", outcomes.len(), marks.join("|"));
-    let file = std::env::var("FAULTS_TABLE").expect("FAULTS_TABLE is set by run.sh");
-    let mut table = std::fs::File::options().create(true).append(true).open(file).unwrap();
-    table.write_all(line.as_bytes()).unwrap();
+    append("", &line);
 
     let mut wrong = Vec::new();
     for Outcome { place, against, .. } in outcomes {
@@ -50,6 +49,13 @@ pub(crate) fn report(id: &str, fault: &str, outcomes: &[Outcome]) {
             wrong.extend(words.as_ref().map(|words| format!("{id} at {place}: {name}: {words}")));
         }
     }
+    append(".wrong", &wrong.iter().map(|words| format!("{words}\n")).collect::<String>());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(struck > 0, "{id}: the fault was placed nowhere");
+}
+
+fn append(suffix: &str, lines: &str) {
+    let file = std::env::var("FAULTS_TABLE").expect("FAULTS_TABLE is set by run.sh") + suffix;
+    let mut table = std::fs::File::options().create(true).append(true).open(file).unwrap();
+    table.write_all(lines.as_bytes()).unwrap();
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::batch::v1::Job;
 use serde_json::json;
 
 use crate::figures::{Figures, Row};
-use crate::process::{cpu, forget_peak, peak};
+use crate::process::{cpu, cpu_of_all, forget_peak, peak};
 use crate::site::Site;
 use crate::sizes::{number, rounds};
 use crate::stand_in::{StandIn, Voice};
@@ -19,6 +19,28 @@ struct Took {
     wall: f64,
     cpu: f64,
     peak: f64,
+    around: Around,
+}
+
+/// What everything around it spent for a burst, in seconds.
+#[derive(Clone, Copy)]
+struct Around {
+    api_server: f64,
+    machine: f64,
+}
+
+/// A part of it.
+type Spent = fn(&Around) -> f64;
+
+impl Around {
+    fn now(site: &Site) -> Self {
+        Self { api_server: cpu(site.api_server_pid()), machine: cpu_of_all() }
+    }
+
+    fn since(self, site: &Site) -> Self {
+        let now = Self::now(site);
+        Self { api_server: now.api_server - self.api_server, machine: now.machine - self.machine }
+    }
 }
 
 /// Measures ours and raw in turns.
@@ -29,8 +51,10 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
         raw.push(jobs(site, size));
         ours.push(tasks(site, size, Voice::store(site)));
         called.push(tasks(site, size, Voice::gateway(site)));
-        println!("round {}: raw {:.1} s, ours {:.1} s", round + 1, raw[round], ours[round].wall);
+        println!("round {}: raw {:.1} s, ours {:.1} s", round + 1, raw[round].0, ours[round].wall);
     }
+    let around: Vec<Around> = raw.iter().map(|(_, around)| *around).collect();
+    let raw: Vec<f64> = raw.into_iter().map(|(wall, _)| wall).collect();
     let all = |took: &[Took], field: fn(&Took) -> f64| took.iter().map(field).collect::<Vec<f64>>();
     let what = format!("burst of {size} one-step tasks ÷ {size} Jobs");
     figures.add(
@@ -53,24 +77,34 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
             .at_most(48.0)
             .steady(),
     );
+    let spent: [(&str, &str, Spent); 2] = [
+        ("server", "CPU of the API server for the burst ÷ for the Jobs", |around| around.api_server),
+        ("machine", "CPU of the whole machine for the burst ÷ for the Jobs", |around| around.machine),
+    ];
+    for (id, what, field) in spent {
+        let (ours, raw) = (ours.iter().map(|took| field(&took.around)).collect(), around.iter().map(field).collect());
+        figures.add(Row::new(format!("burst-{size}-{id}"), what, "s", ours).beside(raw));
+    }
 }
 
 fn names(size: usize) -> impl Iterator<Item = String> {
     (0..size).map(|n| format!("t{n:05}"))
 }
 
-fn jobs(site: &Site, size: usize) -> f64 {
+fn jobs(site: &Site, size: usize) -> (f64, Around) {
     let ns = Namespace::new("raw");
     let hand = StandIn::begin(site, &ns.name, Voice::Silent);
+    let around = Around::now(site);
     let wall = site.runtime.block_on(async {
         let over = tokio::spawn(until_all(of::<Job>(site, &ns), size, job_is_over));
         let began = Instant::now();
         create_all(&of(site, &ns), names(size).map(|name| job(&name))).await;
         (over.await.unwrap() - began).as_secs_f64()
     });
+    let around = around.since(site);
     drop(hand);
-    clear(ns);
-    wall
+    clear(site, ns);
+    (wall, around)
 }
 
 fn tasks(site: &Site, size: usize, voice: Voice) -> Took {
@@ -79,7 +113,7 @@ fn tasks(site: &Site, size: usize, voice: Voice) -> Took {
     let hand = StandIn::begin(site, &ns.name, voice);
     let pid = site.operator_pid();
     forget_peak(pid);
-    let before = cpu(pid);
+    let (before, around) = (cpu(pid), Around::now(site));
     let wall = site.runtime.block_on(async {
         let over = tokio::spawn(until_all(of::<AsyncTask>(site, &ns), size, task_is_over));
         let began = Instant::now();
@@ -89,8 +123,8 @@ fn tasks(site: &Site, size: usize, voice: Voice) -> Took {
         until_all(of(site, &ns), size, is_marked).await;
         wall
     });
-    let took = Took { wall, cpu: cpu(pid) - before, peak: peak(pid) };
+    let took = Took { wall, cpu: cpu(pid) - before, peak: peak(pid), around: around.since(site) };
     drop(hand);
-    clear(ns);
+    clear(site, ns);
     took
 }

@@ -74,7 +74,7 @@ fn job(site: &Site, size: usize) -> f64 {
         (over.await.unwrap() - began).as_secs_f64()
     });
     drop(hand);
-    clear(ns);
+    clear(site, ns);
     wall
 }
 
@@ -115,6 +115,6 @@ fn fan_out(site: &Site, size: usize, voice: Voice) -> Took {
         peak,
     };
     drop(hand);
-    clear(ns);
+    clear(site, ns);
     took
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use asynctask_operator::storage::Layout;
-use asynctask_operator::storage::s3::{S3Options, S3Store};
+use asynctask_operator::storage::s3::{Keys, S3Options, S3Store};
 use serde_json::json;
 
 use crate::figures::{Figures, Row, percentile};
@@ -64,7 +64,7 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
     figures
         .add(Row::new("downloads-cpu", "decisions per second of its CPU", "", vec![decided / spent]).at_least(1000.0));
     figures.add(Row::new("gateway-peak", "most memory of the gateway so far", "MiB", vec![peak(gateway)]).steady());
-    clear(ns);
+    clear(site, ns);
 }
 
 fn options(seaweed: &Seaweed) -> S3Options {
@@ -74,9 +74,7 @@ fn options(seaweed: &Seaweed) -> S3Options {
         region: "bench".to_owned(),
         bucket: seaweed.bucket.clone(),
         path_style: true,
-        access_key_id: seaweed.access_key.clone(),
-        secret_access_key: seaweed.secret_key.clone(),
-        session_token: None,
+        keys: Some(Keys::new(&*seaweed.access_key, &*seaweed.secret_key)),
         ca_bundle: None,
         encryption: None,
         signs: true,
@@ -84,9 +82,10 @@ fn options(seaweed: &Seaweed) -> S3Options {
 }
 
 fn declare(options: &S3Options) {
+    let keys = options.keys.as_ref().expect("the store has keys");
     let documents = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": STORE, "namespace": SYSTEM},
-         "stringData": {"accessKeyId": options.access_key_id, "secretAccessKey": options.secret_access_key}},
+         "stringData": {"accessKeyId": keys.access_key_id, "secretAccessKey": keys.secret_access_key}},
         {"apiVersion": "asynctask.dev/v1alpha1", "kind": "OutputStore", "metadata": {"name": STORE},
          "spec": {"s3": {"endpoint": options.endpoint, "bucket": options.bucket, "pathStyle": true,
                   "credentialsSecret": {"name": STORE}}}},

@@ -38,7 +38,7 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
             .at_most(100.0),
     );
     costs(&ns, mark, count, figures);
-    clear(ns);
+    clear(site, ns);
 }
 
 /// Milliseconds from the call that creates a task to the news of its Job.

@@ -14,6 +14,15 @@ pub(crate) fn cpu(pid: u32) -> f64 {
     (ticks(11) + ticks(12)) / TICKS_PER_SECOND
 }
 
+/// Seconds of its cores that the whole machine has used so far.
+pub(crate) fn cpu_of_all() -> f64 {
+    let text = fs::read_to_string("/proc/stat").unwrap();
+    let fields: Vec<f64> =
+        text.lines().next().unwrap().split_whitespace().skip(1).map(|n| n.parse().unwrap()).collect();
+    // user, nice, system, irq and softirq; what lies between is idle.
+    [0, 1, 2, 5, 6].iter().map(|at| fields[*at]).sum::<f64>() / TICKS_PER_SECOND
+}
+
 /// MiB that are in memory now.
 pub(crate) fn resident(pid: u32) -> f64 {
     status(pid, "VmRSS:")
@@ -43,5 +52,5 @@ fn a_process_is_told_its_own_use() {
     drop(held);
     forget_peak(me);
     assert!(peak(me) < 64.0, "{}", peak(me));
-    assert!(cpu(me) >= 0.0);
+    assert!(cpu(me) >= 0.0 && cpu_of_all() >= cpu(me), "{} {}", cpu(me), cpu_of_all());
 }

@@ -23,7 +23,7 @@ finish() {
 cluster down --name "$name" >/dev/null 2>&1 || true # one that was kept is no clean start
 rm -rf "$work"
 mkdir -p "$work/tmp"
-export TMPDIR=$work/tmp BENCH_FOLDER=$work
+export TMPDIR=$work/tmp BENCH_FOLDER=$work BENCH_CLUSTER=$name
 trap finish EXIT
 cluster up --name "$name"
 
@@ -42,7 +42,7 @@ eval "$(cluster env --name "$name" --path "$ASYNCTASK_CACHE/path")"
 # Accounts, rights, kinds and policies are the chart's; its two processes run here. No image of ours is needed.
 kubectl create namespace asynctask-system >/dev/null
 helm upgrade --install asynctask "$root/charts/asynctask-operator" --namespace asynctask-system \
-  --set operator.replicas=0 --set gateway.replicas=0 --set agent.injection=image-volume --set log.filter=warn >/dev/null
+  --set operator.replicas=0 --set gateway.replicas=0 --set gateway.requestsPerSecond=0 --set agent.injection=image-volume --set log.filter=warn >/dev/null
 "$here/../await-kinds.sh"
 cd "$root"
 # shellcheck disable=SC2086

@@ -88,6 +88,14 @@ impl<'a> Site<'a> {
         pid(GATEWAY)
     }
 
+    /// Of the cluster.
+    pub(crate) fn api_server_pid(&self) -> u32 {
+        let file =
+            folder().join("../clusters").join(std::env::var("BENCH_CLUSTER").unwrap()).join("pids/kube-apiserver");
+        let identity: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        u32::try_from(identity["pid"].as_u64().unwrap()).unwrap()
+    }
+
     /// How many reconciles of tasks the operator has done since it began; `None` while it does not answer.
     pub(crate) fn reconciles(&self) -> Option<u64> {
         let text = self.runtime.block_on(async { reqwest::get(&self.metrics).await.ok()?.text().await.ok() })?;

@@ -8,7 +8,8 @@ use asynctask_operator::api::names::ANNOTATION_FINISHED;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
-use kube::api::PostParams;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::Serialize;
@@ -142,10 +143,27 @@ pub(crate) fn is_marked(task: &AsyncTask) -> bool {
 }
 
 /// Removes a namespace and waits, so that what comes next has the machine for itself.
-pub(crate) fn clear(ns: Namespace) {
-    for kind in ["asynctasks", "jobs", "pods"] {
-        ns.kubectl(&["delete", kind, "--all", "--timeout=900s"]).ok();
-    }
+pub(crate) fn clear(site: &Site, ns: Namespace) {
+    site.runtime.block_on(async {
+        remove_all(of::<AsyncTask>(site, &ns)).await;
+        remove_all(of::<Job>(site, &ns)).await;
+        remove_all(of::<Pod>(site, &ns)).await;
+    });
     kubectl(&["delete", "namespace", &ns.name, "--timeout=900s"]).ok();
     drop(ns);
+}
+
+/// All objects of a kind, by one call and not one by one, and the wait until their finalizers let them go.
+async fn remove_all<K>(api: Api<K>)
+where
+    K: Clone + Debug + DeserializeOwned + Resource,
+{
+    let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::background() };
+    // A collection of many is deleted in more than one call where the server's time for one is up.
+    while let Err(error) = api.delete_collection(&now, &ListParams::default()).await {
+        println!("what was measured is still being removed: {error}");
+    }
+    while !api.list_metadata(&ListParams::default().limit(1)).await.unwrap().items.is_empty() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

@@ -67,7 +67,8 @@ impl OutputStoreSpec {
     /// The Secret that holds its credentials, and the keys that are looked for in it.
     #[must_use]
     pub fn secret(&self) -> Option<(&str, &'static str)> {
-        let s3 = self.s3.iter().map(|s3| (&s3.credentials_secret, "accessKeyId and secretAccessKey"));
+        let keys = "accessKeyId and secretAccessKey";
+        let s3 = self.s3.iter().filter_map(|s3| Some((s3.credentials_secret.as_ref()?, keys)));
         let gcs = self.gcs.iter().filter_map(|gcs| Some((gcs.credentials_secret.as_ref()?, "serviceAccountKey")));
         let azure =
             self.azure.iter().filter_map(|azure| Some((azure.credentials_secret.as_ref()?, "accountKey or sasToken")));
@@ -105,8 +106,11 @@ pub struct S3Spec {
     /// Whether the bucket goes into the path instead of the host name, as most services outside AWS want it.
     #[serde(default)]
     pub path_style: bool,
-    /// Secret in the operator's namespace with the keys `accessKeyId`, `secretAccessKey` and, optionally, `sessionToken`.
-    pub credentials_secret: SecretRef,
+    /// Secret in the operator's namespace with the keys `accessKeyId`, `secretAccessKey` and, optionally, `sessionToken`;
+    /// absent: the identity of the pods of operator and gateway (a web identity as of IAM roles for service accounts, EKS
+    /// Pod Identity), or of their node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret: Option<SecretRef>,
     /// PEM certificates that sign the service's certificate, when the public roots do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]

@@ -44,6 +44,9 @@ struct Args {
     /// Comes before every group that the proxy names
     #[arg(long, env = "ASYNCTASK_PROXY_GROUP_PREFIX", value_name = "PREFIX", requires = "trusted_proxy")]
     proxy_group_prefix: Option<String>,
+    /// How many calls a second of one person are taken in the long run, and ten times as many at once; 0: any number
+    #[arg(long, env = "ASYNCTASK_REQUESTS_PER_SECOND", default_value_t = 50)]
+    requests_per_second: u32,
     /// How log lines look
     #[arg(long, env = "ASYNCTASK_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -87,6 +90,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         service: args.service,
         listen: args.listen,
         filesystem_root: args.filesystem_root,
+        requests_per_second: args.requests_per_second,
     };
     gateway::start(settings, client, &mut supervisor, &readiness, &metrics);
     let health = health::serve(args.health_listen, readiness, metrics, supervisor.stopping());

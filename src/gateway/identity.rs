@@ -16,6 +16,7 @@ use axum_server::tls::TlsInfo;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use tokio::sync::Semaphore;
 
 use super::Shared;
 use super::audit::Trail;
@@ -29,6 +30,9 @@ use crate::storage::digest::Digest;
 /// the pod behind an agent's token is read besides.
 const BELIEVED: Duration = Duration::from_secs(60);
 const REMEMBERED: usize = 10_000;
+/// How many tokens are reviewed at the same time; others wait. Whoever sends tokens of nobody makes the API server no
+/// busier than this.
+const AT_ONCE: usize = 16;
 
 const ANONYMOUS: &str = "system:anonymous";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
@@ -58,11 +62,13 @@ pub(crate) struct Identities {
     client: Client,
     people: Cache<Digest, Arc<Person>>,
     pods: Cache<Digest, Arc<PodIdentity>>,
+    reviews: Semaphore,
 }
 
 impl Identities {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, people: Cache::new(BELIEVED, REMEMBERED), pods: Cache::new(BELIEVED, REMEMBERED) }
+        let (people, pods) = (Cache::new(BELIEVED, REMEMBERED), Cache::new(BELIEVED, REMEMBERED));
+        Self { client, people, pods, reviews: Semaphore::new(AT_ONCE) }
     }
 
     async fn person(&self, token: &str) -> Result<Arc<Person>, Refusal> {
@@ -92,6 +98,7 @@ impl Identities {
             token: Some(token.to_owned()),
             audiences: audience.map(|audience| vec![audience.to_owned()]),
         };
+        let _turn = self.reviews.acquire().await.expect("invariant: never closed");
         let review = TokenReview { spec, ..TokenReview::default() };
         let reviewed = Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await;
         let reviewed = reviewed.map_err(|source| Refusal::Kube { act: "have a token reviewed", source })?;
@@ -188,6 +195,9 @@ impl FromRequestParts<Shared> for Caller {
         };
         let person = behind(gateway.proxy.as_ref(), person, &parts.headers)?;
         trail.who(&person.user);
+        if let Some(pace) = &gateway.pace {
+            pace.pass(&person.user)?;
+        }
         Ok(Self { person, trail })
     }
 }

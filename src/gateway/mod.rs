@@ -4,6 +4,7 @@
 //! | part | what |
 //! |---|---|
 //! | [`identity`], [`proxy`], [`authorize`] | who calls (TokenReview, client certificate, trusted proxy), and may they (SubjectAccessReview) |
+//! | [`pace`] | how often they may ask |
 //! | [`agents`] | `/agent/v1`: the fence, files, progress, commit |
 //! | [`people`] | `/api/v1`: tasks, outputs, uploads, and their OpenAPI document |
 //! | [`catalog`], [`sealed`], [`appended`] | what never changes: definitions, and the sealed results of steps |
@@ -28,6 +29,7 @@ use self::authorize::Authorizer;
 use self::catalog::Catalog;
 use self::identity::Identities;
 use self::metrics::Requests;
+use self::pace::Pace;
 use self::problem::Refusal;
 use crate::runtime::health::Readiness;
 use crate::runtime::metrics::Metrics;
@@ -43,6 +45,7 @@ mod catalog;
 mod disposition;
 mod identity;
 mod metrics;
+mod pace;
 mod people;
 mod problem;
 mod proxy;
@@ -71,6 +74,8 @@ pub struct Settings {
     pub filesystem_root: Option<PathBuf>,
     /// Whose word about users is taken.
     pub proxy: Option<TrustedProxy>,
+    /// How many calls a second of one person are taken in the long run; 0: any number.
+    pub requests_per_second: u32,
 }
 
 /// What every handler is handed.
@@ -82,6 +87,7 @@ pub(crate) struct Gateway {
     pub(crate) catalog: Catalog,
     pub(crate) stores: Stores,
     pub(crate) proxy: Option<TrustedProxy>,
+    pub(crate) pace: Option<Pace>,
 }
 
 /// The one gateway of the process.
@@ -97,12 +103,18 @@ impl Gateway {
             stores,
             client,
             proxy: None,
+            pace: None,
         }
     }
 
     /// Takes a proxy's word about users.
     pub(crate) fn behind(self, proxy: Option<TrustedProxy>) -> Self {
         Self { proxy, ..self }
+    }
+
+    /// Takes so many calls a second of one person; 0: any number.
+    pub(crate) fn paced(self, per_second: u32) -> Self {
+        Self { pace: Pace::new(per_second), ..self }
     }
 }
 
@@ -145,9 +157,9 @@ pub fn start(
     readiness: &Readiness,
     metrics: &Metrics,
 ) {
-    let Settings { namespace, service, listen, filesystem_root, proxy } = settings;
+    let Settings { namespace, service, listen, filesystem_root, proxy, requests_per_second } = settings;
     let stores = Stores::new(client.clone(), namespace.clone(), filesystem_root);
-    let gateway = Gateway::new(client.clone(), stores).behind(proxy);
+    let gateway = Gateway::new(client.clone(), stores).behind(proxy).paced(requests_per_second);
     let router = router(Arc::new(gateway), Requests::new(metrics));
     let (configured, watched) = watch::channel(None);
     let name = format!("{service}.{namespace}.svc");

@@ -3,6 +3,8 @@
 //! A detail says what happened, to what, and what to do next. It never holds a URL, a token, a key or an address of
 //! the store: what an administrator needs beyond it is logged here, and only here.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::header::{CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
@@ -60,6 +62,18 @@ pub(crate) enum Refusal {
     /// In a moment it will be possible.
     #[error("{0}")]
     NotYet(String),
+    /// Too many calls of one person.
+    #[error(
+        "you have asked more than {per_second} times a second for a while: go on in {} s. A program that waits for a run \
+         asks less often, or watches it",
+        .wait.as_secs()
+    )]
+    TooOften {
+        /// How many are taken in the long run.
+        per_second: u32,
+        /// Until the next one is taken.
+        wait: Duration,
+    },
     /// A body above its limit.
     #[error("the body is larger than the {max} bytes taken here")]
     BodyTooLarge {
@@ -132,6 +146,7 @@ impl Refusal {
             Self::Superseded(_) => told(StatusCode::CONFLICT, "Superseded", said),
             Self::Canceled(_) => told(StatusCode::CONFLICT, CANCELED, said),
             Self::NotYet(_) => told(StatusCode::SERVICE_UNAVAILABLE, "NotYet", said),
+            Self::TooOften { .. } => told(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", said),
             Self::BodyTooLarge { .. } => told(StatusCode::PAYLOAD_TOO_LARGE, "BodyTooLarge", said),
             Self::NotJson => told(StatusCode::UNSUPPORTED_MEDIA_TYPE, "NotJson", said),
             Self::Stored => told(StatusCode::PRECONDITION_FAILED, "AlreadyStored", said),
@@ -239,6 +254,10 @@ impl IntoResponse for Refusal {
             Self::Store(StoreError::RangeNotSatisfiable { size, .. }) => Some(*size),
             _ => None,
         };
+        let wait = match &self {
+            Self::TooOften { wait, .. } => Some(wait.as_secs()),
+            _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
+        };
         let violations = match self {
             Self::Invalid { violations, .. } => violations,
             _ => Vec::new(),
@@ -256,8 +275,8 @@ impl IntoResponse for Refusal {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"asynctask\""));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = wait {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(size) = range {
             let value =

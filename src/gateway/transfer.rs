@@ -4,15 +4,16 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE,
     RANGE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::{BoxStream, unfold};
+use futures::{Stream, StreamExt, TryStreamExt};
 
 use super::problem::Refusal;
 use crate::storage::digest::{Digest, Expected};
@@ -64,8 +65,13 @@ pub(crate) struct Download<'a> {
 }
 
 impl Download<'_> {
-    /// Streams the file, or the one range of it that is asked for.
-    pub(crate) async fn answer(&self, asked: &HeaderMap) -> Result<Response, Refusal> {
+    /// Streams the file, or the one range of it that is asked for. `sent` is run when all bytes of the file have been sent
+    /// in this answer.
+    pub(crate) async fn answer(
+        &self,
+        asked: &HeaderMap,
+        sent: Option<BoxFuture<'static, ()>>,
+    ) -> Result<Response, Refusal> {
         let etag = format!("\"{}\"", self.sha256);
         let size = self.store.head(self.key).await?.size;
         let range = match wanted(asked, &etag) {
@@ -92,12 +98,28 @@ impl Download<'_> {
             }
             None => StatusCode::OK,
         };
-        Ok((status, headers, Body::from_stream(object.stream)).into_response())
+        let sent = sent.filter(|_| object.range == (0..size));
+        Ok((status, headers, Body::from_stream(counted(object.stream, size, sent))).into_response())
     }
 
     fn behind_the_end(&self, size: u64) -> crate::storage::StoreError {
         crate::storage::StoreError::RangeNotSatisfiable { key: self.key.to_owned(), size }
     }
+}
+
+/// The same bytes; `sent` begins with the last of them, whether or not anybody asks for what follows it.
+fn counted<E>(
+    bytes: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+    size: u64,
+    mut sent: Option<BoxFuture<'static, ()>>,
+) -> impl Stream<Item = Result<Bytes, E>> + Send + 'static {
+    let mut left = size;
+    bytes.inspect_ok(move |chunk| {
+        left = left.saturating_sub(chunk.len() as u64);
+        if let Some(sent) = sent.take_if(|_| left == 0) {
+            tokio::spawn(sent);
+        }
+    })
 }
 
 /// Headers of every answer that gives out bytes or the way to them: not kept by caches, not told to other sites, not

@@ -2,6 +2,7 @@
 //!
 //! [`stores`] is here because operator and gateway open stores alike and may not import each other.
 
+mod backends;
 pub mod backoff;
 pub mod client;
 pub mod health;

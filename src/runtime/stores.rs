@@ -11,23 +11,22 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 
+use super::backends::{Credentials, azure_options, google_options, s3_options};
 use super::client::{explain, is_status};
 use crate::api::OutputStore;
 use crate::api::quantity;
-use crate::api::store::{AzureSpec, EncryptionMode, FilesystemSpec, GcsSpec, OutputStoreSpec, S3Spec, Transfer};
+use crate::api::store::FilesystemSpec;
 use crate::api::task::StoreRef;
-use crate::storage::cloud::{AzureCredential, AzureOptions, CloudStore, GoogleOptions};
+use crate::storage::cloud::CloudStore;
 use crate::storage::filesystem::FilesystemStore;
 use crate::storage::layout::InvalidPart;
-use crate::storage::s3::{Encryption, S3Options, S3Store};
+use crate::storage::s3::S3Store;
 use crate::storage::{Layout, ObjectStore, RetryClass, StoreError};
 
 /// How long an answer of the API server about a store or its Secret is believed.
 pub const FRESH: Duration = Duration::from_secs(10);
 /// Prefix of keys when the store names none.
 const DEFAULT_PREFIX: &str = "asynctask";
-/// Region when the store names none.
-const DEFAULT_REGION: &str = "us-east-1";
 /// How long a download URL is good for when the store does not say; also the longest it may say.
 const MAX_TTL: Duration = Duration::from_secs(60);
 
@@ -255,7 +254,11 @@ impl Stores {
         Some(opened.store.clone())
     }
 
-    async fn object(&self, name: &str) -> Result<Arc<OutputStore>, OpenStoreError> {
+    /// The OutputStore of a name, as it was in the last [`FRESH`].
+    ///
+    /// # Errors
+    /// [`OpenStoreError::NotFound`] without it.
+    pub async fn object(&self, name: &str) -> Result<Arc<OutputStore>, OpenStoreError> {
         if let Some((read, store)) = lock(&self.objects).get(name)
             && read.elapsed() < FRESH
         {
@@ -291,7 +294,7 @@ impl Stores {
         let credentials = secret.map(|secret| Credentials { secret, namespace: &self.namespace });
         let (backend, ca): (Arc<dyn ObjectStore>, _) = match (&spec.s3, &spec.gcs, &spec.azure, &spec.filesystem) {
             (Some(s3), None, None, None) => {
-                let options = s3_options(spec, s3, credentials.as_ref().ok_or(OpenStoreError::Kind)?)?;
+                let options = s3_options(spec, s3, credentials.as_ref())?;
                 (Arc::new(S3Store::new(options)?), s3.ca_bundle.clone())
             }
             (None, Some(gcs), None, None) => {
@@ -340,79 +343,6 @@ fn ttl(text: Option<&str>) -> Result<Duration, OpenStoreError> {
         Ok(ttl) if (Duration::from_secs(1)..=MAX_TTL).contains(&ttl) => Ok(ttl),
         _ => Err(OpenStoreError::Ttl(text.to_owned())),
     }
-}
-
-struct Credentials<'a> {
-    secret: &'a Secret,
-    namespace: &'a str,
-}
-
-impl Credentials<'_> {
-    fn optional(&self, key: &'static str) -> Result<Option<String>, OpenStoreError> {
-        let Some(bytes) = self.secret.data.as_ref().and_then(|data| data.get(key)) else { return Ok(None) };
-        // A line break at the end is how editors leave files; no credential has one.
-        let text = std::str::from_utf8(&bytes.0).map(|text| text.trim_end_matches(['\r', '\n']));
-        match text {
-            Ok(text) if !text.is_empty() => Ok(Some(text.to_owned())),
-            _ => Err(self.missing(key)),
-        }
-    }
-
-    fn required(&self, key: &'static str) -> Result<String, OpenStoreError> {
-        self.optional(key)?.ok_or_else(|| self.missing(key))
-    }
-
-    fn missing(&self, key: &'static str) -> OpenStoreError {
-        OpenStoreError::KeyMissing { secret: self.secret.name_any(), namespace: self.namespace.to_owned(), key }
-    }
-}
-
-fn s3_options(
-    store: &OutputStoreSpec,
-    spec: &S3Spec,
-    credentials: &Credentials<'_>,
-) -> Result<S3Options, OpenStoreError> {
-    Ok(S3Options {
-        endpoint: spec.endpoint.clone(),
-        public_endpoint: store.signed_urls.as_ref().and_then(|urls| urls.public_endpoint.clone()),
-        region: spec.region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned()),
-        bucket: spec.bucket.clone(),
-        path_style: spec.path_style,
-        access_key_id: credentials.required("accessKeyId")?,
-        secret_access_key: credentials.required("secretAccessKey")?,
-        session_token: credentials.optional("sessionToken")?,
-        ca_bundle: spec.ca_bundle.clone(),
-        encryption: spec.encryption.as_ref().map(|encryption| match encryption.mode {
-            EncryptionMode::S3 => Encryption::Managed,
-            EncryptionMode::Kms => Encryption::Kms(encryption.kms_key_id.clone()),
-        }),
-        signs: store.transfer != Some(Transfer::Proxied),
-    })
-}
-
-fn google_options(spec: &GcsSpec, credentials: Option<&Credentials<'_>>) -> Result<GoogleOptions, OpenStoreError> {
-    Ok(GoogleOptions {
-        bucket: spec.bucket.clone(),
-        endpoint: spec.endpoint.clone(),
-        service_account_key: credentials.map(|credentials| credentials.required("serviceAccountKey")).transpose()?,
-        ca_bundle: spec.ca_bundle.clone(),
-    })
-}
-
-fn azure_options(spec: &AzureSpec, credentials: Option<&Credentials<'_>>) -> Result<AzureOptions, OpenStoreError> {
-    let credential = |credentials: &Credentials<'_>| {
-        Ok::<_, OpenStoreError>(match credentials.optional("sasToken")? {
-            Some(token) => AzureCredential::SasToken(token),
-            None => AzureCredential::AccountKey(credentials.required("accountKey")?),
-        })
-    };
-    Ok(AzureOptions {
-        account: spec.account.clone(),
-        container: spec.container.clone(),
-        endpoint: spec.endpoint.clone(),
-        credential: credentials.map(credential).transpose()?,
-        ca_bundle: spec.ca_bundle.clone(),
-    })
 }
 
 #[cfg(test)]

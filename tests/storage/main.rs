@@ -8,6 +8,7 @@ mod stores;
 mod clouds;
 mod conformance;
 mod content;
+mod identity;
 mod refusals;
 mod signed;
 mod streams;
@@ -17,7 +18,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use asynctask_operator::storage::cloud::{AzureCredential, AzureOptions, CloudStore, GoogleOptions};
 use asynctask_operator::storage::filesystem::FilesystemStore;
-use asynctask_operator::storage::s3::{Encryption, S3Options, S3Store};
+use asynctask_operator::storage::s3::{Encryption, Keys, S3Options, S3Store};
 use seaweedfs::{Seaweed, SeaweedOptions};
 use stores::{AZURITE_ACCOUNT, AZURITE_KEY, BUCKET, GOOGLE_KEY, Server};
 
@@ -39,9 +40,7 @@ fn s3_options(server: &Seaweed) -> S3Options {
         region: "us-east-1".to_owned(),
         bucket: server.bucket.clone(),
         path_style: true,
-        access_key_id: server.access_key.clone(),
-        secret_access_key: server.secret_key.clone(),
-        session_token: None,
+        keys: Some(Keys::new(&*server.access_key, &*server.secret_key)),
         ca_bundle: None,
         encryption: None,
         signs: true,
@@ -92,9 +91,7 @@ fn minio_options(server: &Server) -> S3Options {
         region: "us-east-1".to_owned(),
         bucket: BUCKET.to_owned(),
         path_style: true,
-        access_key_id: "minio-admin".to_owned(),
-        secret_access_key: "minio-admin".to_owned(),
-        session_token: None,
+        keys: Some(Keys::new("minio-admin", "minio-admin")),
         ca_bundle: None,
         encryption: Some(Encryption::Managed),
         signs: true,

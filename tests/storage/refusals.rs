@@ -2,7 +2,7 @@
 
 use asynctask_operator::storage::limits::{Limits, limits};
 use asynctask_operator::storage::probe::probe;
-use asynctask_operator::storage::s3::{S3Options, S3Store};
+use asynctask_operator::storage::s3::{Keys, S3Options, S3Store};
 use asynctask_operator::storage::{Layout, ObjectStore, PutMode, RetryClass, StoreError, delete_prefix};
 use bytes::Bytes;
 
@@ -41,9 +41,10 @@ pub(crate) async fn errors_of(store: &dyn ObjectStore) -> Vec<StoreError> {
 async fn wrong_credentials_are_named_with_the_store() {
     let _shared = MEMORY.read().await;
     let server = seaweed();
-    let wrong_secret = S3Options { secret_access_key: CANARY.to_owned(), ..s3_options(&server) };
-    let unknown_key = S3Options { access_key_id: CANARY.to_owned(), ..s3_options(&server) };
-    for options in [wrong_secret, unknown_key] {
+    let wrong_secret = Keys::new(&*server.access_key, CANARY);
+    let unknown_key = Keys::new(CANARY, &*server.secret_key);
+    for keys in [wrong_secret, unknown_key] {
+        let options = S3Options { keys: Some(keys), ..s3_options(&server) };
         for error in errors_of(&store(options)).await {
             assert!(matches!(error, StoreError::PermissionDenied { .. }), "{error:?}");
             assert_eq!(error.retry_class(), RetryClass::Configuration);
@@ -57,8 +58,7 @@ async fn a_key_that_may_only_read_is_found_out_by_the_probe() {
     let _shared = MEMORY.read().await;
     let server = seaweed();
     let reader = store(S3Options {
-        access_key_id: server.reader_access_key.clone(),
-        secret_access_key: server.reader_secret_key.clone(),
+        keys: Some(Keys::new(&*server.reader_access_key, &*server.reader_secret_key)),
         ..s3_options(&server)
     });
     let layout = Layout::new("reader").expect("valid");
@@ -88,9 +88,7 @@ async fn a_dead_address_is_unreachable() {
         region: "us-east-1".to_owned(),
         bucket: "tasks".to_owned(),
         path_style: true,
-        access_key_id: CANARY.to_owned(),
-        secret_access_key: CANARY.to_owned(),
-        session_token: Some(CANARY.to_owned()),
+        keys: Some(Keys { session_token: Some(CANARY.to_owned()), ..Keys::new(CANARY, CANARY) }),
         ca_bundle: None,
         encryption: None,
         signs: true,
@@ -170,8 +168,7 @@ async fn signed_requests_that_a_store_does_not_honour_are_an_error() {
     let (ours, reader) = (
         s3(&server),
         store(S3Options {
-            access_key_id: server.reader_access_key.clone(),
-            secret_access_key: server.reader_secret_key.clone(),
+            keys: Some(Keys::new(&*server.reader_access_key, &*server.reader_secret_key)),
             ..s3_options(&server)
         }),
     );

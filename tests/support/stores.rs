@@ -77,6 +77,11 @@ fn free_address(ip: &str) -> String {
 
 /// MinIO with a key for encryption, and one bucket. User and password are `minio-admin`.
 pub(crate) fn minio() -> Server {
+    minio_with(&[])
+}
+
+/// The same with more variables in its environment.
+pub(crate) fn minio_with(variables: &[(&str, &str)]) -> Server {
     let folder = folder();
     // A bucket is a folder of its drive.
     fs::create_dir_all(folder.path().join("drive").join(BUCKET)).expect("make the bucket");
@@ -88,7 +93,8 @@ pub(crate) fn minio() -> Server {
         .env("MINIO_ROOT_USER", "minio-admin")
         .env("MINIO_ROOT_PASSWORD", "minio-admin")
         .env("MINIO_KMS_SECRET_KEY", "tests:bXlmaXJzdGtleW15Zmlyc3RrZXlteWZpcnN0a2V5MTI=")
-        .env("HOME", folder.path());
+        .env("HOME", folder.path())
+        .envs(variables.iter().copied());
     Server::spawn(&mut command, folder, format!("http://{address}")).answering("/minio/health/ready")
 }
 

@@ -93,12 +93,12 @@ fn tasks(client: &Client) -> (Store<Guarded>, impl Stream<Item = Events<Guarded>
     (reader, stream)
 }
 
-/// Changes when somebody claims or deletes an output: that is written into the status, by the gateway.
+/// Changes when somebody claims, has fetched or deletes an output: that is written into the status, by the gateway.
 fn wanted_of_outputs(guarded: &Guarded) -> Option<u64> {
     let status = guarded.0.as_ref().ok()?.status.as_ref()?;
     let mut hasher = DefaultHasher::new();
-    let claims = status.claims.iter().map(|claim| (&claim.output, &claim.user));
-    let deletions = status.deletions.iter().map(|deletion| (&deletion.output, &deletion.user));
+    let claims = status.claims.iter().map(|claim| (&claim.output, &claim.user, Some(claim.until.0)));
+    let deletions = status.deletions.iter().map(|deletion| (&deletion.output, &deletion.user, None));
     claims.chain(deletions).collect::<Vec<_>>().hash(&mut hasher);
     Some(hasher.finish())
 }

@@ -51,6 +51,6 @@ impl Source {
     /// The bytes, through the gateway.
     pub(super) async fn answer(&self, desk: &Desk, sha256: Digest, headers: &HeaderMap) -> Result<Response, Refusal> {
         let store = &*self.open(desk).store;
-        Download { store, key: &self.key, sha256, disposition: "attachment" }.answer(headers).await
+        Download { store, key: &self.key, sha256, disposition: "attachment" }.answer(headers, None).await
     }
 }

@@ -2,14 +2,19 @@
 //! others in.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::http::header::{ACCEPT, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
+use futures::FutureExt;
+
+use super::rights::Once;
 use crate::contract::people::{DownloadTicket, FileView};
 use crate::contract::wire::SignedRequest;
+use crate::gateway::Shared;
 use crate::gateway::disposition::attachment;
 use crate::gateway::problem::Refusal;
 use crate::gateway::transfer::{Download, OPAQUE, private};
@@ -21,6 +26,8 @@ use crate::storage::{Audience, GetShape};
 pub(super) struct Chosen {
     pub(super) open: OpenStore,
     pub(super) file: ManifestFile,
+    /// The whole of an output for one use.
+    pub(super) once: Option<Once>,
 }
 
 pub(super) fn view(file: &ManifestFile) -> FileView {
@@ -34,13 +41,14 @@ pub(super) fn view(file: &ManifestFile) -> FileView {
 
 impl Chosen {
     /// The answer to a GET: there, or the bytes.
-    pub(super) async fn download(&self, headers: &HeaderMap) -> Result<Response, Refusal> {
+    pub(super) async fn download(self, gateway: &Shared, headers: &HeaderMap) -> Result<Response, Refusal> {
         if let Some(signed) = self.signed().await? {
             return see_other(&signed.url);
         }
         let disposition = attachment(&self.file.path);
         let (store, key, sha256) = (&*self.open.store, &self.file.key, self.file.sha256);
-        Download { store, key, sha256, disposition: &disposition }.answer(headers).await
+        let sent = self.once.map(|once| once.used_up(Arc::clone(gateway)).boxed());
+        Download { store, key, sha256, disposition: &disposition }.answer(headers, sent).await
     }
 
     /// The answer to a POST of the same path.

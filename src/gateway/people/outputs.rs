@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::broker::{Chosen, view};
 use super::logs::log;
 use super::readable::{Readable, Results};
-use super::rights;
+use super::rights::{self, Once};
 use crate::contract::env::LOG_OUTPUT;
 use crate::contract::people::{DownloadTicket, GoneView, OutputList, OutputView, Problem};
 use crate::gateway::identity::Caller;
@@ -171,7 +171,8 @@ async fn choose(
             files.pop()
         }
     };
-    Ok(Chosen { open, file: file.ok_or(Refusal::NotFound)? })
+    let file = file.ok_or(Refusal::NotFound)?;
+    Ok(Chosen { open, file, once: Once::of(readable, output) })
 }
 
 /// Download a file
@@ -200,7 +201,7 @@ pub(super) async fn download(
     Filters(whose): Filters<Whose>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    choose(&gateway, &caller, &path, &whose, false).await?.download(&headers).await
+    choose(&gateway, &caller, &path, &whose, false).await?.download(&gateway, &headers).await
 }
 
 /// Ask for the way to a file

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kube::{Api, ResourceExt};
 
 use super::rights::{Near, visibility};
+use super::stores::require_open;
 use crate::api::AsyncTask;
 use crate::api::definition::OutputSpec;
 use crate::api::names::subresource::{OUTPUTS, VISIBILITY};
@@ -116,12 +117,12 @@ pub(super) async fn taken_over<'a>(
     }
 }
 
-/// The store of a run; `None` before it has one.
+/// The store of a run; `None` before it has one. One that was withdrawn from the run's namespace gives nothing out.
 pub(super) async fn store(gateway: &Gateway, task: &AsyncTask) -> Result<Option<OpenStore>, Refusal> {
-    match task.status.as_ref().and_then(|status| status.store.as_ref()) {
-        Some(store) => Ok(Some(gateway.stores.by_ref(store).await?)),
-        None => Ok(None),
-    }
+    let Some(store) = task.status.as_ref().and_then(|status| status.store.as_ref()) else { return Ok(None) };
+    let open = gateway.stores.by_ref(store).await?;
+    require_open(gateway, &*gateway.stores.object(&store.name).await?, &task.namespace().unwrap_or_default()).await?;
+    Ok(Some(open))
 }
 
 fn steps_of(task: &AsyncTask) -> &[StepStatus] {

@@ -19,12 +19,14 @@ use crate::api::names::MANAGER_GATEWAY;
 use crate::api::outputs::{Gone, GoneWhy, OutputClaim, OutputDeletion, OutputStatus, Visibility};
 use crate::api::task::AsyncTaskStatus;
 use crate::contract::env::LOG_OUTPUT;
-use crate::gateway::Gateway;
 use crate::gateway::identity::{Caller, Person};
 use crate::gateway::problem::Refusal;
+use crate::gateway::{Gateway, Shared};
 use crate::plan::definition::ValidatedDefinition;
 use crate::runtime::client::is_status;
 
+/// How long an output for one use is there after its last byte was sent through here, should its end not have arrived.
+const AFTER_LAST_BYTE: Duration = Duration::from_secs(30);
 /// Tries at a write that others are faster with.
 const TRIES: usize = 20;
 
@@ -171,6 +173,41 @@ pub(super) async fn claim_for(
         write(gateway, readable, &json!({"claims": claims})).await?;
     }
     Err(busy())
+}
+
+/// An output for one use that is one file, claimed by who asks for it. Where its bytes pass through here its window ends
+/// soon after the last of them; whoever gets a URL of the store has the window.
+pub(super) struct Once {
+    readable: Readable,
+    output: String,
+}
+
+impl Once {
+    pub(super) fn of(readable: Readable, output: &str) -> Option<Self> {
+        let known = known(&readable.task, output)?;
+        let claimed = claim(&readable.task, output).is_some_and(|claim| claim.user == readable.user);
+        (claimed && known.use_once_seconds.is_some() && known.files == 1)
+            .then(|| Self { output: output.to_owned(), readable })
+    }
+
+    /// All of it was sent. If that cannot be written down the window ends when it would have.
+    pub(super) async fn used_up(self, gateway: Shared) {
+        let Self { mut readable, output } = self;
+        let until = Timestamp::now().checked_add(AFTER_LAST_BYTE).unwrap_or(Timestamp::MAX);
+        for _ in 0..TRIES {
+            let mut claims = status(&readable.task).claims;
+            match claims.iter_mut().find(|claim| claim.output == output && claim.user == readable.user) {
+                Some(claim) if claim.until.0 > until => claim.until = Time(until),
+                _ => return,
+            }
+            if let Err(refusal) = write(&gateway, &mut readable, &json!({"claims": claims})).await {
+                let task = readable.task.name_any();
+                tracing::warn!(namespace = readable.namespace, task, output, error = %refusal,
+                    "an output for one use was sent, and stays until its window ends");
+                return;
+            }
+        }
+    }
 }
 
 /// Writes down that an output is to be deleted. Saying it twice is saying it once.

@@ -211,7 +211,7 @@ async fn choose(gateway: &Gateway, caller: &Caller, path: &SegmentPath, claim: b
     let found = pieces.some(*number, 1).await?.pop();
     let Piece { file, .. } = found.ok_or(Refusal::NotFound)?;
     drop(pieces);
-    Ok(Chosen { open, file })
+    Ok(Chosen { open, file, once: None })
 }
 
 /// Download a segment
@@ -239,7 +239,7 @@ pub(super) async fn download(
     Names(path): Names<SegmentPath>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    choose(&gateway, &caller, &path, false).await?.download(&headers).await
+    choose(&gateway, &caller, &path, false).await?.download(&gateway, &headers).await
 }
 
 /// Ask for the way to a segment

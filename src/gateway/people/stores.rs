@@ -9,6 +9,7 @@ use kube::{Api, ResourceExt};
 use crate::api::OutputStore;
 use crate::gateway::Gateway;
 use crate::gateway::problem::Refusal;
+use crate::plan::stores::is_open;
 use crate::runtime::client::is_status;
 
 /// The OutputStores of the cluster, and the labels of a namespace, which decide which of them are open to it.
@@ -18,10 +19,27 @@ pub(super) async fn stores(
 ) -> Result<(Vec<OutputStore>, BTreeMap<String, String>), Refusal> {
     let stores = Api::<OutputStore>::all(gateway.client.clone()).list(&ListParams::default()).await;
     let stores = stores.map_err(|source| Refusal::Kube { act: "list OutputStores", source })?;
-    let labels = match Api::<Namespace>::all(gateway.client.clone()).get_metadata(namespace).await {
-        Ok(namespace) => namespace.labels().clone(),
-        Err(source) if is_status(&source, 404) => return Err(Refusal::NotFound),
-        Err(source) => return Err(Refusal::Kube { act: "read a namespace", source }),
-    };
-    Ok((stores.items, labels))
+    Ok((stores.items, labels(gateway, namespace).await?))
+}
+
+async fn labels(gateway: &Gateway, namespace: &str) -> Result<BTreeMap<String, String>, Refusal> {
+    match Api::<Namespace>::all(gateway.client.clone()).get_metadata(namespace).await {
+        Ok(namespace) => Ok(namespace.labels().clone()),
+        Err(source) if is_status(&source, 404) => Err(Refusal::NotFound),
+        Err(source) => Err(Refusal::Kube { act: "read a namespace", source }),
+    }
+}
+
+/// The store may be read from by people of a namespace now; what a run was pinned to may have been withdrawn since.
+/// Labels are looked at where a store asks for some.
+pub(super) async fn require_open(gateway: &Gateway, store: &OutputStore, namespace: &str) -> Result<(), Refusal> {
+    if store.spec.namespaces.is_none() || is_open(store, &labels(gateway, namespace).await?) {
+        return Ok(());
+    }
+    let message = format!(
+        "OutputStore {}, which the results of this run are in, is not open to namespace {namespace} any more: an \
+         administrator decides that (spec.namespaces of the store, labels of the namespace)",
+        store.name_any()
+    );
+    Err(Refusal::Conflict { word: "StoreNotOpen", message })
 }

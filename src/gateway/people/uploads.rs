@@ -306,6 +306,7 @@ mod tests {
             required: true,
             media_types: vec!["application/gzip".into()],
             max_size: 1000,
+            once: false,
         }
     }
 

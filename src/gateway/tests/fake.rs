@@ -231,20 +231,34 @@ fn client(cluster: &Arc<Cluster>) -> Client {
 pub(super) struct World {
     pub(super) cluster: Arc<Cluster>,
     pub(super) router: axum::Router,
-    pub(super) volume: tempfile::TempDir,
+    pub(super) volume: Arc<tempfile::TempDir>,
     pub(super) gateway: Shared,
 }
 
 impl World {
     pub(super) fn new() -> Self {
+        Self::paced(0)
+    }
+
+    /// One that takes so many calls a second of one person.
+    pub(super) fn paced(per_second: u32) -> Self {
         let cluster = Arc::new(Cluster::default());
         populate(&cluster);
         let client = client(&cluster);
-        let volume = tempfile::tempdir().expect("a folder");
+        let volume = Arc::new(tempfile::tempdir().expect("a folder"));
         let stores = Stores::new(client.clone(), "asynctask-system", Some(volume.path().to_owned()));
-        let gateway = Arc::new(Gateway::new(client, stores));
+        let gateway = Arc::new(Gateway::new(client, stores).paced(per_second));
         let router = router(Arc::clone(&gateway), Requests::new(&Metrics::new("gateway")));
         Self { cluster, router, volume, gateway }
+    }
+
+    /// The same cluster and volume with a gateway that knows nothing yet.
+    pub(super) fn again(&self) -> Self {
+        let client = client(&self.cluster);
+        let stores = Stores::new(client.clone(), "asynctask-system", Some(self.volume.path().to_owned()));
+        let gateway = Arc::new(Gateway::new(client, stores));
+        let router = router(Arc::clone(&gateway), Requests::new(&Metrics::new("gateway")));
+        Self { cluster: Arc::clone(&self.cluster), router, volume: Arc::clone(&self.volume), gateway }
     }
 
     pub(super) async fn send(&self, request: Request<Body>) -> Answer {

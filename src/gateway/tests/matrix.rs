@@ -141,3 +141,55 @@ async fn a_deleted_output_is_refused_from_the_answer_on_and_its_neighbour_is_not
     let patches = world.cluster.patches.lock().expect("no panic").len();
     assert_eq!(patches, 1, "one is written down");
 }
+
+#[tokio::test]
+async fn the_window_of_a_claim_ends_soon_after_all_bytes_were_sent_and_not_before() {
+    let world = world("Owner").await;
+    world.cluster.edit(TASK, |task| task["status"]["outputs"][0]["useOnceSeconds"] = json!(3600));
+    let path = "/api/v1/namespaces/studio/tasks/run-1/outputs/report/files/0/download";
+    assert_eq!(world.call("alice", "POST", path, None).await.status, StatusCode::SEE_OTHER);
+    let left = || {
+        let objects = world.cluster.objects.lock().expect("no panic");
+        let until = objects[TASK]["status"]["claims"][0]["until"].as_str().expect("a claim").to_owned();
+        until.parse::<jiff::Timestamp>().expect("a date").duration_since(jiff::Timestamp::now()).as_secs()
+    };
+    let part = axum::http::Request::get(path).header("authorization", "Bearer alice").header("range", "bytes=5-");
+    let part = world.send(part.body(axum::body::Body::empty()).expect("a request")).await;
+    assert_eq!((part.status, part.text()), (StatusCode::PARTIAL_CONTENT, "56789".to_owned()));
+    let head = world.call("alice", "HEAD", path, None).await;
+    assert_eq!((head.status, head.text()), (StatusCode::OK, String::new()));
+    tokio::task::yield_now().await;
+    assert!(left() > 3500, "a part is not all of it, and a HEAD is nothing: {}", left());
+
+    assert_eq!(world.call("alice", "GET", path, None).await.text(), "0123456789");
+    let sent = std::time::Instant::now();
+    while left() > 30 {
+        assert!(sent.elapsed() < std::time::Duration::from_secs(5), "{} s are left", left());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(world.call("alice", "GET", path, None).await.status, StatusCode::OK, "its end may not have arrived");
+}
+
+#[tokio::test]
+async fn a_store_that_is_withdrawn_from_a_namespace_gives_nothing_of_it_out() {
+    let world = world("Owner").await;
+    world.cluster.set(
+        "/api/v1/namespaces/studio",
+        json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "studio", "labels": {"stage": "prod"}},
+        }),
+    );
+    let (store, run) = ("/apis/asynctask.dev/v1alpha1/outputstores/volume", "/api/v1/namespaces/studio/tasks/run-1");
+    let download = format!("{run}/outputs/report/files/0/download");
+    for (wanted, status) in [("prod", StatusCode::OK), ("test", StatusCode::CONFLICT)] {
+        world.cluster.edit(store, |store| store["spec"]["namespaces"] = json!({"matchLabels": {"stage": wanted}}));
+        // Another gateway: this one believes what it read of a store for ten seconds.
+        let world = world.again();
+        for path in [format!("{run}/outputs"), download.clone()] {
+            let answer = world.call("alice", "GET", &path, None).await;
+            assert_eq!(answer.status, status, "{wanted}: {path}: {}", answer.text());
+        }
+        let eve = world.call("eve", "GET", &download, None).await;
+        assert_eq!(eve.status, StatusCode::NOT_FOUND, "who may not see it learns nothing of its store");
+    }
+}

@@ -191,3 +191,24 @@ async fn a_path_nobody_knows_and_a_method_nobody_takes_say_the_same() {
     }
     assert!(world.cluster.objects.lock().expect("no panic").contains_key(TASK));
 }
+
+#[tokio::test]
+async fn nobody_asks_more_often_than_all_others_can_bear() {
+    for (method, path) in routes("people") {
+        let world = World::paced(1);
+        for _ in 0..10 {
+            let answer = world.call("eve", &method, &path, None).await;
+            assert_ne!(answer.status, StatusCode::TOO_MANY_REQUESTS, "{method} {path}");
+        }
+        let answer = world.call("eve", &method, &path, None).await;
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS, "{method} {path}");
+        assert_eq!((answer.header("retry-after"), answer.header("content-type")), ("1", "application/problem+json"));
+        let other = world.call("bob", &method, &path, None).await;
+        assert_ne!(other.status, StatusCode::TOO_MANY_REQUESTS, "{method} {path}: bob has asked nothing");
+    }
+    let world = World::paced(1);
+    for _ in 0..30 {
+        let answer = world.call("pod", "GET", "/agent/v1/assignment", None).await;
+        assert_eq!(answer.status, StatusCode::OK, "agents have a pace of their own");
+    }
+}

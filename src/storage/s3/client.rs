@@ -3,6 +3,7 @@
 use std::fmt;
 
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -15,6 +16,7 @@ use super::super::connect::{
     ANSWER_TIMEOUT, ATTEMPTS, CONNECT_TIMEOUT, FIRST_PAUSE, check_endpoint, misconfigured, trusted,
 };
 use super::super::error::StoreError;
+use super::identity::PodIdentity;
 
 /// Where an S3 store is and how to sign for it.
 #[derive(Clone)]
@@ -29,18 +31,58 @@ pub struct S3Options {
     pub bucket: String,
     /// `host/bucket/key` instead of `bucket.host/key`.
     pub path_style: bool,
-    /// Access key.
-    pub access_key_id: String,
-    /// Its secret.
-    pub secret_access_key: String,
-    /// For temporary credentials.
-    pub session_token: Option<String>,
+    /// Who we are; absent: whom the pod is taken for, see [`super::identity`].
+    pub keys: Option<Keys>,
     /// PEM certificates to trust beside the public roots.
     pub ca_bundle: Option<String>,
     /// What the service encrypts objects with; absent: as the bucket says.
     pub encryption: Option<Encryption>,
     /// Whether others may be let in by signed requests; otherwise the gateway passes the bytes on.
     pub signs: bool,
+}
+
+/// An access key and its secret.
+#[derive(Clone)]
+pub struct Keys {
+    /// Access key.
+    pub access_key_id: String,
+    /// Its secret.
+    pub secret_access_key: String,
+    /// For temporary credentials.
+    pub session_token: Option<String>,
+}
+
+impl Keys {
+    /// Keys that are not temporary.
+    #[must_use]
+    pub fn new(access_key_id: impl Into<String>, secret_access_key: impl Into<String>) -> Self {
+        let (access_key_id, secret_access_key) = (access_key_id.into(), secret_access_key.into());
+        Self { access_key_id, secret_access_key, session_token: None }
+    }
+
+    /// All that nobody is to read.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
+        let token = self.session_token.as_deref().unwrap_or_default();
+        [&*self.access_key_id, &*self.secret_access_key, token].into_iter().filter(|secret| !secret.is_empty())
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        check("access key id", &self.access_key_id)?;
+        check("secret access key", &self.secret_access_key)
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").finish_non_exhaustive()
+    }
+}
+
+fn check(what: &str, value: &str) -> Result<(), StoreError> {
+    if value.is_empty() || value.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(misconfigured(format!("the {what} is empty or contains white space")));
+    }
+    Ok(())
 }
 
 /// Encryption by the service, asked for with each object.
@@ -54,29 +96,18 @@ pub enum Encryption {
 
 impl fmt::Debug for S3Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            endpoint,
-            public_endpoint,
-            region,
-            bucket,
-            path_style,
-            access_key_id: _,
-            secret_access_key: _,
-            session_token: _,
-            ca_bundle,
-            encryption,
-            signs,
-        } = self;
+        let Self { endpoint, public_endpoint, region, bucket, path_style, keys, ca_bundle, encryption, signs } = self;
         f.debug_struct("S3Options")
             .field("endpoint", endpoint)
             .field("public_endpoint", public_endpoint)
             .field("region", region)
             .field("bucket", bucket)
             .field("path_style", path_style)
+            .field("keys", keys)
             .field("ca_bundle", &ca_bundle.is_some())
             .field("encryption", encryption)
             .field("signs", signs)
-            .finish_non_exhaustive()
+            .finish()
     }
 }
 
@@ -110,16 +141,9 @@ impl S3Options {
         for endpoint in [&self.endpoint, &self.public_endpoint].into_iter().flatten() {
             check_endpoint(endpoint)?;
         }
-        for (value, what) in [
-            (&self.bucket, "bucket"),
-            (&self.region, "region"),
-            (&self.access_key_id, "access key id"),
-            (&self.secret_access_key, "secret access key"),
-        ] {
-            if value.is_empty() || value.contains(|c: char| c.is_whitespace() || c.is_control()) {
-                return Err(misconfigured(format!("the {what} is empty or contains white space")));
-            }
-        }
+        check("bucket", &self.bucket)?;
+        check("region", &self.region)?;
+        self.keys.as_ref().map_or(Ok(()), Keys::check)?;
         let internal = self.configure()?;
         let public = match &self.public_endpoint {
             None => internal.clone(),
@@ -135,20 +159,22 @@ impl S3Options {
             .map_err(|error| misconfigured(format!("the TLS settings cannot be used: {error}")))?;
         let http =
             aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(tls);
-        let credentials = Credentials::new(
-            &self.access_key_id,
-            &self.secret_access_key,
-            self.session_token.clone(),
-            None,
-            "OutputStore",
-        );
+        let (http, region) = (http.build_https(), Region::new(self.region.clone()));
+        let credentials = match &self.keys {
+            Some(Keys { access_key_id, secret_access_key, session_token }) => {
+                let token = session_token.clone();
+                let keys = Credentials::new(access_key_id, secret_access_key, token, None, "OutputStore");
+                SharedCredentialsProvider::new(keys)
+            }
+            None => SharedCredentialsProvider::new(PodIdentity::new(http.clone(), region.clone())),
+        };
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(ANSWER_TIMEOUT).build();
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(self.region.clone()))
+            .region(region)
             .credentials_provider(credentials)
             .force_path_style(self.path_style)
-            .http_client(http.build_https())
+            .http_client(http)
             .timeout_config(timeouts)
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_PAUSE))
             // Other S3 servers know few of the newer checksums; we send SHA-256 ourselves wherever bytes go.
@@ -178,9 +204,7 @@ mod tests {
             region: "us-east-1".into(),
             bucket: "tasks".into(),
             path_style: true,
-            access_key_id: "CANARY-ID".into(),
-            secret_access_key: "CANARY-SECRET".into(),
-            session_token: Some("CANARY-TOKEN".into()),
+            keys: Some(Keys { session_token: Some("CANARY-TOKEN".into()), ..Keys::new("CANARY-ID", "CANARY-SECRET") }),
             ca_bundle: None,
             encryption: None,
             signs: true,
@@ -207,7 +231,8 @@ mod tests {
 
     #[test]
     fn a_key_with_a_line_break_is_refused_before_it_is_sent() {
-        let error = S3Options { secret_access_key: "CANARY\n".into(), ..options() }.clients().expect_err("newline");
+        let error =
+            S3Options { keys: Some(Keys::new("CANARY-ID", "CANARY\n")), ..options() }.clients().expect_err("newline");
         assert!(error.to_string().contains("secret access key"), "{error}");
         assert!(!error.to_string().contains("CANARY"), "{error}");
     }

@@ -2,13 +2,14 @@
 
 use std::error::Error;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::super::connect::misconfigured;
 use super::super::digest::Difference;
 use super::super::error::{StoreError, innermost};
-use super::S3Store;
+use super::{Keys, S3Store};
 
 /// What was being done, for the message and for what "not found" means.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +25,9 @@ impl S3Store {
     {
         let endpoint = || self.options.shown_endpoint();
         let action = || format!("{} {}", act.verb, act.key);
+        if let Some(missing) = credentials_error(error) {
+            return unsigned(missing, action());
+        }
         match error {
             SdkError::TimeoutError(_) => {
                 StoreError::Unreachable { endpoint: endpoint(), detail: "no answer in time".to_owned() }
@@ -79,15 +83,38 @@ impl S3Store {
     /// A store may echo what it was sent.
     fn redacted(&self, code: &str, message: Option<&str>) -> String {
         let mut text = format!("{code}: {}", message.unwrap_or("the store says no more"));
-        let options = &self.options;
-        let token = options.session_token.as_deref().unwrap_or_default();
-        for secret in [options.secret_access_key.as_str(), options.access_key_id.as_str(), token] {
-            if !secret.is_empty() {
-                text = text.replace(secret, "…");
-            }
+        for secret in self.options.keys.iter().flat_map(Keys::secrets) {
+            text = text.replace(secret, "…");
         }
         text.chars().filter(|c| !c.is_control()).take(300).collect()
     }
+}
+
+/// There was nothing to sign a request with: it was not sent.
+fn unsigned(error: &CredentialsError, action: String) -> StoreError {
+    let said: String = innermost(error).to_string().chars().filter(|c| !c.is_control()).take(300).collect();
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => {
+            misconfigured(format!("there is no Secret with keys, and the pod has no identity to get some with: {said}"))
+        }
+        _ => StoreError::Unavailable {
+            endpoint: "the service that gives this pod its keys".to_owned(),
+            action,
+            code: said,
+        },
+    }
+}
+
+/// Why there was nothing to sign a request with.
+fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        match error.downcast_ref() {
+            None => next = error.source(),
+            found => return found,
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -102,9 +129,7 @@ mod tests {
             region: "us-east-1".into(),
             bucket: "tasks".into(),
             path_style: true,
-            access_key_id: "CANARY-ID".into(),
-            secret_access_key: "CANARY-SECRET".into(),
-            session_token: Some("CANARY-TOKEN".into()),
+            keys: Some(Keys { session_token: Some("CANARY-TOKEN".into()), ..Keys::new("CANARY-ID", "CANARY-SECRET") }),
             ca_bundle: None,
             encryption: None,
             signs: true,

@@ -5,6 +5,7 @@
 
 mod client;
 mod failure;
+mod identity;
 mod sign;
 
 use std::fmt;
@@ -19,7 +20,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
 
-pub use client::{Encryption, S3Options};
+pub use client::{Encryption, Keys, S3Options};
 use failure::Act;
 
 use super::digest::{Digest, Expected};

@@ -76,6 +76,11 @@ test-expired: binaries cluster-build images ## On the real node: 10,000 outputs 
 	@cargo test $(CARGO_FEATURES) --test e2e --no-run
 	@E2E_AGENT="$(AGENT)" THREADS=1 EXPIRED_RUNS=10 tests/e2e/run.sh expired::
 
+.PHONY: test-transfer
+test-transfer: binaries cluster-build images ## On the real node: 1 GiB up and down, beside `aws s3 cp`, and through the gateway
+	@cargo test $(CARGO_FEATURES) --test e2e --no-run
+	@E2E_AGENT="$(AGENT)" THREADS=1 TRANSFER_SIZE=1073741824 TRANSFER_ROUNDS=3 tests/e2e/run.sh transfer::
+
 .PHONY: test-faults
 test-faults: binaries cluster-build images ## Crashes the operator at every write, loses answers, serves old views; prints a table
 	@cargo test $(CARGO_FEATURES) --test faults --no-run

@@ -166,6 +166,9 @@ pub struct InputSpec {
     /// Whether a run without it is refused.
     #[serde(default)]
     pub required: bool,
+    /// True: an uploaded file serves one run and those that continue it with `retryOf`; no other. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub once: Option<bool>,
 }
 
 /// One step: a Job.

@@ -41,6 +41,43 @@ pub struct RetentionSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub task: Option<String>,
+    /// Files that were uploaded for a run that is `Complete`, for example `168h`, counted from its end; absent: as long as
+    /// the AsyncTask. Those of any other run stay as long as its AsyncTask: a retry needs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub inputs: Option<String>,
+    /// The history record, for example `8760h`, counted from the end of the run; absent: for ever. It stays as long as the
+    /// AsyncTask does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub history: Option<String>,
+    /// Whether the history record holds the run's parameters; absent: `Keep`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history_parameters: Option<HistoryParameters>,
+}
+
+/// Whether a history record holds parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HistoryParameters {
+    /// It does.
+    Keep,
+    /// It does not.
+    Drop,
+}
+
+/// What the definition says of keeping what no output is; pinned, as the definition may be gone when it is needed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepStatus {
+    /// How many seconds after its end a run that is `Complete` keeps its uploads; absent: as long as the AsyncTask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs_seconds: Option<i64>,
+    /// How many seconds after the end of the run its history record is kept; absent: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history_seconds: Option<i64>,
+    /// Whether the history record holds the parameters; absent: `Keep`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history_parameters: Option<HistoryParameters>,
 }
 
 /// How long an output is kept: exactly one of `useOnce`, `for`, `until` and `forever`.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::definition::WhenSpec;
 pub use super::outputs::OutputStatus;
-use super::outputs::{KeptUntil, OutputClaim, OutputDeletion};
+use super::outputs::{KeepStatus, KeptUntil, OutputClaim, OutputDeletion};
 use super::state::{StepState, TaskState};
 
 /// One run of a TaskDefinition. The name is the idempotency key: applying it twice runs it once.
@@ -223,6 +223,9 @@ pub struct AsyncTaskStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub kept_until: Vec<KeptUntil>,
+    /// How long its uploads and its history record are kept; absent: as long as the AsyncTask, and for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<KeepStatus>,
     /// Who fetches outputs that are for one use. Written by the gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]

@@ -284,6 +284,7 @@ mod tests {
             media_types: types.iter().map(|t| (*t).to_owned()).collect(),
             max_size: Some("1Ki".into()),
             required: true,
+            once: None,
         }
     }
 

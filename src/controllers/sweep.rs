@@ -1,5 +1,5 @@
 //! What is left in a store and nobody deletes otherwise: uploads that no run uses, parts of uploads that were broken off,
-//! and what was still on its way when a run was deleted.
+//! what was still on its way when a run was deleted, and history records whose time is up.
 //!
 //! Nothing is guessed from absence: a run's keys are swept only where a marker says that they were deleted before, and
 //! only in a store that says it is this cluster's.
@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::ListParams;
+use k8s_openapi::jiff::civil::Date;
+use k8s_openapi::jiff::tz::TimeZone;
+use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -22,10 +25,12 @@ use super::task::{Emptied, require_owner};
 use super::watches::PAGE;
 use crate::api::condition::{READY, is_true};
 use crate::api::{AsyncTask, OutputStore};
-use crate::runtime::client::explain;
+use crate::plan::keep::needs_uploads;
+use crate::plan::queue::upload_lease;
+use crate::runtime::client::{explain, is_status};
 use crate::runtime::stores::{OpenStore, OpenStoreError};
-use crate::storage::layout::{GONE_RECORD, InvalidPart, Prefix, UPLOAD_RECORD};
-use crate::storage::records::{GoneRecord, RECORD_MAX, RecordError, UploadRecord, decode};
+use crate::storage::layout::{InvalidPart, Prefix, RECORD, UPLOAD_RECORD};
+use crate::storage::records::{GoneRecord, HistoryDue, RECORD_MAX, RecordError, UploadRecord, decode};
 use crate::storage::{StoreError, delete_prefix};
 
 /// Longest time between two sweeps.
@@ -53,6 +58,8 @@ pub(super) enum SweepError {
     Owner(#[from] Emptied),
     #[error("the runs of namespace {namespace} cannot be listed: {}", explain(.source))]
     Runs { namespace: String, source: kube::Error },
+    #[error("Lease {name} in namespace {namespace} cannot be deleted: {}", explain(.source))]
+    Lease { namespace: String, name: String, source: kube::Error },
 }
 
 /// Objects deleted, by what they were.
@@ -62,6 +69,8 @@ pub(super) struct Swept {
     pub(super) uploads: u64,
     /// What came after its run was deleted.
     pub(super) late: u64,
+    /// History records whose time is up.
+    pub(super) history: u64,
 }
 
 /// What the runs of a namespace still need.
@@ -69,7 +78,7 @@ pub(super) struct Swept {
 pub(super) struct Needed {
     /// UIDs of the runs.
     pub(super) runs: BTreeSet<String>,
-    /// Ids of the uploads that are their inputs.
+    /// Ids of the uploads that are their inputs, as far as they or a retry may still read them.
     pub(super) uploads: BTreeSet<String>,
 }
 
@@ -78,6 +87,9 @@ pub(super) struct Needed {
 pub(super) trait Runs: Sync {
     /// What those of a namespace still need.
     async fn needed(&self, namespace: &str) -> Result<Needed, SweepError>;
+
+    /// An upload is gone, and with it who it served.
+    async fn forget(&self, namespace: &str, upload: &str) -> Result<(), SweepError>;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -121,19 +133,20 @@ async fn look(context: &Context, store: &OutputStore, after: Duration, counted: 
     let swept = async {
         let open = context.stores.open(store).await?;
         require_owner(&open).await?;
-        let before = Timestamp::now().checked_sub(after).unwrap_or(Timestamp::MIN);
-        let swept = sweep(&open, context, before).await?;
+        let now = Timestamp::now();
+        let before = now.checked_sub(after).unwrap_or(Timestamp::MIN);
+        let swept = sweep(&open, context, before, now).await?;
         // Last: not every service knows this call, and it is a right of its own.
         let parts = open.store.abandon(open.layout.root(), before).await.map_err(SweepError::Parts)?;
         Ok::<_, SweepError>((swept, parts))
     };
     match swept.await {
-        Ok((Swept { uploads, late }, parts)) => {
-            for (what, count) in [("upload", uploads), ("late", late), ("parts", parts)] {
+        Ok((Swept { uploads, late, history }, parts)) => {
+            for (what, count) in [("upload", uploads), ("late", late), ("history", history), ("parts", parts)] {
                 counted.get_or_create(&What { what }).inc_by(count);
             }
-            if uploads + late + parts > 0 {
-                tracing::info!(store = name, uploads, late, parts, "swept what was left over");
+            if uploads + late + history + parts > 0 {
+                tracing::info!(store = name, uploads, late, history, parts, "swept what was left over");
             }
         }
         Err(error) => {
@@ -147,14 +160,16 @@ async fn look(context: &Context, store: &OutputStore, after: Duration, counted: 
 impl Runs for Context {
     async fn needed(&self, namespace: &str) -> Result<Needed, SweepError> {
         let api = Api::<AsyncTask>::namespaced(self.client.clone(), namespace);
-        let mut needed = Needed::default();
+        let (mut needed, now) = (Needed::default(), Timestamp::now());
         let mut params = ListParams::default().limit(PAGE);
         loop {
             let page = api.list(&params).await;
             let page = page.map_err(|source| SweepError::Runs { namespace: namespace.to_owned(), source })?;
             for task in page.items {
                 needed.runs.extend(task.uid());
-                needed.uploads.extend(task.spec.inputs.into_values().filter_map(|input| input.upload));
+                if needs_uploads(&task, now) {
+                    needed.uploads.extend(task.spec.inputs.into_values().filter_map(|input| input.upload));
+                }
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
@@ -162,13 +177,28 @@ impl Runs for Context {
             }
         }
     }
+
+    async fn forget(&self, namespace: &str, upload: &str) -> Result<(), SweepError> {
+        let name = upload_lease(upload);
+        match Api::<Lease>::namespaced(self.client.clone(), namespace).delete(&name, &DeleteParams::default()).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_status(&error, 404) => Ok(()),
+            Err(source) => Err(SweepError::Lease { namespace: namespace.to_owned(), name, source }),
+        }
+    }
 }
 
-/// Sweeps one store of what is older than `before`. `runs` is asked once for each namespace in which something may go.
+/// Sweeps one store of what is older than `before`, and of history records that are due `now`. `runs` is asked once for
+/// each namespace in which something may go.
 ///
 /// # Errors
 /// The first call that fails; another sweep goes on from there.
-pub(super) async fn sweep(open: &OpenStore, runs: &dyn Runs, before: Timestamp) -> Result<Swept, SweepError> {
+pub(super) async fn sweep(
+    open: &OpenStore,
+    runs: &dyn Runs,
+    before: Timestamp,
+    now: Timestamp,
+) -> Result<Swept, SweepError> {
     let mut swept = Swept::default();
     for namespace in open.store.folders(open.layout.root()).await? {
         // Names that are no namespace are none of ours: `_probe`, or somebody else's.
@@ -177,8 +207,9 @@ pub(super) async fn sweep(open: &OpenStore, runs: &dyn Runs, before: Timestamp) 
         };
         let old_uploads =
             old(open, &uploads, UPLOAD_RECORD, |record: &UploadRecord| record.created_at < before).await?;
-        let old_gone = old(open, &gone, GONE_RECORD, |record: &GoneRecord| record.deleted_at < before).await?;
-        if old_uploads.is_empty() && old_gone.is_empty() {
+        let old_gone = old(open, &gone, RECORD, |record: &GoneRecord| record.deleted_at < before).await?;
+        let due = due(open, &namespace, now).await?;
+        if old_uploads.is_empty() && old_gone.is_empty() && due.is_empty() {
             continue;
         }
         let needed = runs.needed(&namespace).await?;
@@ -187,6 +218,7 @@ pub(super) async fn sweep(open: &OpenStore, runs: &dyn Runs, before: Timestamp) 
             let keys = open.layout.upload(&namespace, &record.id)?;
             open.store.delete(&[keys.data()]).await?;
             open.store.delete(&[keys.record()]).await?;
+            runs.forget(&namespace, &record.id).await?;
             swept.uploads += 1;
         }
         // A run that is there again, from a backup, keeps what it still has.
@@ -195,8 +227,26 @@ pub(super) async fn sweep(open: &OpenStore, runs: &dyn Runs, before: Timestamp) 
             swept.late += delete_prefix(open.store.as_ref(), keys.prefix()).await?;
             open.store.delete(&[marker]).await?;
         }
+        // A run that lives on may write its record again.
+        for (marker, record) in due.into_iter().filter(|(_, record)| !needed.runs.contains(&record.task_uid)) {
+            let key = open.layout.history(&namespace, record.created_at, &record.name, &record.task_uid)?;
+            open.store.delete(&[key]).await?;
+            open.store.delete(&[marker]).await?;
+            swept.history += 1;
+        }
     }
     Ok(swept)
+}
+
+/// What says that a history record's time is up. Days to come are not looked into.
+async fn due(open: &OpenStore, namespace: &str, now: Timestamp) -> Result<Vec<(String, HistoryDue)>, SweepError> {
+    let (today, mut found) = (now.to_zoned(TimeZone::UTC).date(), Vec::new());
+    for day in open.store.folders(&open.layout.due_in(namespace)?).await? {
+        let Some(day) = day.parse::<Date>().ok().filter(|day| *day <= today) else { continue };
+        let prefix = open.layout.due_on(namespace, day)?;
+        found.extend(old(open, &prefix, RECORD, |record: &HistoryDue| record.delete_at <= now).await?);
+    }
+    Ok(found)
 }
 
 /// The records below a prefix that are old enough, with their keys.
@@ -231,7 +281,7 @@ async fn old<R: serde::de::DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use async_trait::async_trait;
@@ -242,7 +292,7 @@ mod tests {
     use crate::runtime::stores::OpenStore;
     use crate::storage::digest::Digest;
     use crate::storage::memory::MemoryStore;
-    use crate::storage::records::{GoneRecord, UploadRecord, encode};
+    use crate::storage::records::{GoneRecord, HistoryDue, UploadRecord, encode};
     use crate::storage::{Layout, PutMode};
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -254,12 +304,18 @@ mod tests {
     struct World {
         open: OpenStore,
         needed: Needed,
+        forgotten: Mutex<Vec<String>>,
     }
 
     #[async_trait]
     impl Runs for World {
         async fn needed(&self, _: &str) -> Result<Needed, SweepError> {
             Ok(self.needed.clone())
+        }
+
+        async fn forget(&self, _: &str, upload: &str) -> Result<(), SweepError> {
+            self.forgotten.lock().expect("no panic").push(upload.to_owned());
+            Ok(())
         }
     }
 
@@ -268,7 +324,7 @@ mod tests {
             let layout = Layout::new("p").expect("valid");
             let store = Arc::new(MemoryStore::new());
             let open = OpenStore { store, layout, ttl: Duration::from_secs(60), ca: None };
-            Self { open, needed: Needed::default() }
+            Self { open, needed: Needed::default(), forgotten: Mutex::default() }
         }
 
         async fn put(&self, key: &str, bytes: Bytes) {
@@ -303,7 +359,7 @@ mod tests {
         }
 
         async fn swept(&self, at: Timestamp) -> Swept {
-            sweep(&self.open, self, at.checked_sub(DAY).expect("in range")).await.expect("swept")
+            sweep(&self.open, self, at.checked_sub(DAY).expect("in range"), at).await.expect("swept")
         }
 
         async fn keys(&self) -> Vec<String> {
@@ -324,6 +380,7 @@ mod tests {
         let keys = world.keys().await;
         assert_eq!(keys.len(), 6, "{keys:?}");
         assert!(!keys.iter().any(|key| key.contains("/old/")), "bytes and record: {keys:?}");
+        assert_eq!(*world.forgotten.lock().expect("no panic"), ["old"]);
         world.needed.uploads.clear();
         assert_eq!(world.swept(hour(60)).await, Swept { uploads: 3, ..Swept::default() });
         assert!(world.keys().await.is_empty());
@@ -358,10 +415,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_history_record_goes_when_its_time_is_up_and_its_run_is_gone() {
+        let mut world = World::new();
+        for (uid, due) in [("u-1", 30), ("u-2", 30), ("u-3", 60)] {
+            let record = HistoryDue {
+                name: "run".to_owned(),
+                task_uid: uid.to_owned(),
+                created_at: hour(1),
+                delete_at: hour(due),
+            };
+            world.put(&world.open.layout.due("a", hour(due), uid).expect("valid"), encode(&record)).await;
+            world.object(&format!("p/a/_history/1970/01/run/{uid}.json")).await;
+        }
+        world.object("p/a/_history/1970/01/run/u-4.json").await;
+        world.needed.runs = BTreeSet::from(["u-2".to_owned()]);
+        assert_eq!(world.swept(hour(29)).await, Swept::default(), "on the day, but before the hour");
+        assert_eq!(world.swept(hour(31)).await, Swept { history: 1, ..Swept::default() });
+        let keys = world.keys().await;
+        assert!(!keys.iter().any(|key| key.contains("u-1")), "record and date are gone: {keys:?}");
+        assert_eq!(keys.len(), 5, "kept: of a run that is there, of one whose time is not up, of one that has none");
+        world.needed.runs.clear();
+        assert_eq!(world.swept(hour(100)).await, Swept { history: 2, ..Swept::default() });
+        assert_eq!(world.keys().await, ["p/a/_history/1970/01/run/u-4.json"]);
+    }
+
+    #[tokio::test]
     async fn a_record_that_cannot_be_read_stops_the_sweep_and_is_named() {
         let world = World::new();
         world.put("p/a/_uploads/u/record", Bytes::from_static(b"not ours")).await;
-        let error = sweep(&world.open, &world, hour(100)).await.expect_err("unread");
+        let error = sweep(&world.open, &world, hour(100), hour(100)).await.expect_err("unread");
         assert!(error.to_string().contains("p/a/_uploads/u/record"), "{error}");
         assert_eq!(world.keys().await.len(), 1, "and is left");
     }

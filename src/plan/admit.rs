@@ -136,6 +136,7 @@ fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Ti
         outputs: adopted.outputs,
         origin: adopted.origin,
         kept_until: retention::pinned(&content.retention, &admission.parameters).unwrap_or_default(),
+        keep: content.retention.keep.clone(),
     };
     let namespace = task.metadata.namespace.as_deref().unwrap_or_default();
     let key = &content.concurrency.key;

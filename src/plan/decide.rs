@@ -1,6 +1,6 @@
 //! What is to be done next, and what is to be said about it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -12,7 +12,7 @@ use super::retention;
 use super::seal::Sealed;
 use super::snapshot::{JobFact, JobRef, Remains, Seen, Snapshot, Trouble, is_held, is_marked, state};
 use crate::api::definition::{ConcurrencyPolicy, OutputSpec};
-use crate::api::outputs::{Gone, KeptUntil};
+use crate::api::outputs::{Gone, KeepStatus, KeptUntil};
 use crate::api::task::{
     Failure, OutputStatus, PlannedStep, QueueStatus, RevisionRef, RunRef, ShardsStatus, StepStatus, StoreRef, Waiting,
 };
@@ -85,7 +85,7 @@ pub enum Action {
 }
 
 /// What a run asks of the queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
     /// Most runs of its definition at a time.
     pub max_running: Option<u32>,
@@ -93,6 +93,10 @@ pub struct Claim {
     pub priority_class: Option<String>,
     /// Its concurrency key.
     pub key: Option<Key>,
+    /// Uploads that serve one run only, by input.
+    pub uploads: BTreeMap<String, String>,
+    /// UID of the first of the runs that continue each other: they count as one.
+    pub origin: String,
 }
 
 /// A concurrency key.
@@ -238,6 +242,8 @@ pub struct Pins {
     pub origin: Option<RunRef>,
     /// Dates to which outputs are kept that hang on its parameters.
     pub kept_until: Vec<KeptUntil>,
+    /// How long its uploads and its history record are kept.
+    pub keep: Option<KeepStatus>,
 }
 
 impl Plan {

@@ -82,6 +82,8 @@ pub struct ValidatedInput {
     pub media_types: Vec<String>,
     /// Largest file, in bytes.
     pub max_size: u64,
+    /// Whether an upload serves one run only.
+    pub once: bool,
 }
 
 /// A step that can become a Job.
@@ -230,6 +232,7 @@ fn inputs(specs: &[InputSpec], findings: &mut Findings) -> Vec<ValidatedInput> {
             required: input.required,
             media_types: input.media_types.clone(),
             max_size: max_size?,
+            once: input.once == Some(true),
         })
     };
     specs.iter().filter_map(read).collect()

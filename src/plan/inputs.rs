@@ -106,8 +106,13 @@ mod tests {
     const ID: &str = "0a1b2c3d-0000-4000-8000-000000000000";
 
     fn declared() -> [ValidatedInput; 2] {
-        let input =
-            |name: &str, required| ValidatedInput { name: name.into(), required, media_types: vec![], max_size: 1 };
+        let input = |name: &str, required| ValidatedInput {
+            name: name.into(),
+            required,
+            media_types: vec![],
+            max_size: 1,
+            once: false,
+        };
         [input("archive", true), input("extra", false)]
     }
 

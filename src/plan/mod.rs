@@ -24,6 +24,7 @@ mod graph;
 pub mod indexed;
 pub mod inputs;
 pub mod job;
+pub mod keep;
 mod life;
 pub mod names;
 pub mod parameters;

@@ -21,6 +21,22 @@ pub fn lease_name(namespace: &str, definition: &str, key: &[String], parameters:
     Some(format!("{LEASE_PREFIX}{}", &hex::encode(digest)[..40]))
 }
 
+/// Name of the Lease that stands for the one use of an upload.
+#[must_use]
+pub fn upload_lease(id: &str) -> String {
+    format!("{LEASE_PREFIX}upload-{id}")
+}
+
+/// Why a run fails whose upload has served another one.
+#[must_use]
+pub fn used(input: &str, upload: &str) -> Trouble {
+    let message = format!(
+        "inputs.{input}: upload {upload} has served another run, and the definition takes a file for one run only: upload \
+         the file again, or continue that run with retryOf"
+    );
+    Trouble { reason: "InputUsed", message }
+}
+
 /// Most runs in progress at a time, beside what definitions say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {

@@ -12,10 +12,11 @@ use serde_json::Value;
 use super::decide::{Action, News, Plan, Verdict, later};
 use super::definition::ValidatedDefinition;
 use super::findings::Findings;
+use super::keep;
 use super::snapshot::Trouble;
 use crate::api::AsyncTask;
 use crate::api::definition::{OutputSpec, TaskDefinitionSpec};
-use crate::api::outputs::{Gone, GoneWhy, KeptUntil, OutputRetention, OutputStatus, Until, Visibility};
+use crate::api::outputs::{Gone, GoneWhy, KeepStatus, KeptUntil, OutputRetention, OutputStatus, Until, Visibility};
 use crate::api::task::{AsyncTaskStatus, StepStatus};
 use crate::contract::env::LOG_OUTPUT;
 
@@ -35,6 +36,8 @@ pub struct Retention {
     outputs: BTreeMap<String, Rule>,
     /// How long the AsyncTask is kept; absent: until it is deleted.
     task: Option<Duration>,
+    /// What is no output.
+    pub(super) keep: Option<KeepStatus>,
 }
 
 /// Who may see an output, and how long it is kept.
@@ -73,9 +76,11 @@ pub(super) fn validate(spec: &TaskDefinitionSpec, findings: &mut Findings) -> Op
             outputs.insert(output.name.clone(), rule);
         }
     }
-    let task = spec.retention.as_ref().and_then(|retention| retention.task.as_deref());
-    let task = findings.maybe_duration("retention.task", task)?;
-    (outputs.len() == spec.outputs.len()).then_some(Retention { outputs, task })
+    let said = spec.retention.clone().unwrap_or_default();
+    let task = findings.maybe_duration("retention.task", said.task.as_deref());
+    let keep = keep::validate(&said, findings);
+    let (task, keep) = (task?, keep?);
+    (outputs.len() == spec.outputs.len()).then_some(Retention { outputs, task, keep })
 }
 
 fn rule(output: &OutputSpec, spec: &TaskDefinitionSpec, findings: &mut Findings) -> Option<Rule> {
@@ -84,7 +89,7 @@ fn rule(output: &OutputSpec, spec: &TaskDefinitionSpec, findings: &mut Findings)
         return Some(Rule { visibility, keep: Keep::WithTask, at_most: None });
     };
     let field = format!("outputs[{}].retention", output.name);
-    let keep = keep(&field, declared, spec, findings);
+    let keep = span(&field, declared, spec, findings);
     let at_most = findings.maybe_duration(format!("{field}.atMost"), declared.at_most.as_deref());
     if declared.at_most.is_some()
         && !matches!(keep, Some(Keep::For(_) | Keep::Until(_) | Keep::UntilParameter(_)) | None)
@@ -94,7 +99,7 @@ fn rule(output: &OutputSpec, spec: &TaskDefinitionSpec, findings: &mut Findings)
     Some(Rule { visibility, keep: keep?, at_most: at_most? })
 }
 
-fn keep(field: &str, declared: &OutputRetention, spec: &TaskDefinitionSpec, findings: &mut Findings) -> Option<Keep> {
+fn span(field: &str, declared: &OutputRetention, spec: &TaskDefinitionSpec, findings: &mut Findings) -> Option<Keep> {
     match (&declared.use_once, &declared.span, &declared.until, declared.forever) {
         (Some(once), None, None, None) => {
             findings.duration(format!("{field}.useOnce.window"), once.window.as_deref(), WINDOW).map(Keep::UseOnce)

@@ -189,6 +189,7 @@ fn pinned(before: AsyncTaskStatus, pins: &Pins) -> AsyncTaskStatus {
         origin: pins.origin.clone(),
         outputs: pins.outputs.clone(),
         kept_until: pins.kept_until.clone(),
+        keep: pins.keep.clone(),
         revision: Some(pins.revision.clone()),
         store: Some(pins.store.clone()),
         plan: pins.plan.clone(),

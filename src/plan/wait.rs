@@ -44,7 +44,12 @@ pub(super) fn suspended() -> Verdict {
 pub(super) fn claim(life: &Life<'_>) -> Claim {
     let concurrency = &life.content.concurrency;
     let lease = life.status.queue.as_ref().and_then(|queue| queue.lease.clone());
+    let once = life.content.inputs.iter().filter(|input| input.once);
+    let upload = |name: &String| Some((name.clone(), life.task.spec.inputs.get(name)?.upload.clone()?));
+    let own = || life.task.metadata.uid.clone().unwrap_or_default();
     Claim {
+        uploads: once.filter_map(|input| upload(&input.name)).collect(),
+        origin: life.status.origin.as_ref().map_or_else(own, |first| first.uid.clone()),
         max_running: concurrency.max_running,
         priority_class: life.task.spec.priority_class_name.clone(),
         key: lease.map(|lease| Key { lease, policy: concurrency.policy }),

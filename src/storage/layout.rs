@@ -4,6 +4,7 @@
 //! <prefix>/_owner
 //! <prefix>/<namespace>/_uploads/<id>/{data,record}
 //! <prefix>/<namespace>/_gone/<task-uid>.json
+//! <prefix>/<namespace>/_due/<yyyy-mm-dd>/<task-uid>.json
 //! <prefix>/<namespace>/_history/<yyyy>/<mm>/<task-name>/<task-uid>.json
 //! <prefix>/<namespace>/<task-uid>/<step>/manifest-<sha256>
 //! <prefix>/<namespace>/<task-uid>/<step>/<shard>/<pod-uid>/{commit,failure,log,files/<output>/<seq>,items/<n>}
@@ -12,11 +13,13 @@
 //! `<shard>` has six digits, so that a listing gives the shards in their order and a reader needs no memory of them.
 //!
 //! Every part is a name that Kubernetes made or checked, and is checked again here: it can hold no `/` and cannot
-//! begin with `_` or `.`, so no name can be taken for another part, for `_owner`, `_uploads`, `_gone` or `_history`.
+//! begin with `_` or `.`, so no name can be taken for another part, for `_owner`, `_uploads`, `_gone`,
+//! `_due` or `_history`.
 
 use std::fmt;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::digest::Digest;
@@ -134,15 +137,37 @@ impl Layout {
     /// # Errors
     /// A name or UID that cannot be part of a key.
     pub fn gone(&self, namespace: &str, task_uid: &str) -> Result<String, InvalidPart> {
-        Ok(format!("{}{}{GONE_RECORD}", self.gone_in(namespace)?, checked("task UID", task_uid)?))
+        Ok(format!("{}{}{RECORD}", self.gone_in(namespace)?, checked("task UID", task_uid)?))
     }
 
-    /// To list all of those of a namespace; their keys end in [`GONE_RECORD`].
+    /// To list all of those of a namespace; their keys end in [`RECORD`].
     ///
     /// # Errors
     /// A name that cannot be part of a key.
     pub fn gone_in(&self, namespace: &str) -> Result<Prefix, InvalidPart> {
         Ok(Prefix(format!("{}{}/_gone/", self.root, checked("namespace", namespace)?)))
+    }
+
+    /// Where [`super::records::HistoryDue`] of a run is, filed under the day (UTC) on which its record is to be deleted.
+    ///
+    /// # Errors
+    /// A name or UID that cannot be part of a key.
+    pub fn due(&self, namespace: &str, delete_at: Timestamp, task_uid: &str) -> Result<String, InvalidPart> {
+        let day = self.due_on(namespace, delete_at.to_zoned(TimeZone::UTC).date())?;
+        Ok(format!("{day}{}{RECORD}", checked("task UID", task_uid)?))
+    }
+
+    /// To find the days on which something of a namespace is due: its folders.
+    pub(crate) fn due_in(&self, namespace: &str) -> Result<Prefix, InvalidPart> {
+        Ok(Prefix(format!("{}{}/_due/", self.root, checked("namespace", namespace)?)))
+    }
+
+    /// To list what is due on a day; the keys end in [`RECORD`].
+    ///
+    /// # Errors
+    /// A name that cannot be part of a key.
+    pub fn due_on(&self, namespace: &str, day: Date) -> Result<Prefix, InvalidPart> {
+        Ok(Prefix(format!("{}{day}/", self.due_in(namespace)?)))
     }
 
     /// Where [`super::records::HistoryRecord`] of a run is, filed under the month (UTC) the run was created in.
@@ -158,7 +183,7 @@ impl Layout {
     ) -> Result<String, InvalidPart> {
         let created = created.to_zoned(TimeZone::UTC);
         let folder = self.history_of(namespace, created.year(), created.month(), name)?;
-        Ok(format!("{folder}{}{HISTORY_SUFFIX}", checked("task UID", task_uid)?))
+        Ok(format!("{folder}{}{RECORD}", checked("task UID", task_uid)?))
     }
 
     /// To list the records of all runs that had this name and were created in this month (UTC); [`Self::parse_history`]
@@ -187,7 +212,7 @@ impl Layout {
         let [namespace, "_history", year, month, name, file] = rest.split('/').collect::<Vec<_>>()[..] else {
             return None;
         };
-        let uid = checked("task UID", file.strip_suffix(HISTORY_SUFFIX)?).ok()?;
+        let uid = checked("task UID", file.strip_suffix(RECORD)?).ok()?;
         let (year, month) = (year.parse().ok()?, month.parse().ok()?);
         let found = HistoryKey { namespace: namespace.to_owned(), year, month, name: name.to_owned(), uid };
         // Only the spelling we write: another one would be a second name of the same run.
@@ -196,11 +221,10 @@ impl Layout {
     }
 }
 
-const HISTORY_SUFFIX: &str = ".json";
 /// End of the key of an upload's record.
 pub const UPLOAD_RECORD: &str = "/record";
-/// End of the key of a marker that a run's keys were deleted.
-pub const GONE_RECORD: &str = ".json";
+/// End of the keys of history records, of what says when they are due, and of markers that keys were deleted.
+pub const RECORD: &str = ".json";
 
 /// What the key of a history record says.
 #[derive(Clone, Debug, PartialEq, Eq)]

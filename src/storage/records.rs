@@ -267,6 +267,20 @@ pub struct GoneRecord {
     pub deleted_at: Timestamp,
 }
 
+/// Says from when on the history record of a run is to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryDue {
+    /// Name of the AsyncTask.
+    pub name: String,
+    /// UID of the AsyncTask.
+    pub task_uid: String,
+    /// When the AsyncTask was created.
+    pub created_at: Timestamp,
+    /// From then on.
+    pub delete_at: Timestamp,
+}
+
 /// What became of a run: written while it lives, read when its AsyncTask is gone. What the API defines is kept as the
 /// API spells it, so this room need not know the API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

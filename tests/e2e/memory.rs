@@ -30,12 +30,17 @@ const AGENT: u64 = 16 << 10;
 const STATUS: usize = 32 << 10;
 
 /// Peaks of resident memory in KiB, by what runs: `operator`, `gateway`, and the agent of each step.
-type Peaks = BTreeMap<String, u64>;
+pub(crate) type Peaks = BTreeMap<String, u64>;
 
 /// The highest resident memory of a process since it was last asked to forget it.
 pub(crate) fn peak(pid: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().trim_end_matches(" kB").parse().ok()
+}
+
+/// From now on a process has a new peak.
+pub(crate) fn forget(pid: &str) {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
 }
 
 /// The agents of a namespace's pods that run now: step and process.
@@ -58,7 +63,7 @@ fn agents(namespace: &str) -> Vec<(String, String)> {
 }
 
 /// Does something and looks at the agents meanwhile.
-fn watched<T>(namespace: &str, act: impl FnOnce() -> T) -> (T, Peaks) {
+pub(crate) fn watched<T>(namespace: &str, act: impl FnOnce() -> T) -> (T, Peaks) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
@@ -88,9 +93,7 @@ fn run(definition: &str, items: usize, per_shard: usize) -> (Peaks, usize) {
     let plan = ("plan", plan.as_str(), "emitsItems: true");
     ns.define(definition, &steps(definition, outputs, &[plan, ("send", send, &fan_out)]));
     let components = ["operator", "gateway"].map(|component| (component, process(component).unwrap()));
-    for (_, pid) in &components {
-        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
-    }
+    components.iter().for_each(|(_, pid)| forget(pid));
     let started = Instant::now();
     let (status, mut peaks) = watched(&ns.name, || {
         ns.apply(&task("run", definition)).ok();

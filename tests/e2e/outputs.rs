@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::crash::{back, process};
-use crate::support::{Cluster, Namespace, Person, SYSTEM, Upgraded, kubectl, run, script, stored, task, until};
+use crate::support::{Cluster, Namespace, Person, SYSTEM, Upgraded, kubectl, root, run, script, stored, task, until};
 
 /// For a gateway that was killed a moment ago: a connection to a pod that is gone would hang for minutes.
 const PATIENT: &[&str] =
@@ -190,6 +190,11 @@ fn of_fifty_claims_one_person_wins_while_the_gateway_is_killed() {
         (!output(&status, "secret")["gone"].is_null()).then_some(status)
     });
     assert_eq!(output(&status, "secret")["gone"]["why"], "Used");
+    // All of it went through the gateway, so the window ended soon after, and not two minutes after the claim.
+    let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let kept = time(&output(&status, "secret")["gone"]["at"]).duration_since(time(&claims[0]["at"])).as_secs();
+    println!("deleted {kept} s after the claim");
+    assert!((30..110).contains(&kept), "{kept} s");
     let uid = ns.get("asynctask", "t")["metadata"]["uid"].as_str().unwrap().to_owned();
     assert!(stored(&uid).iter().all(|path| !path.to_string_lossy().contains("/files/secret/")));
     assert_eq!(winner.http("GET", &path, PATIENT).status, 410);
@@ -234,12 +239,58 @@ fn what_is_left_over_is_swept_and_nothing_else() {
         std::os::unix::fs::chown(folder, Some(owner.uid()), Some(owner.gid())).unwrap();
     }
     assert_eq!((files(&gone).len(), stored(&unused).len()), (1, 1));
+    // Here upload and history have their time, a second.
+    let brief = "  inputs: [{name: text, required: true}]\n  parameters: {type: object, properties: {who: {type: string}}}\n  \
+                 retention: {inputs: 1s, history: 1s, historyParameters: Drop}\n";
+    ns.define("brief", &script("brief", "cat $ASYNCTASK_INPUTS/text", brief));
+    let text = format!("text={}", root().join("README.md").display());
+    alice.cli(&["run", "brief", "--name", "brief", "--input", &text, "-p", "who=ada", "--wait"]).ok();
+    let upload = ns.get("asynctask", "brief")["spec"]["inputs"]["text"]["upload"].as_str().unwrap().to_owned();
+    let brief = uid("brief");
+    let history = || stored(&brief).into_iter().find(|path| path.to_string_lossy().contains("/_history/"));
+    let record = until("the history record is there", || std::fs::read_to_string(history()?).ok());
+    let record: Value = serde_json::from_str(&record).unwrap();
+    let owner = format!("system:serviceaccount:{}:alice", ns.name);
+    assert_eq!((&record["spec"]["owner"], &record["spec"]["parameters"]), (&owner.into(), &Value::Null));
+    assert!(!stored(&upload).is_empty());
 
     let _soon = Upgraded::set("sweepAfter", "4s", "24h");
     until("what came late is swept", || files(&gone).is_empty().then_some(()));
     until("the upload nobody uses is swept", || stored(&unused).is_empty().then_some(()));
+    until("the upload of a run that is complete is swept", || stored(&upload).is_empty().then_some(()));
+    assert!(history().is_some(), "the run is there");
+    ns.kubectl(&["delete", "asynctask", "brief", "--timeout=60s"]).ok();
+    until("its history is swept once it is gone", || stored(&brief).is_empty().then_some(()));
 
     assert_eq!(stored(&used).len(), 1, "a run names it");
     assert_eq!(files(&kept), of_kept);
     assert!(!stored(&gone).is_empty(), "the history stays");
+}
+
+#[test]
+fn an_upload_for_one_run_serves_that_run_and_its_retry_and_no_other() {
+    let _turn = Cluster::shared();
+    let ns = Namespace::new("one-run");
+    let alice = ns.person("alice", Some("edit"));
+    let declared =
+        "  inputs: [{name: text, required: true, once: true}]\n  outputs: [{name: copy, step: work, path: copy}]";
+    // The first run fails, so that there is something to continue.
+    let shell = "cp $ASYNCTASK_INPUTS/text $ASYNCTASK_OUTPUTS/copy; case $ASYNCTASK_NAME in first) exit 1;; esac";
+    ns.define("once", &script("once", shell, declared));
+    let text = format!("text={}", root().join("README.md").display());
+    let first = alice.cli(&["run", "once", "--name", "first", "--input", &text, "--wait"]);
+    assert_eq!(first.code, 4, "{}{}", first.out, first.err);
+    let upload = ns.get("asynctask", "first")["spec"]["inputs"]["text"]["upload"].as_str().unwrap().to_owned();
+
+    let other =
+        task("other", "once").replace("name: once}", &format!("name: once}}, inputs: {{text: {{upload: {upload}}}}}"));
+    alice.kubectl(&["-n", &ns.name, "apply", "-f", "-"], Some(&other)).ok();
+    let status = ns.finished("other");
+    println!("{}", status["message"]);
+    assert_eq!((&status["state"], &status["reason"]), (&"Failed".into(), &"InputUsed".into()), "{status:#}");
+    assert!(status["message"].as_str().unwrap().contains(&upload), "{status:#}");
+    assert_eq!(ns.kubectl(&["get", "jobs", "-o", "name"]).ok().lines().count(), 1, "nothing of it ran");
+
+    alice.cli(&["retry", "first", "--name", "second", "--wait"]).ok();
+    assert_eq!(ns.status("second")["state"], "Complete");
 }

@@ -1,5 +1,6 @@
 //! The second store of the suite: a real SeaweedFS, registered as an OutputStore of the kind `s3`. And the other kinds.
 
+use std::process::Command;
 use std::sync::OnceLock;
 
 use serde_json::json;
@@ -13,6 +14,8 @@ mod seaweedfs;
 
 use seaweedfs::{Seaweed, SeaweedOptions};
 
+/// Version of the Python package.
+const AWSCLI: &str = "1.46.3";
 /// Seconds a download URL of the store [`seaweed`] is good for: short, so that a test can see it end.
 pub(crate) const TTL: u64 = 3;
 
@@ -41,6 +44,19 @@ pub(crate) const AZURE_ACCOUNT: &str = others::AZURITE_ACCOUNT;
 pub(crate) fn secret_key() -> String {
     let template = "go-template={{.data.secretAccessKey | base64decode}}";
     kubectl(&["-n", SYSTEM, "get", "secret", "seaweed", "-o", template]).ok()
+}
+
+/// Who the tests are at [`seaweed`].
+pub(crate) fn access_key() -> String {
+    let template = "go-template={{.data.accessKeyId | base64decode}}";
+    kubectl(&["-n", SYSTEM, "get", "secret", "seaweed", "-o", template]).ok()
+}
+
+/// Another client of S3; installs it on the first use.
+pub(crate) fn awscli() -> Command {
+    let mut aws = Command::new(seaweedfs::python_package("awscli", AWSCLI).join("bin/python"));
+    aws.args(["-m", "awscli"]);
+    aws
 }
 
 fn secret(name: &str, access_key: &str, secret_key: &str) {

@@ -8,8 +8,10 @@ use serde_json::Value;
 use super::TaskController;
 use super::results::require_owner;
 use crate::api::AsyncTask;
+use crate::api::outputs::HistoryParameters;
+use crate::plan::keep::history_until;
 use crate::plan::snapshot::Trouble;
-use crate::storage::records::{HistoryRecord, RECORD_MAX, VERSION, decode, encode};
+use crate::storage::records::{HistoryDue, HistoryRecord, RECORD_MAX, VERSION, decode, encode};
 use crate::storage::{PutMode, StoreError};
 
 impl TaskController {
@@ -28,7 +30,7 @@ impl TaskController {
         // Parameters are in no copy: the object as it is now has them.
         let live = self.live(task).await.map_err(|error| fail("ReadTask", &error))?;
         let spec = live.map_or_else(|| json(&task.spec), |live| json(&live.spec));
-        let record = of(task, spec, Timestamp::now());
+        let record = of(task, kept(task, spec), Timestamp::now());
         let key = open.layout.history(&record.namespace, record.created_at, &record.name, &record.uid);
         let key = key.map_err(|error| fail("InvalidKey", &error))?;
         let earlier = match open.store.get_bytes(&key, RECORD_MAX).await {
@@ -37,8 +39,29 @@ impl TaskController {
             Err(error) => return Err(fail(error.reason(), &error)),
         };
         let put = open.store.put(&key, encode(&record.merge(earlier)), PutMode::Overwrite).await;
+        put.map_err(|error| fail(error.reason(), &error))?;
+        // After it: a date without a record deletes nothing.
+        let Some(delete_at) = history_until(task) else { return Ok(()) };
+        let (name, task_uid) = (task.name_any(), task.uid().unwrap_or_default());
+        let key = open.layout.due(&task.namespace().unwrap_or_default(), delete_at, &task_uid);
+        let key = key.map_err(|error| fail("InvalidKey", &error))?;
+        let due = HistoryDue { name, task_uid, created_at: created(task, delete_at), delete_at };
+        let put = open.store.put(&key, encode(&due), PutMode::Overwrite).await;
         put.map_err(|error| fail(error.reason(), &error))
     }
+}
+
+fn created(task: &AsyncTask, otherwise: Timestamp) -> Timestamp {
+    task.creation_timestamp().map_or(otherwise, |time| time.0)
+}
+
+/// As it was asked for, without the parameters where the definition says so.
+fn kept(task: &AsyncTask, mut spec: Value) -> Value {
+    let keep = task.status.as_ref().and_then(|status| status.keep.as_ref());
+    if keep.is_some_and(|keep| keep.history_parameters == Some(HistoryParameters::Drop)) {
+        spec.as_object_mut().expect("invariant: a spec is an object").remove("parameters");
+    }
+    spec
 }
 
 fn json(value: &impl Serialize) -> Value {
@@ -54,7 +77,7 @@ fn of(task: &AsyncTask, spec: Value, now: Timestamp) -> HistoryRecord {
         namespace: task.namespace().unwrap_or_default(),
         name: task.name_any(),
         uid: task.uid().unwrap_or_default(),
-        created_at: task.creation_timestamp().map_or(now, |time| time.0),
+        created_at: created(task, now),
         spec,
         state: status.state.map(|state| state.as_str().to_owned()).unwrap_or_default(),
         reason: status.reason.clone(),

@@ -24,7 +24,7 @@ use crate::api::definition::ConcurrencyPolicy;
 use crate::api::names::{ANNOTATION_REPLACED_BY, MANAGER_OPERATOR};
 use crate::api::{AsyncTask, TaskState};
 use crate::plan::decide::{Claim, Key};
-use crate::plan::queue::{Entries, Entry, Full, Limits, Place, next, place, replaced, replaces};
+use crate::plan::queue::{Entries, Entry, Full, Limits, Place, next, place, replaced, replaces, upload_lease, used};
 use crate::plan::snapshot::{Phase, Trouble, Turn, phase, state};
 use crate::runtime::client::is_status;
 
@@ -70,6 +70,17 @@ impl Queue {
         }
         if found != Place::Go {
             return Ok(self.wait(&uid, claim, &found));
+        }
+        match self.reserve(task, claim).await {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                self.give_back(&uid);
+                return Ok(Turn::Never { state: TaskState::Failed, why });
+            }
+            Err(error) => {
+                self.give_back(&uid);
+                return Err(error);
+            }
         }
         let Some(key) = &claim.key else { return Ok(Turn::Go) };
         match self.hold(task, key).await {
@@ -128,7 +139,7 @@ impl Queue {
             if phase(task) == Phase::Pinned && runs {
                 let lease = task.status.as_ref().and_then(|status| status.queue.as_ref()?.lease.clone());
                 let key = lease.map(|lease| Key { lease, policy: ConcurrencyPolicy::Queue });
-                let claim = Claim { max_running: None, priority_class: None, key };
+                let claim = Claim { key, ..Claim::default() };
                 entries.insert(task.uid().unwrap_or_default(), Entry { runs, ..entry(task, &claim, 0) });
             }
         }
@@ -235,6 +246,34 @@ impl Queue {
                 Err(source) => return Err(fail(source)),
             }
         }
+    }
+
+    /// Makes uploads that serve one run this run's, or that of the runs it continues; else says which one is another's.
+    /// Their Leases stay when the run is gone, until the upload is.
+    async fn reserve(&self, task: &AsyncTask, claim: &Claim) -> Result<Option<Trouble>, TaskError> {
+        let namespace = task.namespace().unwrap_or_default();
+        let leases = Api::<Lease>::namespaced(self.client.clone(), &namespace);
+        let params = PostParams { field_manager: Some(MANAGER_OPERATOR.to_owned()), ..PostParams::default() };
+        for (input, upload) in &claim.uploads {
+            let name = upload_lease(upload);
+            let mut metadata = lease(task, &name, None).metadata;
+            metadata.owner_references = None;
+            let spec = LeaseSpec {
+                holder_identity: Some(claim.origin.clone()),
+                acquire_time: Some(MicroTime(Timestamp::now())),
+                ..LeaseSpec::default()
+            };
+            let holder = match leases.create(&params, &Lease { metadata, spec: Some(spec) }).await {
+                Ok(_) => continue,
+                Err(error) if is_status(&error, 409) => leases.get(&name).await.map(|found| holder(&found)),
+                Err(error) => Err(error),
+            };
+            let holder = holder.map_err(|source| TaskError::Lease { name: name.clone(), source })?;
+            if holder.as_ref() != Some(&claim.origin) {
+                return Ok(Some(used(input, upload)));
+            }
+        }
+        Ok(None)
     }
 
     /// Makes the Lease ours; else the UID of the run that holds it.

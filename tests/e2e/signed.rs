@@ -69,6 +69,21 @@ fn without_a_token_401_and_without_the_right_as_if_there_were_no_task() {
 }
 
 #[test]
+fn who_has_lost_the_right_gets_no_new_url_after_five_seconds() {
+    let _turn = Cluster::shared();
+    let ns = finished_run("revoked", Some(seaweed()));
+    let bob = ns.person("bob", Some("edit"));
+    let status = || bob.http("GET", &route(&ns, "t"), &[]).status;
+    assert_eq!(status(), 303);
+    ns.kubectl(&["delete", "rolebinding", "bob"]).ok();
+    let revoked = std::time::Instant::now();
+    until("no new URL is given", || (status() == 404).then_some(()));
+    println!("no new URL {:.1} s after the right was gone", revoked.elapsed().as_secs_f64());
+    // What was decided before is believed for five seconds; asking takes its time.
+    assert!(revoked.elapsed() < Duration::from_secs(6), "{:?}", revoked.elapsed());
+}
+
+#[test]
 fn the_store_refuses_an_upload_that_is_shorter_or_altered() {
     let _turn = Cluster::shared();
     let ns = Namespace::new("altered");

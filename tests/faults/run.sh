@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Boots a cluster of its own, installs the chart, puts the operator behind the fault proxy and runs the fault tests; then
 # shows the table: fault × places × oracles. usage: run.sh [test-name filter and test arguments…]
-# KEEP=1 leaves the cluster up, and the next run uses it.
+# KEEP=1 leaves the cluster up, to look at; the next run makes a new one.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$here/../..
@@ -25,8 +25,9 @@ finish() {
     rm -rf "$work"
   fi
 }
-# A cluster that is gone left its volume, which a new one would take for another's.
-cluster status --name "$name" >/dev/null 2>&1 || rm -rf "$work"
+# The store of a kept cluster ended with its run, and what is in it cannot be deleted any more.
+cluster down --name "$name" >/dev/null 2>&1 || true
+rm -rf "$work"
 mkdir -p "$work/tmp"
 export TMPDIR=$work/tmp FAULTS_FOLDER=$work FAULTS_TABLE=$work/table FAULTS_CLUSTER=$name
 rm -f "$FAULTS_TABLE" "$FAULTS_TABLE.wrong"

@@ -13,7 +13,7 @@ use crate::rules::{Fault, Point, points};
 use crate::scenario::Scenario;
 use crate::site::{Site, site};
 use crate::support::{Namespace, until};
-use crate::table::{Outcome, report};
+use crate::table::{Outcome, explain, report};
 
 /// Runs beside each other: more than these make one another slow.
 const COHORT: usize = 12;
@@ -84,6 +84,26 @@ fn places(scenarios: &[&'static str], site: &Site) -> Vec<Place> {
     places
 }
 
+/// What a run that does not settle waits for, as far as the cluster knows.
+fn stuck(ns: &Namespace) -> String {
+    let columns = "custom-columns=NAME:.metadata.name,DELETED:.metadata.deletionTimestamp,PHASE:.status.phase,\
+                   STATES:.status.containerStatuses[*].state,INIT:.status.initContainerStatuses[*].state";
+    let steps =
+        ns.kubectl(&["get", "asynctasks", "-o", "jsonpath={.items[*].status.state}: {.items[*].status.steps}"]).out;
+    let pods = ns.kubectl(&["get", "pods", "-o", columns]).out;
+    let jobs = ns.kubectl(&["get", "jobs", "-o", "custom-columns=NAME:.metadata.name,STATUS:.status"]).out;
+    let told = ns.kubectl(&[
+        "get",
+        "events",
+        "--sort-by=.lastTimestamp",
+        "-o",
+        "custom-columns=AT:.lastTimestamp,\
+                            OF:.involvedObject.name,WHY:.reason,WHAT:.message",
+    ]);
+    let log = ns.kubectl(&["logs", "-l", "asynctask.dev/step", "--all-containers", "--tail=8", "--prefix"]).out;
+    format!("{steps}\n{pods}\n{jobs}\n{}\n{log}", told.out)
+}
+
 fn cohort(places: &[Place], fault: Fault, site: &Site) -> Vec<Outcome> {
     let runs: Vec<Namespace> = places.iter().map(|_| Namespace::new("faulty")).collect();
     let all = || runs.iter().zip(places);
@@ -94,7 +114,17 @@ fn cohort(places: &[Place], fault: Fault, site: &Site) -> Vec<Outcome> {
     all().for_each(|(ns, (scenario, _))| scenario.act(ns, &site.ledger));
     // One time for all: a run that never ends is told by its objects, and does not keep the others from being judged.
     let deadline = Instant::now() + SETTLING;
-    all().for_each(|(ns, (scenario, _))| drop(settled_by(deadline, ns, &reference(scenario, site).end, site)));
+    let (began, starts) = (Instant::now(), site.operator.starts());
+    for (ns, (scenario, point)) in all() {
+        let against = settled_by(deadline, ns, &reference(scenario, site).end, site);
+        let after = began.elapsed().as_secs_f64();
+        if against.iter().all(Option::is_none) {
+            println!("{point} of {}: settled {after:.0} s after the last act", scenario.name);
+        } else {
+            explain(&format!("{point} of {} in {}", scenario.name, ns.name), &stuck(ns));
+        }
+    }
+    println!("the operator was started {} times meanwhile", site.operator.starts() - starts);
     // And it stays so: what comes late and twice is still seen.
     std::thread::sleep(Duration::from_secs(1));
     let judged = all().map(|(ns, (scenario, point))| Outcome {

@@ -54,6 +54,12 @@ pub(crate) fn report(id: &str, fault: &str, outcomes: &[Outcome]) {
     assert!(struck > 0, "{id}: the fault was placed nowhere");
 }
 
+/// Writes down what may explain what is wrong, beside it.
+pub(crate) fn explain(what: &str, words: &str) {
+    println!("{what}:\n{words}");
+    append(".wrong", &format!("{what}:\n{words}\n"));
+}
+
 fn append(suffix: &str, lines: &str) {
     let file = std::env::var("FAULTS_TABLE").expect("FAULTS_TABLE is set by run.sh") + suffix;
     let mut table = std::fs::File::options().create(true).append(true).open(file).unwrap();

@@ -19,6 +19,9 @@ pub const ANNOTATION_FINISHED: &str = "asynctask.dev/finished";
 /// Annotation on an AsyncTask that is cancelled because a newer run of its concurrency key takes its place: the name of
 /// that run. Written together with `spec.cancel`.
 pub const ANNOTATION_REPLACED_BY: &str = "asynctask.dev/replaced-by";
+/// Annotation on an AsyncTask that an administrator sets when the store of its outputs is gone for good: the store's name.
+/// The task then goes without them.
+pub const ANNOTATION_ABANDON: &str = "asynctask.dev/abandon-outputs";
 /// Annotation on the pod template: hash of the revision it was built from.
 pub const ANNOTATION_REVISION: &str = "asynctask.dev/revision";
 
@@ -49,6 +52,7 @@ pub const MANAGER_GATEWAY: &str = "asynctask-gateway";
 /// Virtual subresources people are granted by RBAC: `asynctasks/outputs` and so on.
 pub mod subresource {
     /// `get`: list and download outputs of a run; `list`: find outputs of all runs; `delete`: delete them. Of the outputs that their visibility lets one see.
+    /// `abandon`: let a deleted task go although its outputs cannot be deleted.
     pub const OUTPUTS: &str = "outputs";
     /// `bypass`: see outputs whatever their visibility.
     pub const VISIBILITY: &str = "visibility";

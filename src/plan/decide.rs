@@ -12,6 +12,7 @@ use super::retention;
 use super::seal::Sealed;
 use super::snapshot::{JobFact, JobRef, Remains, Seen, Snapshot, Trouble, is_held, is_marked, state};
 use crate::api::definition::{ConcurrencyPolicy, OutputSpec};
+use crate::api::names::ANNOTATION_ABANDON;
 use crate::api::outputs::{Gone, KeepStatus, KeptUntil};
 use crate::api::task::{
     Failure, OutputStatus, PlannedStep, QueueStatus, RevisionRef, RunRef, ShardsStatus, StepStatus, StoreRef, Waiting,
@@ -76,6 +77,8 @@ pub enum Action {
     DeleteJob(JobRef),
     /// Delete all keys of the run.
     DeleteKeys(StoreRef),
+    /// Leave what is in a store that is gone for good.
+    Abandon(StoreRef),
     /// Delete the files of these outputs.
     DeleteOutputs(BTreeSet<String>),
     /// Delete the object of a run whose time is up.
@@ -330,6 +333,12 @@ fn record(task: &AsyncTask) -> Option<Action> {
     task.status.as_ref()?.store.as_ref().map(|_| Action::Record)
 }
 
+/// Whether an administrator said that the outputs in this very store are lost.
+fn is_abandoned(task: &AsyncTask, store: &StoreRef) -> bool {
+    let said = task.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_ABANDON));
+    said.is_some_and(|name| *name == store.name)
+}
+
 /// Jobs first, then the pods' end, then the keys: whoever could still write is gone before anything is deleted.
 fn deleting(snapshot: &Snapshot, remains: &Remains, now: Timestamp) -> Plan {
     let task = &snapshot.task;
@@ -349,7 +358,11 @@ fn deleting(snapshot: &Snapshot, remains: &Remains, now: Timestamp) -> Plan {
     }
     // Without a store the run never wrote a key: agents are let in only once it is pinned.
     let pinned = task.status.as_ref().and_then(|status| status.store.clone());
-    let actions = record(task).into_iter().chain(pinned.map(Action::DeleteKeys)).chain(key(task));
+    let of_store: Vec<Action> = match pinned {
+        Some(store) if is_abandoned(task, &store) => vec![Action::Abandon(store)],
+        pinned => record(task).into_iter().chain(pinned.map(Action::DeleteKeys)).collect(),
+    };
+    let actions = of_store.into_iter().chain(key(task));
     Plan::act(actions.chain([Action::Release]).collect(), Verdict::Unchanged)
 }
 

@@ -110,3 +110,31 @@ fn whatever_a_run_is_doing_when_it_is_deleted_nothing_is_left_of_it() {
     assert_eq!(keys(&ns.name), Vec::<String>::new(), "with the namespace");
     kubectl(&["delete", "outputstore", STORE, "--timeout=60s"]).ok();
 }
+
+#[test]
+fn outputs_in_a_store_that_is_gone_for_good_can_be_abandoned_by_an_administrator() {
+    let _turn = Cluster::alone();
+    let gate = gated("lost");
+    let ns = Namespace::new("lost");
+    let outputs = "  store: lost\n  outputs: [{name: report, step: work, path: report.txt}]";
+    ns.define("works", &script("works", "echo kept > $ASYNCTASK_OUTPUTS/report.txt", outputs));
+    ns.apply(&task("t", "works")).ok();
+    assert_eq!(ns.finished("t")["state"], "Complete");
+    gate.close();
+    ns.kubectl(&["delete", "asynctask", "t", "--wait=false"]).ok();
+    let stalled = until("the operator says what holds it", || {
+        let status = ns.status("t");
+        let stalled =
+            status["conditions"].as_array()?.iter().find(|it| it["type"] == "Stalled" && it["status"] == "True")?;
+        Some(stalled["message"].as_str()?.to_owned())
+    });
+    println!("{stalled}");
+    let abandon = ["annotate", "asynctask", "t", "asynctask.dev/abandon-outputs=lost"];
+    let editor = ns.person("editor", Some("admin"));
+    let refused = editor.kubectl(&[&["-n", ns.name.as_str()], &abandon[..]].concat(), None).refused();
+    assert!(refused.contains("the verb `abandon` on asynctasks/outputs"), "{refused}");
+    assert!(stalled.contains(&abandon[3..].join(" ")), "the message says how: {stalled}");
+    ns.kubectl(&abandon).ok();
+    ns.kubectl(&["wait", "--for=delete", "asynctask/t", "--timeout=60s"]).ok();
+    kubectl(&["delete", "outputstore", "lost", "--timeout=60s"]).ok();
+}

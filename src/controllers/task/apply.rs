@@ -14,7 +14,7 @@ use super::error::TaskError;
 use super::facts::job_fact;
 use super::results::require_owner;
 use super::shards::unsealed;
-use crate::api::names::{ANNOTATION_FINISHED, FINALIZER_OUTPUTS, MANAGER_OPERATOR};
+use crate::api::names::{ANNOTATION_ABANDON, ANNOTATION_FINISHED, FINALIZER_OUTPUTS, MANAGER_OPERATOR};
 use crate::api::task::StoreRef;
 use crate::api::{AsyncTask, TaskState};
 use crate::plan::decide::Action;
@@ -74,6 +74,14 @@ impl TaskController {
             Action::Mark(state) => done.task = Some(self.mark(task, *state).await?),
             Action::DeleteJob(job) => self.delete_job(task, job).await?,
             Action::DeleteKeys(store) => done.applied.trouble = self.delete_keys(task, store).await.err(),
+            Action::Abandon(store) => {
+                let (uid, store) = (task.uid().unwrap_or_default(), &store.name);
+                tracing::warn!(
+                    uid,
+                    store,
+                    "an administrator abandoned the outputs of this run: what is in the store stays there"
+                );
+            }
             Action::DeleteOutputs(outputs) => done.applied.trouble = self.delete_outputs(task, outputs).await.err(),
             Action::DeleteTask => self.delete_task(task).await?,
             Action::Release => {
@@ -235,7 +243,10 @@ impl TaskController {
             reason,
             message: format!(
                 "the outputs of this run cannot be deleted, and until they are the object stays: {error}. It is tried \
-                 again until they are gone"
+                 again until they are gone. Should the store be gone for good, an administrator abandons them: kubectl annotate \
+                 asynctask {} {ANNOTATION_ABANDON}={}",
+                task.name_any(),
+                store.name
             ),
         };
         let open = self.context.stores.by_ref(store).await.map_err(|error| fail(error.reason(), &error))?;

@@ -13,8 +13,8 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::OnceCell;
 
 use crate::api::names::{
-    ANNOTATION_FAILED_BEFORE, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_REVISION, ANNOTATION_SHARDS,
-    LABEL_TASK_UID,
+    ANNOTATION_ABANDON, ANNOTATION_FAILED_BEFORE, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_REVISION,
+    ANNOTATION_SHARDS, LABEL_TASK_UID,
 };
 use crate::api::{AsyncTask, OutputStore, TaskDefinition};
 use crate::controllers::watches::PAGE;
@@ -93,20 +93,26 @@ fn tasks(client: &Client) -> (Store<Guarded>, impl Stream<Item = Events<Guarded>
     (reader, stream)
 }
 
-/// Changes when somebody claims, has fetched or deletes an output: that is written into the status, by the gateway.
+/// Changes when somebody claims, has fetched or deletes an output, which the gateway writes into the status, or abandons all
+/// of them.
 fn wanted_of_outputs(guarded: &Guarded) -> Option<u64> {
-    let status = guarded.0.as_ref().ok()?.status.as_ref()?;
+    let task = guarded.0.as_ref().ok()?;
+    let status = task.status.as_ref()?;
     let mut hasher = DefaultHasher::new();
     let claims = status.claims.iter().map(|claim| (&claim.output, &claim.user, Some(claim.until.0)));
     let deletions = status.deletions.iter().map(|deletion| (&deletion.output, &deletion.user, None));
     claims.chain(deletions).collect::<Vec<_>>().hash(&mut hasher);
+    task.annotations().get(ANNOTATION_ABANDON).hash(&mut hasher);
     Some(hasher.finish())
 }
 
-/// Parameters are read live when they are judged; of the annotations only our own two decide anything.
+/// Annotations that decide something.
+const OF_TASKS: [&str; 3] = [ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_ABANDON];
+
+/// Parameters are read live when they are judged; of the annotations only our own decide anything.
 fn slim_task(guarded: &mut Guarded) {
     guarded.managed_fields_mut().clear();
-    guarded.annotations_mut().retain(|key, _| [ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY].contains(&key.as_str()));
+    guarded.annotations_mut().retain(|key, _| OF_TASKS.contains(&key.as_str()));
     if let Ok(task) = &mut guarded.0 {
         task.spec.parameters = None;
     }

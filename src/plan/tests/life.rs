@@ -369,6 +369,19 @@ fn nothing_is_deleted_from_the_store_while_a_pod_could_write() {
 }
 
 #[test]
+fn outputs_are_abandoned_only_in_the_store_that_is_named() {
+    let abandons = |name: &str| {
+        let story = task("a").admitted().deleted(5).with(|story| {
+            story.task.metadata.annotations = Some(BTreeMap::from([(ANNOTATION_ABANDON.into(), name.into())]));
+        });
+        story.plan(at(6)).actions
+    };
+    let store = StoreRef { name: "team".into(), uid: "s-1".into() };
+    assert_eq!(abandons("team"), [Action::Abandon(store.clone()), Action::Release]);
+    assert_eq!(abandons("true"), [Action::Record, Action::DeleteKeys(store), Action::Release]);
+}
+
+#[test]
 fn a_dead_store_holds_the_object_and_says_so() {
     let dead = Trouble { reason: "StoreUnreachable", message: "no answer".into() };
     let story = task("a").admitted().job_failed(1).deleted(20);

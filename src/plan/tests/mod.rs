@@ -8,7 +8,7 @@ mod steps;
 mod walks;
 
 use crate::api::condition;
-use crate::api::names::{ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, FINALIZER_OUTPUTS};
+use crate::api::names::{ANNOTATION_ABANDON, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, FINALIZER_OUTPUTS};
 use crate::api::state::StepState;
 use crate::api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
 use crate::api::{AsyncTask, TaskDefinitionSpec, TaskState};

@@ -105,8 +105,7 @@ lint: generate-check ## Generated files, format, clippy, each binary alone
 	@cargo fmt --check
 	@cargo clippy $(CARGO_FEATURES) --all-targets -- -D warnings
 	@for part in operator:asynctask-operator gateway:asynctask-gateway agent:asynctask-agent cli:kubectl-asynctask crdgen:crdgen; do \
-	  RUSTFLAGS="-D warnings" CARGO_TARGET_DIR="$(ASYNCTASK_CACHE)/target-alone" \
-	    cargo check --quiet --locked --features "$${part%%:*}" --bin "$${part##*:}"; \
+	  cargo clippy --quiet --locked --features "$${part%%:*}" --bin "$${part##*:}" -- -D warnings; \
 	done
 
 .PHONY: generate

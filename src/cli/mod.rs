@@ -6,7 +6,7 @@
 //! | [`connect`], [`cluster`] | the API server, as the kubeconfig reaches it |
 //! | [`gateway`], [`credentials`], [`forward`] | the gateway, with the same credentials |
 //! | [`parameters`], [`inputs`], [`submit`] | from the command line to an AsyncTask (pure but for reading files) |
-//! | [`upload`], [`download`], [`target`] | bytes: verified, resumed, never out of their folder |
+//! | [`upload`], [`begun`], [`download`], [`target`] | bytes: verified, resumed, never out of their folder |
 //! | [`change`], [`takeover`], [`following`] | what is done to a run that exists or goes on from one, and what follows |
 //! | [`facts`], [`cause`] | why a run does not go on: what is read for it, and the sentence (pure) |
 //! | [`follow`], [`render`], [`plan_page`], [`fan_out`], [`tree`], [`definition_page`] | what people see (the pages are pure) |
@@ -14,6 +14,7 @@
 //! Tasks are created and read through the Kubernetes API, so that RBAC, admission and audit see the person; only bytes
 //! go through the gateway.
 
+mod begun;
 mod cause;
 mod change;
 mod cluster;

@@ -1,6 +1,6 @@
 //! Uploads and downloads against a gateway and a store on loopback ports, with the faults of a bad line.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::begun::Begun;
 use super::download::{DownloadError, Outcome, to_file};
 use super::gateway::Gateway;
 use super::meter::Meter;
@@ -22,6 +23,7 @@ use super::upload::{UploadError, upload};
 use crate::contract::people::{FileView, UploadRequest};
 
 const TOKEN: &str = "token-canary";
+const UPLOADS: &str = "/api/v1/namespaces/ns/uploads";
 const SIGNATURE: &str = "X-Amz-Signature=canary";
 
 /// What the line does to one answer of the store.
@@ -56,6 +58,8 @@ struct World {
     faults: VecDeque<Fault>,
     seen: Vec<Seen>,
     part_size: Option<u64>,
+    /// What the gateway says of an upload that was begun earlier.
+    view: Option<Value>,
     relative: bool,
     address: Option<SocketAddr>,
 }
@@ -96,6 +100,16 @@ impl Bench {
         world.seen.iter().filter(|s| s.uri.path().starts_with(path)).cloned().collect()
     }
 
+    /// What was sent to the store, each once: what was on its way on the broken line may arrive after it.
+    fn stored(&self) -> Vec<String> {
+        let paths: BTreeSet<_> = self.seen("/store").iter().map(|seen| seen.uri.path().to_owned()).collect();
+        paths.into_iter().collect()
+    }
+
+    fn begun(&self) -> usize {
+        self.seen(UPLOADS).iter().filter(|seen| seen.uri.path() == UPLOADS).count()
+    }
+
     fn view(&self) -> FileView {
         let world = self.world.lock().expect("unpoisoned");
         FileView {
@@ -122,7 +136,8 @@ impl Bench {
             sha256: hex::encode(Sha256::digest(&content)),
             media_type: None,
         };
-        upload(&self.gateway, "ns", &request, &file, &Arc::new(Meter::hidden())).await
+        let begun = Begun::inside(&self.dir.path().join("state"), "ns", &request).expect("a folder");
+        upload(&self.gateway, "ns", &request, &file, &Arc::new(Meter::hidden()), begun).await
     }
 
     fn files(&self) -> Vec<String> {
@@ -154,6 +169,11 @@ async fn answer(State(world): State<Shared>, request: Request<Body>) -> Response
             None => json!({"kind": "Single", "request": target(&world, "PUT", "/store/object")}),
         };
         axum::Json(json!({"id": "7f3c", "plan": plan})).into_response()
+    } else if path.ends_with("/uploads/7f3c") {
+        match &world.view {
+            Some(view) => axum::Json(view.clone()).into_response(),
+            None => StatusCode::NOT_FOUND.into_response(),
+        }
     } else if path.ends_with("/parts") {
         let asked: Value = serde_json::from_slice(&seen.body).expect("JSON");
         let number = &asked["parts"][0]["number"];
@@ -318,6 +338,50 @@ async fn parts_have_their_own_checksums_and_are_completed_in_order() {
         })
         .collect();
     assert_eq!(told, json!({"uploadId": "m", "parts": parts}));
+}
+
+/// An upload in parts that a bad line breaks off; then the line is good, and the gateway says this of it.
+async fn broken_off(view: Option<Value>) -> Bench {
+    let bench = Bench::new(b"aaaabbbbcc", &[Fault::Expired; 3]).await.with(|w| w.part_size = Some(4));
+    bench.upload().await.expect_err("the line is broken");
+    bench.with(|w| {
+        (w.view, w.faults) = (view, VecDeque::new());
+        w.seen.clear();
+    })
+}
+
+fn begun(stored: bool, parts: &Value) -> Option<Value> {
+    let plan = json!({"kind": "Multipart", "uploadId": "m", "partSize": 4});
+    Some(json!({"upload": {"id": "7f3c", "plan": plan}, "stored": stored, "parts": parts}))
+}
+
+#[tokio::test]
+async fn a_command_goes_on_with_the_upload_of_one_that_was_broken_off() {
+    let parts = json!([{"number": 1, "size": 4, "etag": "one"}, {"number": 3, "size": 1, "etag": "short"}]);
+    let bench = broken_off(begun(false, &parts)).await;
+    bench.upload().await.expect("sent");
+
+    assert_eq!(bench.stored(), ["/store/part/2", "/store/part/3"], "what is stored whole is not sent");
+    let told: Value = serde_json::from_slice(&bench.seen(&format!("{UPLOADS}/7f3c/complete"))[0].body).expect("JSON");
+    let etags: Vec<_> = told["parts"].as_array().expect("parts").iter().map(|part| &part["etag"]).collect();
+    assert_eq!(etags, ["one", "\"/store/part/2\"", "\"/store/part/3\""]);
+    assert_eq!(bench.begun(), 0);
+
+    bench.upload().await.expect("sent");
+    assert_eq!(bench.begun(), 1, "what is complete is not gone on with");
+}
+
+#[tokio::test]
+async fn an_upload_that_was_given_up_is_begun_anew_and_one_that_is_stored_is_completed() {
+    let given_up = broken_off(None).await;
+    given_up.upload().await.expect("sent");
+    assert_eq!((given_up.begun(), given_up.stored().len()), (1, 3));
+
+    let stored = broken_off(begun(true, &json!([]))).await;
+    stored.upload().await.expect("completed");
+    let completed = stored.seen(&format!("{UPLOADS}/7f3c/complete"));
+    assert_eq!((stored.begun(), completed.len()), (0, 1));
+    assert_eq!(completed[0].body.as_ref(), b"{}");
 }
 
 #[tokio::test]

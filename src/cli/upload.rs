@@ -11,12 +11,13 @@ use reqwest::{Body, Response};
 use serde::Serialize;
 use tokio_util::io::ReaderStream;
 
+use super::begun::Begun;
 use super::gateway::{Gateway, GatewayError, accepted};
 use super::inputs::{CHUNK, digest, section};
 use super::meter::Meter;
 use super::retry::Retry;
-use crate::contract::people::{UploadCompletion, UploadRequest, UploadStarted};
-use crate::contract::wire::{PartToSign, PartsReply, PartsRequest, SentPart, SignedRequest, UploadPlan};
+use crate::contract::people::{UploadCompletion, UploadRequest, UploadView};
+use crate::contract::wire::{PartToSign, PartsReply, PartsRequest, SentPart, SignedRequest, StoredPart, UploadPlan};
 
 /// Parts on their way at once.
 const IN_FLIGHT: usize = 4;
@@ -41,7 +42,7 @@ pub(crate) enum UploadError {
         source: GatewayError,
     },
     /// Bytes did not arrive.
-    #[error("cannot send {}: {source}. If the file changed meanwhile, run the command again", file.display())]
+    #[error("cannot send {}: {source}. Run the command again: what has arrived is not sent twice, unless the file changed meanwhile", file.display())]
     Send {
         /// File.
         file: PathBuf,
@@ -75,30 +76,60 @@ struct Sender<'a> {
     meter: &'a Arc<Meter>,
 }
 
-/// Uploads `file` as `request` announces it; the answer goes into `spec.inputs.<name>.upload`.
+/// Uploads `file` as `request` announces it, or what is left of it where an earlier command was broken off; the answer goes
+/// into `spec.inputs.<name>.upload`.
 pub(crate) async fn upload(
     gateway: &Gateway,
     namespace: &str,
     request: &UploadRequest,
     file: &Path,
     meter: &Arc<Meter>,
+    mut begun: Begun,
 ) -> Result<String, UploadError> {
     let input = &request.input;
     let start = |source| UploadError::Start { input: input.clone(), source };
-    let started: UploadStarted = gateway.post(gateway.path(namespace, &["uploads"]), request).await.map_err(start)?;
+    let earlier = match begun.id() {
+        Some(id) => known(gateway, gateway.path(namespace, &["uploads", &id])).await.map_err(start)?,
+        None => None,
+    };
+    let UploadView { upload: started, stored, parts } = match earlier {
+        Some(view) => view,
+        None => {
+            let upload = gateway.post(gateway.path(namespace, &["uploads"]), request).await.map_err(start)?;
+            UploadView { upload, stored: false, parts: Vec::new() }
+        }
+    };
+    begun.keep(&started.id);
     let store = gateway.store(started.ca.as_deref()).map_err(start)?;
     let sender = Sender { gateway, store, namespace, id: &started.id, file, meter };
     let completion = match &started.plan {
+        _ if stored => UploadCompletion::default(),
         UploadPlan::Single { request: put } => {
             sender.put(put, 0, request.size, true).await?;
             UploadCompletion::default()
         }
-        UploadPlan::Multipart { upload_id, part_size } => sender.parts(upload_id, *part_size, request.size).await?,
+        UploadPlan::Multipart { upload_id, part_size } => {
+            sender.parts(upload_id, *part_size, request.size, &parts).await?
+        }
     };
     let complete = gateway.path(namespace, &["uploads", &started.id, "complete"]);
     let done = again(async || gateway.post_empty(complete.clone(), &completion).await).await;
-    done.map_err(|source| UploadError::Complete { input: input.clone(), source })?;
+    done.map_err(|source| {
+        if !source.is_transient() {
+            begun.forget();
+        }
+        UploadError::Complete { input: input.clone(), source }
+    })?;
+    begun.forget();
     Ok(started.id)
+}
+
+/// An upload that was begun earlier, unless the gateway or the store has given it up.
+async fn known(gateway: &Gateway, url: reqwest::Url) -> Result<Option<UploadView>, GatewayError> {
+    match again(async || gateway.get(url.clone()).await).await {
+        Err(error) if matches!(error.status(), Some(404 | 409)) => Ok(None),
+        view => view.map(Some),
+    }
 }
 
 impl Sender<'_> {
@@ -106,7 +137,13 @@ impl Sender<'_> {
         UploadError::Send { file: self.file.to_owned(), source }
     }
 
-    async fn parts(&self, upload_id: &str, part_size: u64, size: u64) -> Result<UploadCompletion, UploadError> {
+    async fn parts(
+        &self,
+        upload_id: &str,
+        part_size: u64,
+        size: u64,
+        stored: &[StoredPart],
+    ) -> Result<UploadCompletion, UploadError> {
         if part_size == 0 {
             return Err(UploadError::Plan { file: self.file.to_owned(), what: "cuts it into parts of no size" });
         }
@@ -116,7 +153,9 @@ impl Sender<'_> {
         let mut parts: Vec<SentPart> = stream::iter(1..=numbers)
             .map(|number| {
                 let offset = u64::from(number - 1) * part_size;
-                self.part(upload_id, number, offset, part_size.min(size - offset))
+                let size = part_size.min(size - offset);
+                let stored = stored.iter().find(|part| (part.number, part.size) == (number, size));
+                self.part(upload_id, number, offset, size, stored)
             })
             .buffer_unordered(IN_FLIGHT)
             .try_collect()
@@ -125,11 +164,22 @@ impl Sender<'_> {
         Ok(UploadCompletion { upload_id: Some(upload_id.to_owned()), parts })
     }
 
-    /// One part: its own checksum, its own short-lived URL, its own retries.
-    async fn part(&self, upload_id: &str, number: u32, offset: u64, size: u64) -> Result<SentPart, UploadError> {
+    /// One part: its own checksum, its own short-lived URL, its own retries. What is stored is not sent.
+    async fn part(
+        &self,
+        upload_id: &str,
+        number: u32,
+        offset: u64,
+        size: u64,
+        stored: Option<&StoredPart>,
+    ) -> Result<SentPart, UploadError> {
         let sha256 = digest(self.file, offset, size, None)
             .await
             .map_err(|source| UploadError::Read { file: self.file.to_owned(), source })?;
+        if let Some(part) = stored {
+            self.meter.add(size);
+            return Ok(SentPart { number, etag: part.etag.clone(), sha256 });
+        }
         let ask = PartsRequest {
             file: None,
             upload_id: upload_id.to_owned(),

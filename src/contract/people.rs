@@ -283,6 +283,19 @@ pub struct UploadStarted {
     pub ca: Option<String>,
 }
 
+/// How far an upload has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct UploadView {
+    /// As it was begun, its requests signed anew.
+    pub upload: UploadStarted,
+    /// Whether all bytes are stored: what is left is to complete it, which may be done again.
+    pub stored: bool,
+    /// Parts that are stored, in order: they need not be sent again.
+    pub parts: Vec<super::wire::StoredPart>,
+}
+
 /// Ends an upload: for a multipart plan with its parts, else with none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]

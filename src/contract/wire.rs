@@ -368,6 +368,19 @@ pub struct SentPart {
     pub sha256: String,
 }
 
+/// One part that is in the store, of an upload that was broken off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct StoredPart {
+    /// From 1.
+    pub number: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Its `ETag`, as the store gave it with the part.
+    pub etag: String,
+}
+
 /// Enters a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -342,6 +342,7 @@ mod tests {
                 size: 1,
                 sha256: Digest::of(b"x"),
                 media_type: None,
+                multipart: None,
                 created_at,
                 complete: true,
             };

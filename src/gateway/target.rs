@@ -9,7 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 
 use super::problem::Refusal;
 use super::transfer::{self, SHA256, SIZE};
-use crate::contract::wire::{PartToSign, PartsRequest, SentPart, SignedRequest, UploadPlan};
+use crate::contract::wire::{PartToSign, PartsRequest, SentPart, SignedRequest, StoredPart, UploadPlan};
 use crate::runtime::stores::OpenStore;
 use crate::storage::digest::{Digest, Expected, InvalidDigest};
 use crate::storage::{Audience, PartLimits, PutLimits, PutMode, Signer, StoreError, UploadShape, plan_upload};
@@ -58,6 +58,14 @@ impl Target<'_> {
         }
     }
 
+    /// The parts that have come; `None`: they are one file already.
+    pub(crate) async fn stored(&self, upload_id: &str) -> Result<Option<Vec<StoredPart>>, Refusal> {
+        match self.signer()?.stored_parts(&self.key, upload_id).await {
+            Err(StoreError::NotFound { .. }) => self.require_file().await.map(|()| None),
+            stored => Ok(Some(stored?)),
+        }
+    }
+
     /// Signs the PUTs of some parts.
     pub(crate) async fn sign_parts(&self, asked: &PartsRequest) -> Result<Vec<SignedRequest>, Refusal> {
         let signer = self.signer()?;
@@ -77,18 +85,20 @@ impl Target<'_> {
     pub(crate) async fn complete(&self, upload_id: &str, parts: &[SentPart]) -> Result<(), Refusal> {
         match self.signer()?.complete_multipart(&self.key, upload_id, parts).await {
             // Gone because an earlier call succeeded and only its answer was lost; or never begun.
-            Err(StoreError::NotFound { .. } | StoreError::AlreadyExists { .. }) => {
-                match self.open.store.head(&self.key).await {
-                    Ok(_) => Ok(()),
-                    Err(StoreError::NotFound { .. }) => Err(Refusal::Conflict {
-                        word: "UploadUnknown",
-                        message: "the store knows no such upload (it may have been given up): begin it again".into(),
-                    }),
-                    Err(error) => Err(error.into()),
-                }
-            }
+            Err(StoreError::NotFound { .. } | StoreError::AlreadyExists { .. }) => self.require_file().await,
             Err(error) => Err(error.into()),
             Ok(()) => Ok(()),
+        }
+    }
+
+    async fn require_file(&self) -> Result<(), Refusal> {
+        match self.open.store.head(&self.key).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::NotFound { .. }) => Err(Refusal::Conflict {
+                word: "UploadUnknown",
+                message: "the store knows no such upload (it may have been given up): begin it again".into(),
+            }),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -251,6 +251,9 @@ pub struct UploadRecord {
     /// Media type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
+    /// The store's id of an upload in parts, by which it is continued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multipart: Option<String>,
     /// When it was begun.
     pub created_at: Timestamp,
     /// Whether all bytes have come; only then it can be an input.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::PutMode;
 use super::digest::Digest;
 use super::error::StoreError;
-use crate::contract::wire::{SentPart, SignedRequest};
+use crate::contract::wire::{SentPart, SignedRequest, StoredPart};
 
 /// Up to here a file goes in one PUT.
 const SINGLE_PUT_MAX: u64 = 64 << 20;
@@ -83,6 +83,10 @@ pub trait Signer: Send + Sync {
         ttl: Duration,
         audience: Audience,
     ) -> Result<SignedRequest, StoreError>;
+
+    /// The parts that have come, in order (a call to the store, more than one above 1,000 parts). Once the upload is
+    /// complete or thrown away, the answer is [`StoreError::NotFound`].
+    async fn stored_parts(&self, key: &str, upload_id: &str) -> Result<Vec<StoredPart>, StoreError>;
 
     /// Makes the parts one object (a call to the store). [`StoreError::Altered`] when a part is missing or differs.
     /// Once it has succeeded, the upload id is gone and the call answers [`StoreError::NotFound`].

@@ -28,3 +28,4 @@ mod spread;
 mod stores;
 mod support;
 mod transfer;
+mod uploads;

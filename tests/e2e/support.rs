@@ -127,7 +127,11 @@ impl Namespace {
     /// A new one that enforces the restricted profile.
     pub(crate) fn new(topic: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{topic}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        Self::named(format!("{topic}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// The same by its whole name.
+    pub(crate) fn named(name: String) -> Self {
         kubectl_in(
             &["apply"],
             &format!(
@@ -270,6 +274,11 @@ impl Person {
         config["contexts"][0]["context"]["namespace"] = serde_json::json!(self.namespace);
         std::fs::write(&self.kubeconfig, config.to_string()).unwrap();
         self
+    }
+
+    /// How this person signs in.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// `kubectl ARGS` as this person.

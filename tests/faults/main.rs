@@ -7,6 +7,7 @@ mod component;
 mod every_write;
 mod fan_out;
 mod ledger;
+mod let_go;
 mod lost_node;
 mod operator;
 mod oracle;

@@ -221,6 +221,10 @@ pub(crate) async fn parts_become_one_object(store: &dyn ObjectStore, room: &Room
     let upload_id = signer.start_multipart(&key, "text/csv").await.expect("started");
     let sent = send_parts(signer, &key, &upload_id).await;
     assert!(room.is_empty(store).await, "parts are no object yet");
+    let stored = signer.stored_parts(&key, &upload_id).await.expect("listed");
+    let of = |sent: &SentPart| (sent.number, part(sent.number).len() as u64, sent.etag.clone());
+    let listed: Vec<_> = stored.into_iter().map(|part| (part.number, part.size, part.etag)).collect();
+    assert_eq!(listed, sent.iter().map(of).collect::<Vec<_>>(), "what another process goes on with");
     signer.complete_multipart(&key, &upload_id, &sent).await.expect("completed");
 
     let whole: Vec<u8> = (1..=3).flat_map(part).collect();
@@ -230,6 +234,8 @@ pub(crate) async fn parts_become_one_object(store: &dyn ObjectStore, room: &Room
     assert_eq!(super::content::digest_of(object).await, Digest::of(&whole));
 
     // The reply was lost: the caller asks again, and then looks.
+    let gone = signer.stored_parts(&key, &upload_id).await.expect_err("no upload any more");
+    assert!(matches!(gone, StoreError::NotFound { .. }), "{gone:?}");
     let again = signer.complete_multipart(&key, &upload_id, &sent).await;
     let told = matches!(again, Ok(()) | Err(StoreError::NotFound { .. } | StoreError::AlreadyExists { .. }));
     assert!(told, "{again:?}");

@@ -10,6 +10,7 @@ use kube::api::PostParams;
 use serde_json::{Map, Value};
 
 use crate::api::{AsyncTask, TaskDefinition, quantity};
+use crate::cli::begun::Begun;
 use crate::cli::change::MANAGER;
 use crate::cli::cluster::ClusterError;
 use crate::cli::connect::Session;
@@ -288,7 +289,8 @@ async fn send(session: &Session, wanted: &Wanted, files: &[InputFile]) -> Result
             media_type: input.media_type.clone(),
         };
         let meter = Arc::new(Meter::new(&input.name, input.size));
-        let id = upload(&gateway, &session.namespace, &request, &input.file, &meter).await;
+        let begun = Begun::of(&session.namespace, &request);
+        let id = upload(&gateway, &session.namespace, &request, &input.file, &meter, begun).await;
         match id {
             Ok(id) => {
                 meter.end(&format!("{} sent, checksum verified", size(input.size)));

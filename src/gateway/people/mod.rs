@@ -63,6 +63,7 @@ pub(crate) fn api() -> (axum::Router<Shared>, OpenApi) {
         .routes(routes!(segments::list))
         .routes(routes!(segments::download, segments::ticket))
         .routes(routes!(uploads::begin))
+        .routes(routes!(uploads::read))
         .routes(routes!(uploads::receive))
         .routes(routes!(uploads::parts))
         .routes(routes!(uploads::complete))

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::stores::stores;
 use crate::api::names::subresource::UPLOADS;
 use crate::api::{OutputStore, TaskDefinitionSpec};
-use crate::contract::people::{Problem, UploadCompletion, UploadRequest, UploadStarted};
-use crate::contract::wire::{PartsReply, PartsRequest};
+use crate::contract::people::{Problem, UploadCompletion, UploadRequest, UploadStarted, UploadView};
+use crate::contract::wire::{PartsReply, PartsRequest, UploadPlan};
 use crate::gateway::authorize::Access;
 use crate::gateway::identity::Caller;
 use crate::gateway::problem::Refusal;
@@ -63,19 +63,47 @@ pub(super) async fn begin(
         size: asked.size,
         sha256,
         media_type: asked.media_type,
+        multipart: None,
         created_at: jiff::Timestamp::now(),
         complete: false,
     };
-    let upload = Upload { keys: keys(&open, namespace, &record.id)?, open, record };
-    let plan = {
-        let record = &upload.record;
-        let media_type = request::media_type(record.media_type.as_deref().unwrap_or(OPAQUE))?;
-        let proxied = format!("/api/v1/namespaces/{namespace}/uploads/{}/content", record.id);
-        upload.target().plan(upload.expected(), media_type, PutMode::Create, &proxied).await?
-    };
+    let mut upload = Upload { keys: keys(&open, namespace, &record.id)?, open, record };
+    let plan = upload.plan().await?;
+    if let UploadPlan::Multipart { upload_id, .. } = &plan {
+        upload.record.multipart = Some(upload_id.clone());
+    }
     upload.open.store.put(&upload.keys.record(), encode(&upload.record), PutMode::Create).await?;
-    let ca = upload.open.store.signer().and(upload.open.ca.clone());
-    Ok((StatusCode::CREATED, Json(UploadStarted { id: upload.record.id, plan, ca })))
+    Ok((StatusCode::CREATED, Json(upload.started(plan))))
+}
+
+/// See how far an upload has come
+///
+/// One's own, to go on with it where it was broken off: the parts that are stored, and the plan with requests that are signed
+/// anew. An upload that is not completed in time (the chart's `sweepAfter`) is thrown away.
+#[utoipa::path(
+    get, path = "/api/v1/namespaces/{namespace}/uploads/{id}", tag = "uploads", operation_id = "readUpload",
+    params(("namespace" = String, Path, description = "Namespace"), ("id" = String, Path, description = "Upload")),
+    responses((status = 200, body = UploadView), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn read(
+    State(gateway): State<Shared>,
+    caller: Caller,
+    Names((namespace, id)): Names<(String, String)>,
+) -> Result<Json<UploadView>, Refusal> {
+    let upload = Upload::of(&gateway, &caller, &namespace, &id).await?;
+    let mut stored = upload.record.complete;
+    let mut parts = Vec::new();
+    let plan = match (&upload.record.multipart, plan_upload(upload.record.size)) {
+        (Some(upload_id), UploadShape::Multipart { part_size, .. }) => {
+            if !stored {
+                let found = upload.target().stored(upload_id).await?;
+                (stored, parts) = (found.is_none(), found.unwrap_or_default());
+            }
+            UploadPlan::Multipart { upload_id: upload_id.clone(), part_size }
+        }
+        _ => upload.plan().await?,
+    };
+    Ok(Json(UploadView { upload: upload.started(plan), stored, parts }))
 }
 
 fn expected_digest(asked: &UploadRequest) -> Result<Digest, Refusal> {
@@ -178,6 +206,19 @@ impl Upload {
 
     fn target(&self) -> Target<'_> {
         Target { open: &self.open, key: self.keys.data(), audience: Audience::Public, lifetime: LIFETIME }
+    }
+
+    /// How its bytes are sent. Of a large file it begins an upload in parts.
+    async fn plan(&self) -> Result<UploadPlan, Refusal> {
+        let UploadRecord { id, namespace, media_type, .. } = &self.record;
+        let media_type = request::media_type(media_type.as_deref().unwrap_or(OPAQUE))?;
+        let proxied = format!("/api/v1/namespaces/{namespace}/uploads/{id}/content");
+        self.target().plan(self.expected(), media_type, PutMode::Create, &proxied).await
+    }
+
+    fn started(&self, plan: UploadPlan) -> UploadStarted {
+        let ca = self.open.store.signer().and(self.open.ca.clone());
+        UploadStarted { id: self.record.id.clone(), plan, ca }
     }
 
     /// All bytes are in the store, as long as announced and with the announced content where the store knows it.

@@ -271,7 +271,7 @@ async fn a_program_gets_a_ticket_and_a_browser_is_led() {
 async fn the_document_is_free_and_names_every_route() {
     let world = World::new();
     let served = world.send(Request::get("/openapi.json").body(Body::empty()).expect("a request")).await.json();
-    assert_eq!(served["paths"].as_object().map(serde_json::Map::len), Some(17));
+    assert_eq!(served["paths"].as_object().map(serde_json::Map::len), Some(18));
     assert_eq!(served["info"]["version"], env!("CARGO_PKG_VERSION"));
     let printed: Value = serde_json::from_str(&crate::gateway::openapi()).expect("JSON");
     assert_eq!(served, printed);

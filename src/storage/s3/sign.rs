@@ -13,7 +13,7 @@ use super::super::signing::{Audience, GetShape, PartLimits, PutLimits, Signer};
 use super::super::{Difference, PutMode};
 use super::S3Store;
 use super::failure::Act;
-use crate::contract::wire::{SentPart, SignedRequest};
+use crate::contract::wire::{SentPart, SignedRequest, StoredPart};
 
 impl S3Store {
     fn client_for(&self, audience: Audience) -> &Client {
@@ -124,6 +124,23 @@ impl Signer for S3Store {
         let put = put.content_length(length(key, part.size)?).checksum_sha256(part.sha256.to_base64());
         let signed = put.presigned(expiring(key, ttl)?).await;
         signed.map(|signed| handed_out(&signed)).map_err(|error| self.failed(Act { verb: "sign", key }, &error))
+    }
+
+    async fn stored_parts(&self, key: &str, upload_id: &str) -> Result<Vec<StoredPart>, StoreError> {
+        let list = self.internal.list_parts().bucket(&self.options.bucket).key(key).upload_id(upload_id);
+        let (mut after, mut stored) = (None, Vec::new());
+        loop {
+            let page = list.clone().set_part_number_marker(after).send().await;
+            let page = page.map_err(|error| self.failed(Act { verb: "list the parts of", key }, &error))?;
+            stored.extend(page.parts.unwrap_or_default().into_iter().filter_map(|part| {
+                let number = u32::try_from(part.part_number?).ok()?;
+                Some(StoredPart { number, size: u64::try_from(part.size?).ok()?, etag: part.e_tag? })
+            }));
+            after = page.next_part_number_marker.filter(|_| page.is_truncated.unwrap_or(false));
+            if after.is_none() {
+                return Ok(stored);
+            }
+        }
     }
 
     async fn complete_multipart(&self, key: &str, upload_id: &str, parts: &[SentPart]) -> Result<(), StoreError> {

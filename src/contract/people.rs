@@ -398,6 +398,9 @@ pub struct HistoryList {
 pub struct PastRuns {
     /// The records, as in [`HistoryList`], the newest month first.
     pub runs: Vec<serde_json::Value>,
+    /// Stores that could not be asked, each with why: records that lie there are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
     /// Give it back as `continue` for the next ones; absent: these were the last. A page may be empty and not the last.
     #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,

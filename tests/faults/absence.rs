@@ -81,7 +81,7 @@ fn r20_a_drained_pod_that_ends_well_half_way_is_run_again() {
 }
 
 /// As `kubectl drain` does it.
-fn evict(namespace: &str, pod: &str) {
+pub(crate) fn evict(namespace: &str, pod: &str) {
     let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
     let eviction = serde_json::json!({
         "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace},

@@ -4,6 +4,7 @@
 
 mod absence;
 mod component;
+mod drain;
 mod every_write;
 mod fan_out;
 mod ledger;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use axum::body::{Body, Bytes, to_bytes};
@@ -35,6 +36,10 @@ pub(crate) struct Proxy {
     /// While this is a status, it is the API server's answer to everything.
     outage: watch::Sender<Option<u16>>,
     traffic: Mutex<Traffic>,
+    /// Namespace whose pods have to wait before a file of theirs goes on to the store.
+    slow: watch::Sender<Option<String>>,
+    /// Files that had to wait so far.
+    waited: AtomicUsize,
 }
 
 /// What the operator has asked the API server for, answered or not. Leases, Events and dry runs count as well.
@@ -67,6 +72,8 @@ impl Proxy {
             crash: OnceLock::new(),
             outage: watch::Sender::default(),
             traffic: Mutex::default(),
+            slow: watch::Sender::new(None),
+            waited: AtomicUsize::new(0),
         })
     }
 
@@ -123,6 +130,27 @@ impl Proxy {
     /// From now on the API server answers everything with this status, and ends its watches; `None`: it serves again.
     pub(crate) fn refuse(&self, status: Option<u16>) {
         self.outage.send_replace(status);
+    }
+
+    /// From now on files that pods of this namespace send do not arrive; `None`: they go on.
+    pub(crate) fn slow(&self, namespace: Option<&str>) {
+        self.waited.store(0, Ordering::Relaxed);
+        self.slow.send_replace(namespace.map(str::to_owned));
+    }
+
+    /// Files that had to wait since then.
+    pub(crate) fn waited(&self) -> usize {
+        self.waited.load(Ordering::Relaxed)
+    }
+
+    async fn wait(&self, path: &str) {
+        let is_slow = |namespace: &Option<String>| {
+            namespace.as_ref().is_some_and(|name| path.contains(&format!("/{name}/")) && path.contains("/files/"))
+        };
+        if is_slow(&self.slow.borrow()) {
+            self.waited.fetch_add(1, Ordering::Relaxed);
+            let _ = self.slow.subscribe().wait_for(|namespace| !is_slow(namespace)).await;
+        }
     }
 
     /// What was asked for so far.
@@ -232,6 +260,9 @@ async fn front(
         Behind::Store(url, operator) => {
             let (head, body) = request.into_parts();
             let body = to_bytes(body, usize::MAX).await.unwrap();
+            if head.method == "PUT" && peer.ip() != operator {
+                proxy.wait(head.uri.path()).await;
+            }
             let fault = (peer.ip() == operator)
                 .then(|| proxy.runs().store(head.method.as_str(), head.uri.path(), &body))
                 .flatten();

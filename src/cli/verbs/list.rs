@@ -1,5 +1,7 @@
 //! `list`: runs, newest first.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
@@ -114,7 +116,7 @@ async fn past(session: &Session, args: &Args) -> Result<Exit, CliError> {
             url.query_pairs_mut().append_pair(name, value);
         }
     }
-    let mut runs = Vec::new();
+    let (mut runs, mut missing) = (Vec::new(), BTreeSet::new());
     let mut next: Option<String> = None;
     loop {
         let mut page = url.clone();
@@ -123,6 +125,7 @@ async fn past(session: &Session, args: &Args) -> Result<Exit, CliError> {
         }
         let found: PastRuns = gateway.get(page).await?;
         runs.extend(found.runs);
+        missing.extend(found.missing);
         next = found.next;
         if next.is_none() {
             break;
@@ -141,7 +144,10 @@ async fn past(session: &Session, args: &Args) -> Result<Exit, CliError> {
         }
         None | Some(ListFormat::Wide) => print(&past_page(&runs))?,
     }
-    Ok(Exit::Ok)
+    for why in &missing {
+        say(&format!("Not all is shown. {}", clean(why)));
+    }
+    Ok(if missing.is_empty() { Exit::Ok } else { Exit::Error })
 }
 
 fn past_page(runs: &[serde_json::Value]) -> String {

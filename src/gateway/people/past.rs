@@ -68,6 +68,7 @@ impl Wanted {
 ///
 /// Needs the right to `list` `asynctasks/history` in the namespace. Records of runs that started, also of those whose objects are
 /// gone; parameters are included. The newest month comes first, within it the names. A page may be empty and not the last.
+/// A store that cannot be asked is named beside what the others hold.
 #[utoipa::path(
     get, path = "/api/v1/namespaces/{namespace}/history", tag = "tasks", operation_id = "findHistory",
     params(("namespace" = String, Path, description = "Namespace"), Wanted),
@@ -89,18 +90,38 @@ pub(super) async fn list(
         all.iter().filter(|store| is_open(store, &labels)).map(|store| (store.name_any(), store)).collect();
     let mut place = wanted.r#continue.as_deref().map(Place::read).transpose()?;
     let mut search = Search { namespace, wanted: &wanted, since, runs: Vec::new(), reads: 0 };
+    let (count, mut away) = (open.len(), Vec::new());
     for (name, store) in open {
         if place.as_ref().is_some_and(|place| name < place.store) {
             continue;
         }
         let from = place.take().filter(|place| place.store == name);
-        let store = gateway.stores.open(store).await?;
-        if let Some((month, after)) = search.within(&store, now, from).await? {
-            let next = Place { store: name, month, after }.write();
-            return Ok(Json(PastRuns { runs: search.runs, next: Some(next) }));
+        let found = match gateway.stores.open(store).await {
+            Ok(store) => search.within(&store, now, from).await,
+            Err(error) => Err(error.into()),
+        };
+        match found {
+            Ok(Some((month, after))) => {
+                let next = Place { store: name, month, after }.write();
+                return Ok(Json(search.found(away, Some(next))));
+            }
+            Ok(None) => {}
+            // The others have records too.
+            Err(refusal @ (Refusal::Store(_) | Refusal::OpenStore(_))) => {
+                tracing::warn!(store = name, error = %refusal, "a store cannot be asked for past runs, and is left out");
+                away.push((name, refusal));
+            }
+            Err(refusal) => return Err(refusal),
         }
     }
-    Ok(Json(PastRuns { runs: search.runs, next: None }))
+    match away.pop() {
+        // Nobody could be asked.
+        Some((_, refusal)) if away.len() + 1 == count => Err(refusal),
+        last => {
+            away.extend(last);
+            Ok(Json(search.found(away, None)))
+        }
+    }
 }
 
 /// Where a page ended: the last key that was looked at, below the folder of its month.
@@ -168,6 +189,11 @@ impl Search<'_> {
             month = month.checked_sub(1.month()).map_err(|_| Refusal::NotFound)?;
         }
         Ok(None)
+    }
+
+    fn found(self, away: Vec<(String, Refusal)>, next: Option<String>) -> PastRuns {
+        let missing = away.into_iter().map(|(store, why)| format!("OutputStore {store}: {why}")).collect();
+        PastRuns { runs: self.runs, missing, next }
     }
 
     async fn read(&mut self, open: &OpenStore, key: &str) -> Result<(), Refusal> {

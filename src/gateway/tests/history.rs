@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::fake::{TASK, World};
 use crate::storage::PutMode;
@@ -57,4 +57,27 @@ async fn who_may_read_tasks_may_not_therefore_read_of_those_that_are_gone() {
     record(&world, "newer", Timestamp::now()).await;
     world.cluster.grant("bob", "get asynctasks");
     assert_eq!(world.call("bob", "GET", HISTORY, None).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_asked_is_named_and_the_others_are_read() {
+    const PAST: &str = "/api/v1/namespaces/studio/history";
+    let world = World::new();
+    world.cluster.grant("alice", "list asynctasks/history");
+    record(&world, "newer", Timestamp::now()).await;
+    assert_eq!(world.call("alice", "GET", PAST, None).await.json()["missing"], Value::Null);
+    let path = "/apis/asynctask.dev/v1alpha1/outputstores/bucket";
+    let mut other = world.cluster.objects.lock().expect("no panic")[&path.replace("bucket", "volume")].clone();
+    other["metadata"] = json!({"name": "bucket", "uid": "bucket", "generation": 1});
+    other["spec"] = json!({"s3": {"bucket": "b", "credentialsSecret": {"name": "not-there"}}});
+    world.cluster.set(path, other);
+
+    let answer = world.call("alice", "GET", PAST, None).await.json();
+    assert_eq!(answer["runs"][0]["uid"], "newer", "{answer}");
+    let missing = answer["missing"][0].as_str().unwrap_or_else(|| panic!("{answer}"));
+    assert!(missing.starts_with("OutputStore bucket: ") && missing.contains("not-there"), "{missing}");
+
+    world.cluster.remove(&path.replace("bucket", "volume"));
+    let refused = world.call("alice", "GET", PAST, None).await;
+    assert!(refused.status.is_server_error() || refused.status == StatusCode::CONFLICT, "{}", refused.status);
 }

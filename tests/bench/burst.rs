@@ -6,8 +6,9 @@ use asynctask_operator::api::AsyncTask;
 use k8s_openapi::api::batch::v1::Job;
 use serde_json::json;
 
+use crate::around::Around;
 use crate::figures::{Figures, Row};
-use crate::process::{cpu, cpu_of_all, forget_peak, peak};
+use crate::process::{cpu, forget_peak, peak};
 use crate::site::Site;
 use crate::sizes::{number, rounds};
 use crate::stand_in::{StandIn, Voice};
@@ -22,27 +23,6 @@ struct Took {
     around: Around,
 }
 
-/// What everything around it spent for a burst, in seconds.
-#[derive(Clone, Copy)]
-struct Around {
-    api_server: f64,
-    machine: f64,
-}
-
-/// A part of it.
-type Spent = fn(&Around) -> f64;
-
-impl Around {
-    fn now(site: &Site) -> Self {
-        Self { api_server: cpu(site.api_server_pid()), machine: cpu_of_all() }
-    }
-
-    fn since(self, site: &Site) -> Self {
-        let now = Self::now(site);
-        Self { api_server: now.api_server - self.api_server, machine: now.machine - self.machine }
-    }
-}
-
 /// Measures ours and raw in turns.
 pub(crate) fn measure(site: &Site, figures: &mut Figures) {
     let size = number("BENCH_BURST", 500);
@@ -53,8 +33,7 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
         called.push(tasks(site, size, Voice::gateway(site)));
         println!("round {}: raw {:.1} s, ours {:.1} s", round + 1, raw[round].0, ours[round].wall);
     }
-    let around: Vec<Around> = raw.iter().map(|(_, around)| *around).collect();
-    let raw: Vec<f64> = raw.into_iter().map(|(wall, _)| wall).collect();
+    let (raw, around): (Vec<f64>, Vec<Around>) = raw.into_iter().unzip();
     let all = |took: &[Took], field: fn(&Took) -> f64| took.iter().map(field).collect::<Vec<f64>>();
     let what = format!("burst of {size} one-step tasks ÷ {size} Jobs");
     figures.add(
@@ -77,13 +56,8 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
             .at_most(48.0)
             .steady(),
     );
-    let spent: [(&str, &str, Spent); 2] = [
-        ("server", "CPU of the API server for the burst ÷ for the Jobs", |around| around.api_server),
-        ("machine", "CPU of the whole machine for the burst ÷ for the Jobs", |around| around.machine),
-    ];
-    for (id, what, field) in spent {
-        let (ours, raw) = (ours.iter().map(|took| field(&took.around)).collect(), around.iter().map(field).collect());
-        figures.add(Row::new(format!("burst-{size}-{id}"), what, "s", ours).beside(raw));
+    for row in Around::rows(&format!("burst-{size}"), ours.iter().map(|took| took.around), around) {
+        figures.add(row);
     }
 }
 

@@ -6,6 +6,7 @@ use asynctask_operator::api::AsyncTask;
 use k8s_openapi::api::batch::v1::Job;
 use serde_json::json;
 
+use crate::around::Around;
 use crate::audit::{self, Write};
 use crate::figures::{Figures, Row};
 use crate::process::{cpu, forget_peak, peak};
@@ -29,6 +30,7 @@ struct Took {
     writes: f64,
     cpu: f64,
     peak: f64,
+    around: Around,
 }
 
 /// Measures ours and raw in turns, size by size.
@@ -38,12 +40,16 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
         for round in 0..rounds(size) {
             raw.push(job(site, size));
             ours.push(fan_out(site, size, Voice::store(site)));
-            println!("{size} shards, round {}: raw {:.1} s, ours {:.1} s", round + 1, raw[round], ours[round].wall);
+            println!("{size} shards, round {}: raw {:.1} s, ours {:.1} s", round + 1, raw[round].0, ours[round].wall);
         }
+        let (raw, around) = raw.into_iter().unzip();
         rows(size, &ours, raw, figures);
+        for row in Around::rows(&format!("fan-out-{size}"), ours.iter().map(|took| took.around), around) {
+            figures.add(row);
+        }
     }
     for size in list("BENCH_GATEWAY_SHARDS", &[1_000]) {
-        let raw = vec![job(site, size)];
+        let raw = vec![job(site, size).0];
         let took = fan_out(site, size, Voice::gateway(site));
         let what = format!("fan-out of {size} shards ÷ Indexed Job, each shard committing through the gateway");
         figures.add(Row::new(format!("fan-out-{size}-gateway"), what, "s", vec![took.wall]).beside(raw));
@@ -64,18 +70,20 @@ fn rows(size: usize, ours: &[Took], raw: Vec<f64>, figures: &mut Figures) {
     figures.add(row("-peak", "most memory of the operator in it, seal included", "MiB", |t| t.peak).steady());
 }
 
-fn job(site: &Site, size: usize) -> f64 {
+fn job(site: &Site, size: usize) -> (f64, Around) {
     let ns = Namespace::new("raw");
     let hand = StandIn::begin(site, &ns.name, Voice::Silent);
+    let around = Around::now(site);
     let wall = site.runtime.block_on(async {
         let over = tokio::spawn(until_all(of::<Job>(site, &ns), 1, job_is_over));
         let began = Instant::now();
         create_all(&of(site, &ns), [indexed("raw", size, parallelism())]).await;
         (over.await.unwrap() - began).as_secs_f64()
     });
+    let around = around.since(site);
     drop(hand);
     clear(site, ns);
-    wall
+    (wall, around)
 }
 
 fn fan_out(site: &Site, size: usize, voice: Voice) -> Took {
@@ -84,7 +92,7 @@ fn fan_out(site: &Site, size: usize, voice: Voice) -> Took {
     let hand = StandIn::begin(site, &ns.name, voice);
     let pid = site.operator_pid();
     forget_peak(pid);
-    let (before, mark) = (cpu(pid), audit::mark());
+    let (before, around, mark) = (cpu(pid), Around::now(site), audit::mark());
     let (wall, seal, status_bytes) = site.runtime.block_on(async {
         let jobs = tokio::spawn(until_all(of::<Job>(site, &ns), 1, job_is_over));
         let tasks = of::<AsyncTask>(site, &ns);
@@ -103,7 +111,7 @@ fn fan_out(site: &Site, size: usize, voice: Voice) -> Took {
         let complete = jobs.await.unwrap();
         (over - began, over.saturating_duration_since(complete), largest)
     });
-    let (cpu, peak) = (cpu(pid) - before, peak(pid));
+    let (cpu, peak, around) = (cpu(pid) - before, peak(pid), around.since(site));
     let writes: Vec<Write> = audit::ours_since(mark, &ns.name).into_iter().filter(Write::is_status).collect();
     println!("{size} shards: {} status writes in {:.1} s", writes.len(), wall.as_secs_f64());
     let took = Took {
@@ -113,6 +121,7 @@ fn fan_out(site: &Site, size: usize, voice: Voice) -> Took {
         writes: audit::most_within(&writes, 10) as f64,
         cpu,
         peak,
+        around,
     };
     drop(hand);
     clear(site, ns);

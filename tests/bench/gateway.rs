@@ -28,7 +28,7 @@ pub(crate) fn measure(site: &Site, figures: &mut Figures) {
     let options = options(&seaweed);
     declare(&options);
     let ns = Namespace::new("downloads");
-    let outputs = json!([{"name": "report", "step": "work", "path": "report.txt"}]);
+    let outputs = json!([{"name": "report", "step": "work", "path": "report.txt", "visibility": "Namespace"}]);
     define(&ns, "one", json!({}), json!({"store": STORE, "outputs": outputs}));
     let store = Arc::new(S3Store::new(options).unwrap());
     let voice = Voice::Store { store, layout: Layout::new(PREFIX).unwrap(), output: Some("report") };

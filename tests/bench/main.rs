@@ -2,6 +2,7 @@
 //! boots a cluster of its own and calls this; `make bench` builds all of it with optimisations before.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod around;
 mod audit;
 mod burst;
 mod document;

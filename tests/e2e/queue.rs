@@ -184,11 +184,6 @@ fn begun(ledger: &Ledger, name: &str) {
     until("it works", || (!ledger.lines(&format!("{name}/begin")).is_empty()).then_some(()));
 }
 
-fn tell_the_first_to_end(ns: &Namespace) {
-    let pod = ns.kubectl(&["get", "pods", "-l", "asynctask.dev/task=first", "-o", "name"]).ok();
-    ns.kubectl(&["exec", pod.trim(), "-c", "task", "--", "touch", "/asynctask/work/outputs/go"]).ok();
-}
-
 #[test]
 fn runs_of_one_key_that_queue_go_one_at_a_time_in_order() {
     let _cluster = Cluster::shared();
@@ -204,7 +199,7 @@ fn runs_of_one_key_that_queue_go_one_at_a_time_in_order() {
     assert_eq!(ns.status("t9")["reason"], "ConcurrencyKeyBusy");
     let tasks = get(&["-n", &ns.name, "asynctasks"]);
 
-    tell_the_first_to_end(&ns);
+    ns.let_end("asynctask.dev/task=first");
 
     let age = |task: &Value| {
         let meta = &task["metadata"];
@@ -237,7 +232,7 @@ fn a_run_whose_key_is_taken_is_rejected_until_the_key_is_free() {
     assert_eq!((&status["state"], &status["reason"]), (&"Failed".into(), &"ConcurrencyKeyBusy".into()), "{status:#}");
     assert!(status["message"].as_str().unwrap().contains("first"), "{status:#}");
     assert_eq!(ledger.lines("second/"), Vec::<String>::new());
-    tell_the_first_to_end(&ns);
+    ns.let_end("asynctask.dev/task=first");
     assert_eq!(ns.finished("first")["state"], "Complete");
     ns.apply(&of_course("third", "rejects", "a")).ok();
     assert_eq!(ns.finished("third")["state"], "Complete");

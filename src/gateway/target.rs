@@ -94,10 +94,7 @@ impl Target<'_> {
     async fn require_file(&self) -> Result<(), Refusal> {
         match self.open.store.head(&self.key).await {
             Ok(_) => Ok(()),
-            Err(StoreError::NotFound { .. }) => Err(Refusal::Conflict {
-                word: "UploadUnknown",
-                message: "the store knows no such upload (it may have been given up): begin it again".into(),
-            }),
+            Err(StoreError::NotFound { .. }) => Err(upload_unknown()),
             Err(error) => Err(error.into()),
         }
     }
@@ -107,6 +104,13 @@ impl Target<'_> {
             word: "NoParts",
             message: "this store takes a file in one piece: follow the plan you were given".into(),
         })
+    }
+}
+
+pub(crate) fn upload_unknown() -> Refusal {
+    Refusal::Conflict {
+        word: "UploadUnknown",
+        message: "the store knows no such upload (it may have been given up): begin it again".into(),
     }
 }
 

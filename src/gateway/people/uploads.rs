@@ -93,13 +93,15 @@ pub(super) async fn read(
     let upload = Upload::of(&gateway, &caller, &namespace, &id).await?;
     let mut stored = upload.record.complete;
     let mut parts = Vec::new();
-    let plan = match (&upload.record.multipart, plan_upload(upload.record.size)) {
-        (Some(upload_id), UploadShape::Multipart { part_size, .. }) => {
+    let plan = match plan_upload(upload.record.size) {
+        UploadShape::Multipart { part_size, .. } if upload.open.store.signer().is_some() => {
+            // An older release kept no id. Reading begins nothing, so it is lost.
+            let upload_id = upload.record.multipart.clone().ok_or_else(target::upload_unknown)?;
             if !stored {
-                let found = upload.target().stored(upload_id).await?;
+                let found = upload.target().stored(&upload_id).await?;
                 (stored, parts) = (found.is_none(), found.unwrap_or_default());
             }
-            UploadPlan::Multipart { upload_id: upload_id.clone(), part_size }
+            UploadPlan::Multipart { upload_id, part_size }
         }
         _ => upload.plan().await?,
     };

@@ -12,4 +12,5 @@ mod people;
 mod pieces;
 mod shards;
 mod spread;
+mod uploads;
 mod wire;

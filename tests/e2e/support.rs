@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use asynctask_operator::contract::env::{CONTAINER, WORK_DIR};
 use serde_json::Value;
 
 /// Namespace of operator and gateway.
@@ -182,7 +183,8 @@ impl Namespace {
     #[track_caller]
     pub(crate) fn let_end(&self, labels: &str) {
         let pod = self.kubectl(&["get", "pods", "-l", labels, "-o", "name"]).ok();
-        let said = self.kubectl(&["exec", pod.trim(), "-c", "task", "--", "touch", "/asynctask/work/outputs/go"]);
+        let go = format!("{WORK_DIR}/outputs/go");
+        let said = self.kubectl(&["exec", pod.trim(), "-c", CONTAINER, "--", "touch", &go]);
         // The program may see the file before `touch` is gone; the end of its container then kills it (128 + 9).
         assert!([0, 137].contains(&said.code), "{}{}", said.out, said.err);
     }

@@ -131,14 +131,17 @@ fn masked(text: &str, namespace: &str) -> String {
 
 /// What the API server let be created and deleted, by whomever: how often, of which kind.
 fn changes(namespace: &str) -> BTreeMap<String, usize> {
-    let mut changes = BTreeMap::new();
+    let (mut changes, mut pods) = (BTreeMap::new(), BTreeSet::new());
     for line in audit(namespace) {
         let (verb, object) = (line["verb"].as_str().unwrap_or_default(), &line["objectRef"]);
         let resource = object["resource"].as_str().unwrap_or_default();
         let ours = ["asynctasks", "taskdefinitions", "taskrevisions", "jobs", "pods"].contains(&resource);
         let done = line["responseStatus"]["code"].as_i64().is_some_and(|code| code < 300);
         let tried = line["requestURI"].as_str().unwrap_or_default().contains("dryRun");
-        if ours && done && !tried && object["subresource"].is_null() && verb == "create" {
+        let made = ours && done && !tried && verb == "create";
+        if made && resource == "pods" {
+            pods.extend(pod_made(&line));
+        } else if made && object["subresource"].is_null() {
             *changes.entry(format!("{verb} {resource}")).or_default() += 1;
         }
         // Deleting is asked for more than once by its nature: what counts is what was deleted.
@@ -150,7 +153,21 @@ fn changes(namespace: &str) -> BTreeMap<String, usize> {
             );
         }
     }
+    if !pods.is_empty() {
+        changes.insert("create pods".to_owned(), pods.len());
+    }
     changes
+}
+
+/// The name of a pod that a granted request shows to be there: its creation, or its binding to a node. A Job controller
+/// that is killed does not wait for its replies, and the log then calls a creation cut off that was made all the same.
+fn pod_made(line: &Value) -> Option<String> {
+    let name = match line["objectRef"]["subresource"].as_str() {
+        None => &line["responseObject"]["metadata"]["name"],
+        Some("binding") => &line["objectRef"]["name"],
+        Some(_) => return None,
+    };
+    name.as_str().map(str::to_owned)
 }
 
 /// Keys of a namespace; those that are neither named by a manifest nor of a kind that stands by itself, and names of

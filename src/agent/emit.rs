@@ -19,12 +19,10 @@ use tokio::task::JoinHandle;
 
 use super::cut::{Cutter, Shard};
 use super::outputs::Found;
-use super::upload::{UploadError, Uploader};
+use super::upload::{IN_FLIGHT, UploadError, Uploader};
 use crate::contract::env::{self, ITEMS_OUTPUT};
 use crate::contract::wire::{EmitLimits, Emitted};
 
-/// Shards on their way to the store at once.
-const IN_FLIGHT: usize = 8;
 /// As much as a pipe holds.
 const BUFFER: usize = 64 << 10;
 /// What a pipe can hold at most; more than that after the program's end is somebody else's.

@@ -24,8 +24,9 @@ use crate::contract::wire::{
 };
 
 /// Bodies on their way at once, over all files.
-const IN_FLIGHT: usize = 4;
-const CHUNK: usize = 128 << 10;
+pub(crate) const IN_FLIGHT: usize = 4;
+/// Bytes read at a time: one TLS record. Each body on its way holds several of these, and larger ones are not faster.
+const CHUNK: usize = 16 << 10;
 const ACT: &str = "store the outputs";
 
 /// A file could not be stored.

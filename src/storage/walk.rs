@@ -1,6 +1,7 @@
 //! Lists a folder in the order of its keys. What comes before the page is not walked, so a long listing costs as much
-//! as it is long.
+//! as it is long. Of a folder no more is kept than fills the page.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirEntry};
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -25,30 +26,49 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn folder(&mut self, folder: &Path, prefix: &str) -> io::Result<()> {
-        let Some(entries) = there(fs::read_dir(folder))? else { return Ok(()) };
-        let mut keys = Vec::new();
-        for entry in entries {
-            if let Some(key) = key(&entry?, prefix)?.filter(|key| self.is_ahead(key)) {
-                keys.push(key);
-            }
-        }
-        // A folder sorts as its keys do: with its slash.
-        keys.sort_unstable();
-        for key in keys {
-            let path = folder.join(&key[prefix.len()..]);
-            if key.ends_with('/') {
-                self.folder(&path, &key)?;
-            } else if let Some(meta) = there(fs::metadata(&path))? {
-                self.more = self.found.len() == self.limit;
-                if !self.more {
-                    self.found.push((key, meta.len()));
+        let mut last = None::<String>;
+        loop {
+            let room = self.limit - self.found.len() + 1;
+            let keys = self.next_keys(folder, prefix, last.as_deref(), room)?;
+            let all = keys.len() < room;
+            for key in &keys {
+                let path = folder.join(&key[prefix.len()..]);
+                if key.ends_with('/') {
+                    self.folder(&path, key)?;
+                } else if let Some(meta) = there(fs::metadata(&path))? {
+                    self.more = self.found.len() == self.limit;
+                    if !self.more {
+                        self.found.push((key.clone(), meta.len()));
+                    }
+                }
+                if self.more {
+                    return Ok(());
                 }
             }
-            if self.more {
+            if all {
                 return Ok(());
             }
+            // Folders may be empty, and files be gone: then what was seen does not fill the page.
+            last = keys.into_iter().next_back();
         }
-        Ok(())
+    }
+
+    /// What comes after `last` in a folder: at most `room` keys, however much is in it.
+    fn next_keys(&self, folder: &Path, prefix: &str, last: Option<&str>, room: usize) -> io::Result<BTreeSet<String>> {
+        let mut keys = BTreeSet::new();
+        let Some(entries) = there(fs::read_dir(folder))? else { return Ok(keys) };
+        for entry in entries {
+            // A folder sorts as its keys do: with its slash.
+            let ahead = |key: &String| self.is_ahead(key) && last.is_none_or(|last| key.as_str() > last);
+            let Some(key) = key(&entry?, prefix)?.filter(ahead) else { continue };
+            if keys.len() < room {
+                keys.insert(key);
+            } else if keys.last().is_some_and(|last| key < *last) {
+                keys.pop_last();
+                keys.insert(key);
+            }
+        }
+        Ok(keys)
     }
 
     /// Whether a file, or anything in a folder, comes after the page before.
@@ -107,6 +127,9 @@ mod tests {
                 fs::write(path, key).expect("a file");
             }
             fs::write(root.path().join("a#1"), "being written").expect("a file");
+            for empty in ["", "a/0", "aa", "b/0"].map(|folder| root.path().join(folder)) {
+                (0..4).for_each(|n| fs::create_dir_all(empty.join(format!("0-{n}"))).expect("a folder"));
+            }
             let (mut seen, mut after) = (Vec::new(), None::<String>);
             loop {
                 let (found, more) = page(root.path(), "", after.as_deref(), limit).expect("a page");

@@ -104,7 +104,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::page;
+    use super::{Walk, page};
 
     fn names() -> impl Strategy<Value = Vec<String>> {
         // Names that sort one way as files and another way as folders.
@@ -146,6 +146,15 @@ mod tests {
             let below: Vec<String> = below.into_iter().map(|(key, _)| key).collect();
             prop_assert_eq!(below, wanted.into_iter().filter(|key| key.starts_with("a/")).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn of_a_large_folder_no_more_is_kept_than_fills_the_page() {
+        let root = tempfile::tempdir().expect("a folder");
+        (0..50).for_each(|n| fs::write(root.path().join(format!("{n:02}")), "").expect("a file"));
+        let walk = Walk { after: Some("09"), limit: 2, found: Vec::new(), more: false };
+        let kept = walk.next_keys(root.path(), "", Some("20"), 3).expect("names");
+        assert_eq!(kept.into_iter().collect::<Vec<_>>(), ["21", "22", "23"]);
     }
 
     #[test]

@@ -25,7 +25,8 @@ use crate::contract::wire::{
 
 /// Bodies on their way at once, over all files.
 pub(crate) const IN_FLIGHT: usize = 4;
-/// Bytes read at a time: one TLS record. Each body on its way holds several of these, and larger ones are not faster.
+/// Bytes read at a time: one TLS record. Each body on its way holds several of these; 128 KiB sent 1 GiB a tenth faster
+/// and made the agent a third larger.
 const CHUNK: usize = 16 << 10;
 const ACT: &str = "store the outputs";
 

@@ -49,6 +49,9 @@ func (c Cluster) remove() error {
 	if left, err := mountsBelow(c.Path()); err != nil || len(left) > 0 {
 		return errors.Join(err, fmt.Errorf("still mounted: %s", strings.Join(left, " ")))
 	}
+	if err := os.Remove(c.scratch()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	return os.RemoveAll(c.Path())
 }
 

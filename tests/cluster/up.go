@@ -72,7 +72,7 @@ func (cache Cache) claim(name string, slot *Slot, programs Programs) (Cluster, e
 		if err := c.remove(); err != nil {
 			return c, err
 		}
-		if err := os.MkdirAll(c.Path(), 0o755); err != nil {
+		if err := c.mountScratch(); err != nil {
 			return c, err
 		}
 	case err == nil:
@@ -93,6 +93,9 @@ func (cache Cache) claim(name string, slot *Slot, programs Programs) (Cluster, e
 			return c, err
 		}
 		c = Cluster{Name: name, Slot: chosen, cache: cache}
+		if err := c.mountScratch(); err != nil {
+			return c, err
+		}
 	default:
 		return c, err
 	}

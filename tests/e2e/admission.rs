@@ -1,6 +1,6 @@
 //! Holes found in review stay closed: each is tried against the API server.
 
-use crate::support::{Cluster, Namespace, SYSTEM, kubectl_in, script, task};
+use crate::support::{Namespace, SYSTEM, kubectl_in, script, task};
 
 fn operator(ns: &Namespace, patch: &str) -> crate::support::Said {
     let user = format!("--as=system:serviceaccount:{SYSTEM}:asynctask-operator");
@@ -16,7 +16,6 @@ fn allow_reading_status(ns: &Namespace) {
 
 #[test]
 fn a_finished_task_stays_finished_even_for_the_operator() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("final");
     allow_reading_status(&ns);
     ns.define("quick", &script("quick", "true", ""));
@@ -32,7 +31,6 @@ fn a_finished_task_stays_finished_even_for_the_operator() {
 
 #[test]
 fn the_operator_cannot_change_what_a_definition_runs_or_where_a_store_is() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("specs");
     ns.define("quick", &script("quick", "true", ""));
     let user = format!("--as=system:serviceaccount:{SYSTEM}:asynctask-operator");
@@ -47,7 +45,6 @@ fn the_operator_cannot_change_what_a_definition_runs_or_where_a_store_is() {
 
 #[test]
 fn status_and_our_names_are_nobody_elses_to_write() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("guard");
     ns.define("quick", &script("quick", "true", ""));
     ns.apply(&task("t", "quick")).ok();
@@ -77,7 +74,6 @@ fn status_and_our_names_are_nobody_elses_to_write() {
 
 #[test]
 fn an_owner_cannot_be_taken_away_changed_or_borrowed() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("owner");
     let alice = ns.person("alice", Some("edit"));
     alice.kubectl(&["apply", "-f", "-"], Some(&task("t", "nothing"))).ok();
@@ -98,7 +94,6 @@ fn an_owner_cannot_be_taken_away_changed_or_borrowed() {
 
 #[test]
 fn nobody_forges_a_child_of_a_task() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("forge");
     let alice = ns.person("alice", Some("edit"));
     // Fit for `restricted`, so that only our policy stands in its way.
@@ -120,7 +115,6 @@ fn nobody_forges_a_child_of_a_task() {
 
 #[test]
 fn a_finished_task_restored_from_a_backup_never_runs_again() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("restore");
     ns.define("quick", &script("quick", "true", ""));
     let restored = task("t", "quick")

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Cluster, Namespace, cli, root, run, script, steps, task};
+use crate::support::{Namespace, cli, root, run, script, steps, task};
 
 /// The task ends as Failed for this reason, its message says these words, and no Job was made.
 #[track_caller]
@@ -19,7 +19,6 @@ fn refused(ns: &Namespace, name: &str, reason: &str, words: &[&str]) {
 
 #[test]
 fn a_task_of_an_unknown_definition_is_refused_by_name() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("unknown");
     ns.apply(&task("t", "missing")).ok();
     refused(&ns, "t", "DefinitionGone", &["missing"]);
@@ -27,7 +26,6 @@ fn a_task_of_an_unknown_definition_is_refused_by_name() {
 
 #[test]
 fn every_violation_of_the_parameters_is_listed() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("params");
     ns.example("hello-report", None);
     ns.apply(&task("t", "hello-report").replace("}}}", "}, parameters: {lines: none, colour: red}}}")).ok();
@@ -36,7 +34,6 @@ fn every_violation_of_the_parameters_is_listed() {
 
 #[test]
 fn a_missing_and_an_unknown_upload_read_alike() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("input");
     ns.example("course-outline", None);
     ns.apply(&task("none", "course-outline")).ok();
@@ -48,7 +45,6 @@ fn a_missing_and_an_unknown_upload_read_alike() {
 
 #[test]
 fn a_template_the_server_refuses_is_reported_in_the_servers_words() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("template");
     // `restricted` refuses it, which only a dry-run of the Pod shows.
     ns.apply(&script("bad", "true", "").replace("allowPrivilegeEscalation: false", "privileged: true")).ok();
@@ -63,7 +59,6 @@ fn a_template_the_server_refuses_is_reported_in_the_servers_words() {
 
 #[test]
 fn an_output_that_was_declared_but_not_written_fails_the_run() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("output");
     ns.define("lazy", &script("lazy", "true", "  outputs: [{name: report, step: work, path: report.txt}]"));
     ns.apply(&task("t", "lazy")).ok();
@@ -76,7 +71,6 @@ fn an_output_that_was_declared_but_not_written_fails_the_run() {
 
 #[test]
 fn hostile_archives_fail_with_a_sentence() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("archives");
     ns.example("course-outline", None);
     let dir = std::env::temp_dir().join(&ns.name);
@@ -112,7 +106,6 @@ fn no_plan(ns: &Namespace, name: &str, document: &str, field: &str, words: &[&st
 
 #[test]
 fn a_plan_that_cannot_be_is_refused_with_its_field() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("plan");
     let of = |name: &str, more: &str, list: &[(&str, &str, &str)]| steps(name, more, list);
     let circle = [("one", "true", "dependsOn: [two]"), ("two", "true", "dependsOn: [one]")];
@@ -129,7 +122,6 @@ fn a_plan_that_cannot_be_is_refused_with_its_field() {
 
 #[test]
 fn a_fan_out_that_cannot_be_is_refused_with_its_field() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("fan-out");
     let of = |name: &str, said: &str| steps(name, "", &[("plan", "true", ""), ("send", "true", said)]);
     let tolerance = of("tolerance", "fanOut: {shards: 3, tolerate: {failedShards: 120%}}");
@@ -153,7 +145,6 @@ fn a_fan_out_that_cannot_be_is_refused_with_its_field() {
 
 #[test]
 fn a_revision_that_is_not_there_is_refused_by_name() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("revision");
     ns.define("quick", &script("quick", "true", ""));
     ns.apply(&task("t", "quick").replace("name: quick", "name: quick, revision: quick-0123456789")).ok();
@@ -162,7 +153,6 @@ fn a_revision_that_is_not_there_is_refused_by_name() {
 
 #[test]
 fn what_was_asked_for_cannot_be_changed() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("changed");
     ns.define("quick", &script("quick", "true", ""));
     ns.apply(&task("t", "quick").replace("spec: {", "spec: {suspend: true, cancel: true, parameters: {a: 1}, ")).ok();

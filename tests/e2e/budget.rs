@@ -1,10 +1,9 @@
 //! What a run costs the API server, read from its audit log; what the agent weighs.
 
-use crate::support::{Cluster, Namespace, audit, by_account, script, task, until};
+use crate::support::{Namespace, audit, by_account, script, task, until};
 
 #[test]
 fn a_run_of_one_step_costs_at_most_four_writes_and_two_events() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("budget");
     ns.define("quick", &script("quick", "echo done", ""));
     ns.apply(&task("t", "quick")).ok();

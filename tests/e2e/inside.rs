@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::stores::seaweed;
-use crate::support::{Cluster, Namespace, cli, steps, task, variable};
+use crate::support::{Namespace, cli, steps, task, variable};
 
 /// Tries it and writes the answers down. It has Python, the pod's token, and all that the agent knows.
 const ATTACKS: &str = r#"
@@ -72,7 +72,6 @@ json.dump(answers, open(os.environ["ASYNCTASK_OUTPUTS"] + "/answers.json", "w"))
 
 #[test]
 fn a_program_reaches_nothing_but_its_own_attempt() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("inside");
     let outputs = format!(
         "  store: {}\n  outputs: [{{name: mine, step: attack, path: mine.txt}}, {{name: answers, step: attack, path: \

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Cluster, Namespace, cli, kubectl, root, run, task};
+use crate::support::{Namespace, cli, kubectl, root, run, task};
 
 fn scratch(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("asynctask-journey-{}-{name}", std::process::id()));
@@ -25,7 +25,6 @@ fn condition(status: &Value, kind: &str) -> String {
 
 #[test]
 fn a_task_applied_with_kubectl_ends_complete_and_can_be_read_by_people() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("hello");
     ns.example("hello-report", None);
     ns.apply(&std::fs::read_to_string(root().join("manifests/examples/hello-report/task.yaml")).unwrap()).ok();
@@ -57,7 +56,6 @@ fn a_task_applied_with_kubectl_ends_complete_and_can_be_read_by_people() {
 
 #[test]
 fn explain_tells_what_each_field_is_for() {
-    let _turn = Cluster::shared();
     for (path, words) in [
         ("asynctask.spec", &["What to run", "one of the owner's groups", "Files, by the name"][..]),
         ("asynctask.status.state", &["terminal ones are final"]),
@@ -73,7 +71,6 @@ fn explain_tells_what_each_field_is_for() {
 
 #[test]
 fn every_sample_is_accepted_by_the_server() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("samples");
     let mut seen = 0;
     for example in std::fs::read_dir(root().join("manifests/examples")).unwrap().flatten() {
@@ -126,7 +123,6 @@ fn outlined(ns: &Namespace, archive: &str) -> BTreeMap<&'static str, usize> {
 
 #[test]
 fn the_outline_of_a_course_has_the_blocks_its_archive_has() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("outline");
     ns.example("course-outline", None);
     let archive = scratch("made").join("course.tar.gz");
@@ -142,7 +138,6 @@ fn the_outline_of_a_course_has_the_blocks_its_archive_has() {
 
 #[test]
 fn the_outline_of_the_real_course_has_6_chapters_17_sequentials_58_verticals() {
-    let _turn = Cluster::shared();
     let beside = root().join("../shared/olx/openedx-demo-course.tar.gz");
     let archive = std::env::var("COURSE_ARCHIVE").map_or(beside, PathBuf::from);
     if !archive.exists() {
@@ -163,7 +158,6 @@ fn the_outline_of_the_real_course_has_6_chapters_17_sequentials_58_verticals() {
 
 #[test]
 fn the_log_can_be_read_after_the_pod_is_gone() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("logs");
     ns.define("talker", &crate::support::script("talker", "echo it was me", "  retention: {pods: 1s}"));
     ns.apply(&task("t", "talker")).ok();
@@ -175,7 +169,6 @@ fn the_log_can_be_read_after_the_pod_is_gone() {
 
 #[test]
 fn deleting_a_task_takes_its_bytes_away() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("delete");
     ns.define("talker", &crate::support::script("talker", "echo gone soon", ""));
     ns.apply(&task("t", "talker")).ok();
@@ -192,7 +185,6 @@ fn deleting_a_task_takes_its_bytes_away() {
 
 #[test]
 fn a_person_with_a_token_runs_and_fetches_with_the_command_line() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("person");
     ns.example("hello-report", None);
     let alice = ns.person("alice", Some("edit"));

@@ -28,10 +28,14 @@ impl Ledger {
                     // To the empty line: what is left unread when the stream is closed resets it, and the program fails.
                     let lines = BufReader::new(&stream).lines().map_while(Result::ok);
                     let request = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-                    if let Some(line) = request.split_whitespace().nth(1) {
-                        kept.lock().unwrap().push(line.trim_start_matches('/').to_owned());
-                    }
-                    let _ = (&stream).write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+                    let Some(line) = request.split_whitespace().nth(1) else { return };
+                    let line = line.trim_start_matches('/').to_owned();
+                    let nth = {
+                        let mut lines = kept.lock().unwrap();
+                        lines.push(line.clone());
+                        lines.iter().filter(|other| **other == line).count()
+                    };
+                    let _ = write!(&stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{nth}\n");
                 });
             }
         });
@@ -40,9 +44,18 @@ impl Ledger {
 
     /// Shell that writes a line; it may hold variables.
     pub(crate) fn write(&self, line: &str) -> String {
+        format!("{} >/dev/null", self.ask(line))
+    }
+
+    /// Shell that stands for a number: it writes a line, and is how often the line was written by now.
+    pub(crate) fn count(&self, line: &str) -> String {
+        format!("$({} | tail -n 1)", self.ask(line))
+    }
+
+    fn ask(&self, line: &str) -> String {
         let (host, port) = self.address.rsplit_once(':').unwrap();
         format!(
-            r#"bash -c 'exec 3<>/dev/tcp/{host}/{port} && printf "GET /%s HTTP/1.0\r\n\r\n" "$1" >&3 && cat <&3 >/dev/null' - "{line}""#
+            r#"bash -c 'exec 3<>/dev/tcp/{host}/{port} && printf "GET /%s HTTP/1.0\r\n\r\n" "$1" >&3 && cat <&3' - "{line}""#
         )
     }
 

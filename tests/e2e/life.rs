@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::ledger::Ledger;
-use crate::support::{Cluster, Namespace, cli, root, run, steps, task, until};
+use crate::support::{Namespace, cli, root, run, steps, task, until};
 
 /// A diamond with an alternative and a cleanup. `left` fails with 70 where the parameter says so; every step writes to
 /// the ledger.
@@ -45,7 +45,6 @@ fn with(name: &str, definition: &str, spec: &str) -> String {
 
 #[test]
 fn steps_run_as_the_plan_says_and_hand_their_outputs_on() {
-    let _cluster = Cluster::shared();
     let (ns, ledger) = (Namespace::new("diamond"), Ledger::open());
     ns.define("diamond", &diamond(&ledger, ""));
     ns.apply(&with("plain", "diamond", "suspend: true")).ok();
@@ -77,7 +76,6 @@ fn steps_run_as_the_plan_says_and_hand_their_outputs_on() {
 
 #[test]
 fn a_cancelled_run_ends_its_pods_cleans_up_once_and_works_no_more() {
-    let _cluster = Cluster::shared();
     let (ns, ledger) = (Namespace::new("cancel"), Ledger::open());
     let tick = ledger.write("$ASYNCTASK_NAME/tick");
     let work = format!("while true; do {tick}; sleep 0.5; done");
@@ -110,7 +108,6 @@ fn a_cancelled_run_ends_its_pods_cleans_up_once_and_works_no_more() {
 
 #[test]
 fn a_guarded_stage_is_not_interrupted_and_the_request_is_kept() {
-    let _cluster = Cluster::shared();
     let (ns, ledger) = (Namespace::new("guard"), Ledger::open());
     let inside = ledger.write("$ASYNCTASK_NAME/inside");
     let go = ledger.write("$ASYNCTASK_NAME/end");
@@ -144,7 +141,6 @@ fn a_guarded_stage_is_not_interrupted_and_the_request_is_kept() {
 
 #[test]
 fn retries_follow_the_rules_and_only_what_is_the_authors_counts() {
-    let _cluster = Cluster::shared();
     let (ns, ledger) = (Namespace::new("retry"), Ledger::open());
     let say = ledger.write("$ASYNCTASK_NAME/$ASYNCTASK_ATTEMPT");
     let flaky = format!(r#"{say}; [ "$ASYNCTASK_ATTEMPT" = 2 ] || exit 9"#);
@@ -184,7 +180,6 @@ fn retries_follow_the_rules_and_only_what_is_the_authors_counts() {
 
 #[test]
 fn what_a_pod_waits_for_is_said_within_a_minute() {
-    let _cluster = Cluster::shared();
     let ns = Namespace::new("waits");
     let definition = steps("nowhere", "", &[("work", "true", "startTimeout: 40s")]);
     let image = definition.split("image: ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
@@ -214,7 +209,6 @@ fn what_a_pod_waits_for_is_said_within_a_minute() {
 
 #[test]
 fn the_history_of_a_run_outlives_its_object() {
-    let _cluster = Cluster::shared();
     let ns = Namespace::new("history");
     ns.define("quick", &steps("quick", "", &[("work", "true", "")]));
     ns.apply(&task("a", "quick")).ok();
@@ -230,7 +224,6 @@ fn the_history_of_a_run_outlives_its_object() {
 
 #[test]
 fn the_sample_of_the_book_runs_as_it_says() {
-    let _cluster = Cluster::shared();
     let ns = Namespace::new("book");
     let sample = std::fs::read_to_string(root().join("docs/src/samples/diamond.yaml")).unwrap();
     ns.define("diamond", &sample);

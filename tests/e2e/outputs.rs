@@ -1,20 +1,11 @@
 //! What becomes of outputs: who sees them, how long they are kept, and that one for one use is one person's.
 
-use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
-use std::process::Command;
-
 use serde_json::Value;
 
-use crate::crash::{back, process};
-use crate::support::{Cluster, Namespace, Person, SYSTEM, Upgraded, kubectl, root, run, script, stored, task, until};
-
-/// For a gateway that was killed a moment ago: a connection to a pod that is gone would hang for minutes.
-const PATIENT: &[&str] =
-    &["--connect-timeout", "3", "--retry", "60", "--retry-all-errors", "--retry-delay", "1", "--max-time", "120"];
+use crate::support::{Namespace, Person, root, script, stored, task, until};
 
 /// A definition whose program writes one file an output. `outputs`: name, and what else is said of it.
-fn writer(name: &str, outputs: &[(&str, &str)], more: &str) -> String {
+pub(crate) fn writer(name: &str, outputs: &[(&str, &str)], more: &str) -> String {
     let shell: Vec<_> =
         outputs.iter().map(|(name, _)| format!("echo {name} > $ASYNCTASK_OUTPUTS/{name}.txt")).collect();
     let declared: Vec<_> =
@@ -30,7 +21,7 @@ fn route(ns: &Namespace, task: &str, output: &str) -> String {
     format!("/api/v1/namespaces/{}/tasks/{task}/outputs/{output}", ns.name)
 }
 
-fn download(ns: &Namespace, task: &str, output: &str) -> String {
+pub(crate) fn download(ns: &Namespace, task: &str, output: &str) -> String {
     format!("{}/files/0/download", route(ns, task, output))
 }
 
@@ -44,18 +35,17 @@ fn owned(ns: &Namespace, owner: &Person, name: &str, definition: &str, team: boo
 }
 
 /// Keys of a run, without its history.
-fn files(uid: &str) -> Vec<std::path::PathBuf> {
+pub(crate) fn files(uid: &str) -> Vec<std::path::PathBuf> {
     stored(uid).into_iter().filter(|path| !path.to_string_lossy().contains("/_history/")).collect()
 }
 
-fn output<'a>(status: &'a Value, name: &str) -> &'a Value {
+pub(crate) fn output<'a>(status: &'a Value, name: &str) -> &'a Value {
     let outputs = status["outputs"].as_array().unwrap();
     outputs.iter().find(|output| output["name"] == name).unwrap_or_else(|| panic!("no output {name}: {status:#}"))
 }
 
 #[test]
 fn an_output_is_seen_by_those_its_definition_names_and_deleted_by_them() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("visible");
     let outputs = [("mine", "visibility: Owner"), ("ours", "visibility: Team"), ("all", "visibility: Namespace")];
     ns.define("writer", &writer("writer", &outputs, ""));
@@ -99,7 +89,6 @@ fn an_output_is_seen_by_those_its_definition_names_and_deleted_by_them() {
 
 #[test]
 fn what_has_had_its_time_goes_and_the_task_after_the_last_of_it() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("kept");
     let outputs = [
         ("a", "retention: {for: 2s}"),
@@ -142,134 +131,7 @@ fn what_has_had_its_time_goes_and_the_task_after_the_last_of_it() {
 }
 
 #[test]
-fn of_fifty_claims_one_person_wins_while_the_gateway_is_killed() {
-    let _alone = Cluster::alone();
-    let ns = Namespace::new("once");
-    let once = "visibility: Namespace, retention: {useOnce: {window: 120s}}";
-    ns.define("once", &writer("once", &[("secret", once)], ""));
-    ns.apply(&task("t", "once")).ok();
-    assert_eq!(ns.finished("t")["state"], "Complete");
-    let people: Vec<Person> = (0..5).map(|n| ns.person(&format!("p{n}"), Some("edit"))).collect();
-    let path = download(&ns, "t", "secret");
-    // Neither reading nor asking what there is uses it up.
-    for person in &people {
-        assert_eq!(person.http("GET", &path, &[]).status, 409);
-        assert_eq!(person.http("HEAD", &path, &["-I"]).status, 409);
-        assert_eq!(person.http("GET", &format!("/api/v1/namespaces/{}/tasks/t/outputs", ns.name), &[]).status, 200);
-    }
-    assert!(ns.status("t")["claims"].is_null());
-
-    let answers: Vec<(usize, u16)> = std::thread::scope(|scope| {
-        let ask = |n: usize| {
-            let (person, path) = (&people[n % 5], &path);
-            let json = [&["-H", "Accept: application/json"], PATIENT].concat();
-            scope.spawn(move || (n % 5, person.http("POST", path, &json).status))
-        };
-        let asked: Vec<_> = (0..50).map(ask).collect();
-        let pid = until("the gateway runs", || process("gateway"));
-        run(Command::new("kill").args(["-9", &pid]), None).ok();
-        // Another pod at once: a container that was killed before waits longer each time.
-        kubectl(&["-n", SYSTEM, "delete", "pods", "-l", "app.kubernetes.io/component=gateway", "--wait=false"]).ok();
-        asked.into_iter().map(|answer| answer.join().unwrap()).collect()
-    });
-    back("gateway");
-    let mut won: BTreeMap<usize, usize> = BTreeMap::new();
-    for (person, status) in &answers {
-        assert!([200, 410].contains(status), "{answers:?}");
-        *won.entry(*person).or_default() += usize::from(*status == 200);
-    }
-    won.retain(|_, times| *times > 0);
-    let claims = ns.status("t")["claims"].clone();
-    assert_eq!((won.len(), claims.as_array().map(Vec::len)), (1, Some(1)), "{answers:?} {claims}");
-    let winner = &people[*won.keys().next().unwrap()];
-    println!("50 claims, {} answers for the winner, {claims}", won.values().sum::<usize>());
-
-    assert_eq!(winner.http("GET", &path, PATIENT).body, "secret\n", "again within the window");
-    let status = until("it is gone", || {
-        let status = ns.status("t");
-        (!output(&status, "secret")["gone"].is_null()).then_some(status)
-    });
-    assert_eq!(output(&status, "secret")["gone"]["why"], "Used");
-    // All of it went through the gateway, so the window ended soon after, and not two minutes after the claim.
-    let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
-    let kept = time(&output(&status, "secret")["gone"]["at"]).duration_since(time(&claims[0]["at"])).as_secs();
-    println!("deleted {kept} s after the claim");
-    assert!((30..110).contains(&kept), "{kept} s");
-    let uid = ns.get("asynctask", "t")["metadata"]["uid"].as_str().unwrap().to_owned();
-    assert!(stored(&uid).iter().all(|path| !path.to_string_lossy().contains("/files/secret/")));
-    assert_eq!(winner.http("GET", &path, PATIENT).status, 410);
-}
-
-#[test]
-fn what_is_left_over_is_swept_and_nothing_else() {
-    let _turn = Cluster::alone();
-    let ns = Namespace::new("swept");
-    ns.example("course-outline", None);
-    ns.define("writer", &writer("writer", &[("report", "")], ""));
-    let alice = ns.person("alice", Some("edit"));
-    let begin = || {
-        let body = format!(
-            r#"{{"definition":"course-outline","input":"archive","size":5,"sha256":"{}","mediaType":"application/gzip"}}"#,
-            "0".repeat(64)
-        );
-        let path = format!("/api/v1/namespaces/{}/uploads", ns.name);
-        let begun = alice.http("POST", &path, &["-H", "Content-Type: application/json", "-d", &body]);
-        assert_eq!(begun.status, 201, "{begun:?}");
-        begun.json()["id"].as_str().unwrap().to_owned()
-    };
-    let (unused, used) = (begin(), begin());
-    let waiting = task("waiting", "course-outline")
-        .replace("name: course-outline}", &format!("name: course-outline}}, inputs: {{archive: {{upload: {used}}}}}"));
-    alice.kubectl(&["-n", &ns.name, "apply", "-f", "-"], Some(&waiting)).ok();
-    for name in ["kept", "gone"] {
-        ns.apply(&task(name, "writer")).ok();
-        assert_eq!(ns.finished(name)["state"], "Complete");
-    }
-    let uid = |name: &str| ns.get("asynctask", name)["metadata"]["uid"].as_str().unwrap().to_owned();
-    let (kept, gone) = (uid("kept"), uid("gone"));
-    let of_kept = files(&kept);
-    let late = std::path::PathBuf::from(files(&gone)[0].to_string_lossy().into_owned());
-    ns.kubectl(&["delete", "asynctask", "gone", "--timeout=60s"]).ok();
-    // A signed request that was handed out before is sent now; the pod's user writes as the operator's does.
-    let owner = std::fs::metadata(&of_kept[0]).unwrap();
-    for folder in
-        late.ancestors().take_while(|folder| !folder.ends_with(&ns.name)).collect::<Vec<_>>().into_iter().rev()
-    {
-        if folder == late { std::fs::write(folder, "late") } else { std::fs::create_dir_all(folder) }.unwrap();
-        std::os::unix::fs::chown(folder, Some(owner.uid()), Some(owner.gid())).unwrap();
-    }
-    assert_eq!((files(&gone).len(), stored(&unused).len()), (1, 1));
-    // Here upload and history have their time, a second.
-    let brief = "  inputs: [{name: text, required: true}]\n  parameters: {type: object, properties: {who: {type: string}}}\n  \
-                 retention: {inputs: 1s, history: 1s, historyParameters: Drop}\n";
-    ns.define("brief", &script("brief", "cat $ASYNCTASK_INPUTS/text", brief));
-    let text = format!("text={}", root().join("README.md").display());
-    alice.cli(&["run", "brief", "--name", "brief", "--input", &text, "-p", "who=ada", "--wait"]).ok();
-    let upload = ns.get("asynctask", "brief")["spec"]["inputs"]["text"]["upload"].as_str().unwrap().to_owned();
-    let brief = uid("brief");
-    let history = || stored(&brief).into_iter().find(|path| path.to_string_lossy().contains("/_history/"));
-    let record = until("the history record is there", || std::fs::read_to_string(history()?).ok());
-    let record: Value = serde_json::from_str(&record).unwrap();
-    let owner = format!("system:serviceaccount:{}:alice", ns.name);
-    assert_eq!((&record["spec"]["owner"], &record["spec"]["parameters"]), (&owner.into(), &Value::Null));
-    assert!(!stored(&upload).is_empty());
-
-    let _soon = Upgraded::set("sweepAfter", "4s", "24h");
-    until("what came late is swept", || files(&gone).is_empty().then_some(()));
-    until("the upload nobody uses is swept", || stored(&unused).is_empty().then_some(()));
-    until("the upload of a run that is complete is swept", || stored(&upload).is_empty().then_some(()));
-    assert!(history().is_some(), "the run is there");
-    ns.kubectl(&["delete", "asynctask", "brief", "--timeout=60s"]).ok();
-    until("its history is swept once it is gone", || stored(&brief).is_empty().then_some(()));
-
-    assert_eq!(stored(&used).len(), 1, "a run names it");
-    assert_eq!(files(&kept), of_kept);
-    assert!(!stored(&gone).is_empty(), "the history stays");
-}
-
-#[test]
 fn an_upload_for_one_run_serves_that_run_and_its_retry_and_no_other() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("one-run");
     let alice = ns.person("alice", Some("edit"));
     let declared =

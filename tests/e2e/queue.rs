@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 use crate::ledger::Ledger;
-use crate::support::{Cluster, Namespace, get, kubectl, kubectl_in, script, steps, task, until};
+use crate::support::{Namespace, get, kubectl, kubectl_in, script, steps, task, until};
 
 /// How many runs of the definition may be in progress at a time.
 const PLACES: usize = 5;
@@ -110,7 +110,7 @@ fn replay(changes: &[(String, String)]) -> (usize, Vec<String>) {
 
 fn in_state(ns: &Namespace, state: &str) -> usize {
     let selector = format!("--field-selector=status.state={state}");
-    ns.kubectl(&["get", "asynctasks", &selector, "-o", "name"]).ok().lines().count()
+    get(&["-n", &ns.name, "asynctasks", &selector])["items"].as_array().map_or(0, Vec::len)
 }
 
 /// The order in which the runs that waited should start.
@@ -127,7 +127,6 @@ fn expected(ns: &Namespace, classes: &Classes) -> BTreeMap<String, (Reverse<bool
 
 #[test]
 fn many_runs_pass_five_at_a_time_by_priority_then_age_and_none_is_left() {
-    let _cluster = Cluster::shared();
     let (ns, size) = (Namespace::new("line"), size());
     let classes = Classes::new(&ns);
     ns.define("busy", &on_fake_nodes(&ns, &classes));
@@ -186,7 +185,6 @@ fn begun(ledger: &Ledger, name: &str) {
 
 #[test]
 fn runs_of_one_key_that_queue_go_one_at_a_time_in_order() {
-    let _cluster = Cluster::shared();
     let (ns, ledger) = (Namespace::new("key-queue"), Ledger::open());
     ns.define("queues", &keyed("queues", &ledger, "Queue", "0"));
     ns.apply(&of_course("first", "queues", "a")).ok();
@@ -220,7 +218,6 @@ fn runs_of_one_key_that_queue_go_one_at_a_time_in_order() {
 
 #[test]
 fn a_run_whose_key_is_taken_is_rejected_until_the_key_is_free() {
-    let _cluster = Cluster::shared();
     let (ns, ledger) = (Namespace::new("key-reject"), Ledger::open());
     ns.define("rejects", &keyed("rejects", &ledger, "Reject", "0"));
     ns.apply(&of_course("first", "rejects", "a")).ok();
@@ -240,7 +237,6 @@ fn a_run_whose_key_is_taken_is_rejected_until_the_key_is_free() {
 
 #[test]
 fn of_runs_that_replace_each_other_the_newest_is_left() {
-    let _cluster = Cluster::shared();
     let (ns, ledger) = (Namespace::new("key-replace"), Ledger::open());
     ns.define("replaces", &keyed("replaces", &ledger, "Replace", "1"));
     ns.apply(&of_course("first", "replaces", "a")).ok();

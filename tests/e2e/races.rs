@@ -17,9 +17,7 @@ use kube::{Api, Client};
 use reqwest::{Certificate, Method};
 use serde_json::{Value, json};
 
-use crate::support::{
-    Cluster, Namespace, audit, by_account, gateway_address, gateway_ca, gateway_url, get, steps, task, until,
-};
+use crate::support::{Namespace, audit, by_account, gateway_address, gateway_ca, gateway_url, get, steps, task, until};
 
 /// Runs that are there at a time.
 const TOGETHER: usize = 50;
@@ -243,7 +241,6 @@ fn written_down(ns: &Namespace, races: &[(Run, Answer)]) {
 
 #[test]
 fn a_run_is_cancelled_before_its_guarded_stage_or_not_inside_it() {
-    let _cluster = Cluster::shared();
     let ns = Namespace::new("races");
     ns.define("guarded", &guarded());
     // Of several that are there somebody may have installed it before.

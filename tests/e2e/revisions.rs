@@ -1,19 +1,19 @@
-//! Changes under way: definitions, the operator itself, and what is deleted while runs go on.
+//! Changes under way: definitions, and what is deleted while runs go on.
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::support::{Cluster, Namespace, SYSTEM, Upgraded, cli, get, kubectl, script, task, until};
+use crate::support::{Namespace, cli, get, script, task, until};
 
 /// A program that writes a word when it is told to end, and shows a stage meanwhile.
-fn says(word: &str, more: &str) -> String {
+pub(crate) fn says(word: &str, more: &str) -> String {
     let shell = format!(
         r#""$ASYNCTASK_AGENT" stage First; while [ ! -e "$ASYNCTASK_OUTPUTS/go" ]; do sleep 0.2; done; echo {word} > "$ASYNCTASK_OUTPUTS/report.txt""#
     );
     script("changes", &shell, &format!("  outputs: [{{name: report, step: work, path: report.txt}}]\n{more}"))
 }
 
-fn works(ns: &Namespace, name: &str) {
+pub(crate) fn works(ns: &Namespace, name: &str) {
     until(&format!("{name} works"), || (ns.status(name)["steps"][0]["stage"] == "First").then_some(()));
 }
 
@@ -21,13 +21,13 @@ fn waits(ns: &Namespace, name: &str) {
     until(&format!("{name} waits"), || (ns.status(name)["reason"] == "Queued").then_some(()));
 }
 
-fn release(ns: &Namespace, name: &str) {
+pub(crate) fn release(ns: &Namespace, name: &str) {
     works(ns, name);
     ns.let_end(&format!("asynctask.dev/task={name}"));
 }
 
 #[track_caller]
-fn ends_with(ns: &Namespace, name: &str, word: &str, revision: i64) {
+pub(crate) fn ends_with(ns: &Namespace, name: &str, word: &str, revision: i64) {
     let status = ns.finished(name);
     assert_eq!(status["state"], "Complete", "{name}: {status:#}");
     assert_eq!(status["revision"]["number"], revision, "{name}: {status:#}");
@@ -59,7 +59,6 @@ fn revision_is_ready(ns: &Namespace, number: i64) {
 
 #[test]
 fn runs_end_on_the_revision_they_were_asked_on_and_it_retires_after_the_last() {
-    let _cluster = Cluster::shared();
     let ns = Namespace::new("revisions");
     ns.define("changes", &says("one", "  concurrency: {maxRunning: 2}"));
     for name in ["a", "b"] {
@@ -99,44 +98,8 @@ fn runs_end_on_the_revision_they_were_asked_on_and_it_retires_after_the_last() {
     assert!(line.contains("Retired") && line.contains("0 runs"), "{line}");
 }
 
-fn operators() -> String {
-    let component = "app.kubernetes.io/component=operator";
-    kubectl(&["-n", SYSTEM, "get", "pods", "-l", component, "--field-selector=status.phase=Running", "-o", "name"]).ok()
-}
-
-/// UIDs of the Jobs and pods of a namespace, and how often their containers were started again.
-fn children(ns: &Namespace) -> String {
-    let line = "jsonpath={range .items[*]}{.kind} {.metadata.uid} {.status.containerStatuses[*].restartCount}\n{end}";
-    ns.kubectl(&["get", "jobs,pods", "-o", line]).ok()
-}
-
-#[test]
-fn an_upgrade_of_the_operator_disturbs_no_run() {
-    let _cluster = Cluster::alone();
-    let ns = Namespace::new("upgrade");
-    ns.define("changes", &says("one", ""));
-    ns.apply(&task("a", "changes")).ok();
-    works(&ns, "a");
-    let (before, old) = (children(&ns), operators());
-    assert_eq!(before.lines().count(), 2, "a Job and its pod: {before}");
-
-    let upgraded = Upgraded::set("log.filter", "debug", "info");
-
-    assert_ne!(operators(), old, "a new operator");
-    ns.apply(&task("b", "changes")).ok();
-    works(&ns, "b");
-    let after = children(&ns);
-    assert!(before.lines().all(|line| after.lines().any(|other| other == line)), "{before}\n{after}");
-    for name in ["a", "b"] {
-        release(&ns, name);
-        ends_with(&ns, name, "one", 1);
-    }
-    drop(upgraded);
-}
-
 #[test]
 fn a_definition_that_is_deleted_stays_until_its_runs_have_ended() {
-    let _cluster = Cluster::shared();
     let ns = Namespace::new("removed");
     ns.define("changes", &says("one", ""));
     ns.apply(&task("a", "changes")).ok();

@@ -1,34 +1,70 @@
 #!/usr/bin/env bash
-# Boots a cluster of its own, installs the chart as a user would, and runs the end-to-end tests against it.
-# usage: run.sh [test-name filter and cargo test arguments…]       KEEP=1 leaves the cluster up, THREADS=n runs n tests at a time
+# Boots a cluster of its own, installs the chart as a user would, and runs a suite of end-to-end tests on it.
+# usage: run.sh SUITE [arguments of the test harness…]      The suites are below; each has a cluster of its own, so that
+# several run beside each other. KEEP=1 leaves the cluster up, THREADS=n runs n tests at a time.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-root=$here/../..
-name=${E2E_CLUSTER:-e2e}
-work=$ASYNCTASK_CACHE/e2e-$name
+suite=${1:?usage: run.sh SUITE [ARGUMENTS…]}
+shift
+threads=1 limit=2400
+case $suite in
+  # Both together are the short form, which `make test` runs.
+  shared) size='many beside each other' threads=6 tests=(--skip serial::) ;;
+  serial) size='one at a time' tests=(serial::) ;;
+  # The long forms.
+  scale)
+    size='1,000 runs through the queue, 500 requests to cancel raced' limit=7200 tests=(queue::many_runs races::)
+    export SCALE_TASKS=1000 SCALE_RACES=500
+    ;;
+  spread)
+    size='200 shards whose pods are killed, a million items' limit=7200 tests=(spread::whatever_is_killed serial::memory::)
+    export SPREAD_SHARDS=200 SPREAD_ITEMS=1000000
+    ;;
+  away)
+    size='a store away for ten minutes, twice' limit=7200 tests=(serial::away::)
+    export STORE_AWAY=600
+    ;;
+  expired)
+    size='10,989 outputs whose time is up' limit=7200 tests=(serial::expired::)
+    export EXPIRED_RUNS=11
+    ;;
+  transfer)
+    size='1 GiB up and down, beside another client' limit=7200 tests=(serial::transfer::)
+    export TRANSFER_SIZE=1073741824 TRANSFER_ROUNDS=3
+    ;;
+  *)
+    echo "run.sh: no suite $suite: there are shared, serial, scale, spread, away, expired, transfer" >&2
+    exit 2
+    ;;
+esac
+name=e2e-$suite
+# On the cluster's own file system, which goes with it.
+work=$ASYNCTASK_CACHE/clusters/$name/work
 cluster() { "$here/../cluster/cluster" "$@"; }
 
 finish() {
   # Asked politely it waits for peers that are gone; its data is throw-away.
-  if [[ -f $work/seaweed.pid ]]; then kill -9 "$(cat "$work/seaweed.pid")"; fi
+  if [[ -f $work/seaweed.pid ]]; then kill -9 "$(cat "$work/seaweed.pid")" || true; fi
   if [[ -z ${KEEP:-} ]]; then
-    cluster down --name "$name" >"$work/down.log" 2>&1 || cat "$work/down.log" >&2
-    rm -rf "$work"
+    said=$(cluster down --name "$name" 2>&1) || echo "$said" >&2
   fi
 }
-# A cluster that was kept before left its volume, which the new one would take for another's.
-rm -rf "$work"
+# What a run before left, kept or killed, belongs to other volumes and servers.
+cluster down --name "$name" >/dev/null 2>&1 || true
+trap finish EXIT
+booting=$SECONDS
+cluster up --name "$name"
 mkdir -p "$work/tmp"
 export TMPDIR=$work/tmp # what tests leave goes with the cluster
-trap finish EXIT
-cluster up --name "$name"
 cluster fakes --name "$name" --nodes 4 # for the queue: no other pod tolerates their taint
 eval "$(cluster env --name "$name" --path "$ASYNCTASK_CACHE/path")"
 # shellcheck disable=SC1091
 source "$ASYNCTASK_CACHE/images/images.env"
 cluster load --name "$name" "$OPERATOR_ARCHIVE" "$AGENT_ARCHIVE" "$HELLO_REPORT_ARCHIVE" "$COURSE_OUTLINE_ARCHIVE"
+installing=$SECONDS
 export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE COURSE_OUTLINE_IMAGE
 export E2E_AGENT=${E2E_AGENT:?the agent binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
-cd "$root"
-cargo test --locked --features full --test e2e -- --test-threads="${THREADS:-4}" --show-output "$@"
+echo "booted in $((installing - booting)) s, chart installed in $((SECONDS - installing)) s"
+"$here/../runner.py" suite e2e --as "$name" --size "$size" --limit $limit -- \
+  --test-threads="${THREADS:-$threads}" "${tests[@]}" "$@"

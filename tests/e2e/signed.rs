@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::stores::{TTL, seaweed};
-use crate::support::{Cluster, Namespace, curl, host_ip, http, script, task, until};
+use crate::support::{Namespace, curl, host_ip, http, script, task, until};
 
 const WRITES: &str = "echo the result > $ASYNCTASK_OUTPUTS/report.txt";
 const REPORT: &str = "  outputs: [{name: report, step: work, path: report.txt, visibility: Namespace}]";
@@ -23,7 +23,6 @@ fn route(ns: &Namespace, task: &str) -> String {
 
 #[test]
 fn a_download_is_sent_to_the_store_and_its_url_soon_ends() {
-    let _turn = Cluster::shared();
     let ns = finished_run("signed", Some(seaweed()));
     let alice = ns.person("alice", Some("edit"));
 
@@ -44,7 +43,6 @@ fn a_download_is_sent_to_the_store_and_its_url_soon_ends() {
 
 #[test]
 fn on_a_filesystem_store_the_gateway_streams_and_serves_ranges() {
-    let _turn = Cluster::shared();
     let ns = finished_run("proxied", None);
     let alice = ns.person("alice", Some("edit"));
     let whole = alice.http("GET", &route(&ns, "t"), &[]);
@@ -55,7 +53,6 @@ fn on_a_filesystem_store_the_gateway_streams_and_serves_ranges() {
 
 #[test]
 fn without_a_token_401_and_without_the_right_as_if_there_were_no_task() {
-    let _turn = Cluster::shared();
     let ns = finished_run("rights", None);
     for bearer in [&[][..], &["-H", "Authorization: Bearer nothing"]] {
         assert_eq!(http("GET", &route(&ns, "t"), bearer).status, 401);
@@ -70,7 +67,6 @@ fn without_a_token_401_and_without_the_right_as_if_there_were_no_task() {
 
 #[test]
 fn who_has_lost_the_right_gets_no_new_url_after_five_seconds() {
-    let _turn = Cluster::shared();
     let ns = finished_run("revoked", Some(seaweed()));
     let bob = ns.person("bob", Some("edit"));
     let status = || bob.http("GET", &route(&ns, "t"), &[]).status;
@@ -85,7 +81,6 @@ fn who_has_lost_the_right_gets_no_new_url_after_five_seconds() {
 
 #[test]
 fn the_store_refuses_an_upload_that_is_shorter_or_altered() {
-    let _turn = Cluster::shared();
     let ns = Namespace::new("altered");
     ns.example("course-outline", Some(seaweed()));
     let alice = ns.person("alice", Some("edit"));

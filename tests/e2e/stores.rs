@@ -80,7 +80,6 @@ fn store(name: &str, endpoint: &str, bucket: &str) -> String {
 
 #[test]
 fn a_store_with_wrong_credentials_says_which_secret_to_mend() {
-    let _turn = crate::support::Cluster::shared();
     seaweed();
     let spec = crate::support::get(&["outputstore", "seaweed"])["spec"]["s3"].clone();
     secret("wrong", "nobody", "nothing");
@@ -100,7 +99,6 @@ fn a_store_with_wrong_credentials_says_which_secret_to_mend() {
 
 #[test]
 fn bucket_endpoint_and_prefix_of_a_store_are_immutable() {
-    let _turn = crate::support::Cluster::shared();
     seaweed();
     for change in
         [r#"{"spec":{"prefix":"other"}}"#, r#"{"spec":{"s3":{"bucket":"other"}}}"#, r#"{"spec":{"prefix":null}}"#]
@@ -115,7 +113,6 @@ const LINES: usize = 3_000_000;
 
 #[test]
 fn a_run_keeps_its_outputs_in_every_kind_of_store() {
-    let _turn = crate::support::Cluster::shared();
     seaweed();
     let (google, azure) = (others::google(&host_ip()), others::azure(&host_ip()));
     let signing = crate::support::get(&["outputstore", "seaweed"]);

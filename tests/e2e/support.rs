@@ -3,34 +3,19 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use asynctask_operator::contract::env::{CONTAINER, WORK_DIR};
 use serde_json::Value;
 
+pub(crate) use crate::api::{audit, get};
+
 /// Namespace of operator and gateway.
 pub(crate) const SYSTEM: &str = "asynctask-system";
 /// How long anything may take on a busy machine before the test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
-
-static TURN: RwLock<()> = RwLock::new(());
-
-/// The cluster of this run.
-pub(crate) struct Cluster;
-
-impl Cluster {
-    /// Beside other tests.
-    pub(crate) fn shared() -> RwLockReadGuard<'static, ()> {
-        TURN.read().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Without other tests: for those that stop what the others need.
-    pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
-        TURN.write().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
 
 pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/e2e/run.sh, or `make test-e2e`"))
@@ -97,13 +82,6 @@ pub(crate) fn kubectl(args: &[&str]) -> Said {
 /// `kubectl ARGS -f -` with a document.
 pub(crate) fn kubectl_in(args: &[&str], document: &str) -> Said {
     run(Command::new("kubectl").args(args).args(["-f", "-"]), Some(document))
-}
-
-/// A JSON object from the API server, or null when there is none.
-pub(crate) fn get(args: &[&str]) -> Value {
-    let said = run(Command::new("kubectl").arg("get").args(args).args(["-o", "json", "--ignore-not-found"]), None);
-    let out = said.ok();
-    if out.trim().is_empty() { Value::Null } else { serde_json::from_str(&out).unwrap() }
 }
 
 /// Waits until a question has an answer; what is not there after [`PATIENCE`] is said.
@@ -234,7 +212,7 @@ impl Drop for Namespace {
 }
 
 /// The chart with another value, which starts new pods of operator and gateway; the one before again when it is dropped.
-/// Hold [`Cluster::alone`].
+/// Only one test at a time can do this.
 pub(crate) struct Upgraded {
     key: &'static str,
     before: &'static str,
@@ -383,13 +361,6 @@ pub(crate) fn gateway_ca() -> PathBuf {
         file
     })
     .clone()
-}
-
-/// Lines of the API server's audit log that speak of a namespace.
-pub(crate) fn audit(namespace: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(variable("ASYNCTASK_AUDIT_LOG")).unwrap();
-    let needle = format!("\"namespace\":\"{namespace}\"");
-    text.lines().filter(|line| line.contains(&needle)).filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Whether an audit line is a successful request of one of our accounts.

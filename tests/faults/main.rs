@@ -23,6 +23,8 @@ mod stand_in;
 mod table;
 mod takeover;
 
+#[path = "../e2e/api.rs"]
+mod api;
 #[allow(dead_code, unreachable_pub, reason = "the end-to-end tests use the rest")]
 #[path = "../e2e/support.rs"]
 mod support;

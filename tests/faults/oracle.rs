@@ -7,7 +7,7 @@ use asynctask_operator::storage::{Layout, ObjectStore};
 use serde_json::Value;
 
 use crate::site::{PREFIX, Site};
-use crate::support::{Namespace, audit};
+use crate::support::{Namespace, audit, get};
 
 /// Names of the oracles, in the order of [`End::judge`].
 pub(crate) const NAMES: [&str; 5] = ["O1 ledger", "O2 objects", "O3 audit", "O4 bucket", "O5 secrets"];
@@ -79,13 +79,14 @@ impl End {
 
 /// Our kinds and the Jobs, each without what differs from run to run.
 fn objects(ns: &Namespace) -> BTreeMap<String, Value> {
-    let list = ns.kubectl(&["get", "asynctasks,taskdefinitions,taskrevisions,jobs", "-o", "json"]).ok();
-    let list: Value = serde_json::from_str(&list).unwrap();
-    let name = |object: &Value| {
-        let name = masked(object["metadata"]["name"].as_str().unwrap(), &ns.name);
-        format!("{} {name}", object["kind"].as_str().unwrap())
-    };
-    list["items"].as_array().unwrap().iter().map(|object| (name(object), lasting(object, &ns.name))).collect()
+    let mut objects = BTreeMap::new();
+    for kind in ["asynctasks", "taskdefinitions", "taskrevisions", "jobs"] {
+        for object in get(&["-n", &ns.name, kind])["items"].as_array().unwrap() {
+            let name = masked(object["metadata"]["name"].as_str().unwrap(), &ns.name);
+            objects.insert(format!("{kind} {name}"), lasting(object, &ns.name));
+        }
+    }
+    objects
 }
 
 /// The label and annotation that somebody sets all the time: the Job gets the value that is set when it is made.
@@ -213,7 +214,8 @@ pub(crate) async fn all_keys(namespace: &str, site: &Site) -> BTreeSet<String> {
 
 fn leaks(ns: &Namespace, site: &Site) -> Vec<String> {
     let log = std::fs::read_to_string(&site.start.log).unwrap_or_default();
-    let told = ns.kubectl(&["get", "events,asynctasks,taskdefinitions,jobs", "-o", "json"]).ok();
+    let kinds = ["events", "asynctasks", "taskdefinitions", "jobs"];
+    let told = kinds.map(|kind| get(&["-n", &ns.name, kind]).to_string()).concat();
     let places = [("the operator's log", log), ("objects and Events", told)];
     let leaky = |(_, text): &&(&str, String)| site.canaries.iter().any(|secret| text.contains(secret));
     places.iter().filter(leaky).map(|(place, _)| format!("a secret is in {place}")).collect()

@@ -2,9 +2,8 @@
 
 use std::process::Command;
 
-use crate::crash::{back, process};
-use crate::memory::peak;
-use crate::support::{Cluster, Namespace, run, script, stored, task, until};
+use crate::component::{back, peak, process};
+use crate::support::{Namespace, run, script, stored, task, until};
 
 /// Files a run gives: as many as one commit takes.
 const EACH: usize = 999;
@@ -16,7 +15,6 @@ fn runs() -> usize {
 
 #[test]
 fn many_outputs_whose_time_is_up_go_though_the_operator_is_killed() {
-    let _turn = Cluster::alone();
     let ns = Namespace::new("expired");
     let shell = format!(
         "mkdir $ASYNCTASK_OUTPUTS/part; seq 1 {EACH} | while read n; do echo $n > $ASYNCTASK_OUTPUTS/part/$n; done; echo \

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::stores::seaweed;
-use crate::support::{Cluster, Namespace, SYSTEM, cli, get, host_ip, kubectl, kubectl_in, steps, task, until};
+use crate::support::{Namespace, SYSTEM, cli, get, host_ip, kubectl, kubectl_in, steps, task, until};
 
 /// Seconds; `make test-away` says 600.
 fn away() -> Duration {
@@ -120,7 +120,6 @@ pub(crate) fn gated(name: &str) -> Arc<Gate> {
 
 #[test]
 fn a_store_that_is_away_loses_nothing_and_nothing_is_half_there() {
-    let _turn = Cluster::alone();
     let gate = gated("away");
     let ns = Namespace::new("away");
     let outputs = "  store: away\n  outputs: [{name: numbers, step: count, path: numbers.txt}]";

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::stores::seaweed;
-use crate::support::{Cluster, Namespace, SYSTEM, kubectl, run, script, until};
+use crate::support::{Namespace, SYSTEM, kubectl, run, script, until};
 
 /// 64 parts: on its way for some seconds.
 const SIZE: u64 = 1 << 30;
@@ -33,7 +33,6 @@ fn asked_for(ns: &Namespace) -> usize {
 
 #[test]
 fn an_upload_whose_command_was_killed_is_gone_on_with_by_the_next() {
-    let _turn = Cluster::alone();
     seaweed();
     let ns = Namespace::new("uploads");
     let ada = ns.person("ada", Some("edit"));

@@ -4,9 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::crash::process;
-use crate::memory::{forget, peak};
-use crate::support::{Cluster, Namespace, gateway_address, gateway_ca, gateway_url, http, run};
+use crate::component::{forget, peak, process};
+use crate::support::{Namespace, gateway_address, gateway_ca, gateway_url, http, run};
 
 /// How much more memory, in KiB, the gateway may need for all of them: their connections.
 const MORE: u64 = 24 << 10;
@@ -30,7 +29,6 @@ sys.stdin.read()
 
 #[test]
 fn whoever_floods_the_gateway_is_refused_or_waits_and_nobody_else_does() {
-    let _alone = Cluster::alone();
     let ns = Namespace::new("flood");
     let alice = ns.person("alice", Some("edit"));
     let tasks = format!("/api/v1/namespaces/{}/tasks", ns.name);

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::crash::process;
-use crate::memory::{forget, peak, watched};
+use super::memory::watched;
+use crate::component::{forget, peak, process};
 use crate::stores::{access_key, awscli, seaweed, secret_key};
-use crate::support::{Cluster, Namespace, SYSTEM, get, kubectl, run, steps, task, until};
+use crate::support::{Namespace, SYSTEM, get, kubectl, run, steps, task, until};
 
 /// Bytes of the file; `make test-transfer` says 1 GiB.
 fn size() -> u64 {
@@ -125,7 +125,6 @@ impl Peer {
 
 #[test]
 fn a_large_file_needs_little_memory_and_no_more_time_than_with_another_client() {
-    let _alone = Cluster::alone();
     let size = size();
     let mut took = vec![there_and_back(seaweed(), size)];
     let mut other = Vec::new();
@@ -156,7 +155,6 @@ fn a_large_file_needs_little_memory_and_no_more_time_than_with_another_client() 
 
 #[test]
 fn the_gateway_needs_the_same_memory_for_a_file_of_any_size() {
-    let _alone = Cluster::alone();
     let gateway = process("gateway").unwrap();
     let highest = |size: u64| {
         forget(&gateway);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::crash::process;
-use crate::support::{Cluster, Namespace, cli, steps, task};
+use crate::component::{forget, peak, process};
+use crate::support::{Namespace, cli, steps, task};
 
 /// Items of the larger run; `make test-spread` sends a million.
 fn items() -> usize {
@@ -31,17 +31,6 @@ const STATUS: usize = 32 << 10;
 
 /// Peaks of resident memory in KiB, by what runs: `operator`, `gateway`, and the agent of each step.
 pub(crate) type Peaks = BTreeMap<String, u64>;
-
-/// The highest resident memory of a process since it was last asked to forget it.
-pub(crate) fn peak(pid: &str) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().trim_end_matches(" kB").parse().ok()
-}
-
-/// From now on a process has a new peak.
-pub(crate) fn forget(pid: &str) {
-    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
-}
 
 /// The agents of a namespace's pods that run now: step and process.
 fn agents(namespace: &str) -> Vec<(String, String)> {
@@ -132,7 +121,6 @@ fn split(status: &Value) -> String {
 
 #[test]
 fn a_hundred_times_as_many_items_need_the_same_memory() {
-    let _alone = Cluster::alone();
     let (many, few) = (items(), items() / PART);
     // More shards than an agent sends at a time, in both: with two it has fewer buffers than with two hundred.
     let fewer = few.div_ceil(20);

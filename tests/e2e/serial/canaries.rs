@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::stores::{AZURE_ACCOUNT, seaweed, secret_key};
 use crate::support::{
-    Cluster, Namespace, SYSTEM, Upgraded, by_account, get, host_ip, kubectl, kubectl_in, script, task, until, variable,
+    Namespace, SYSTEM, Upgraded, by_account, get, host_ip, kubectl, kubectl_in, script, task, until, variable,
 };
 
 /// Stores that cannot work, with what they were given: name, Secret, kind.
@@ -34,7 +34,6 @@ fn broken_stores(endpoint: &str) -> Vec<(&'static str, serde_json::Value, serde_
 
 #[test]
 fn no_secret_is_ever_said_not_even_at_debug_level() {
-    let _turn = Cluster::alone();
     seaweed();
     let _loud = Upgraded::set("log.filter", "debug", "info");
     let ns = Namespace::new("canaries");

@@ -1,4 +1,4 @@
-# Two commands for newcomers: `make demo` and `make test`. Everything else is a step of them.
+# `make check` in a minute, `make test` in a quarter of an hour, `make demo` to see it. Everything else is a step of them.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -7,6 +7,7 @@ SHELL := bash
 export ASYNCTASK_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/asynctask-operator
 export CARGO_TARGET_DIR ?= $(ASYNCTASK_CACHE)/target
 export CARGO_TERM_PROGRESS_WHEN ?= never
+export TEST_REPORT ?= $(ASYNCTASK_CACHE)/report
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 BIN := $(CARGO_TARGET_DIR)/debug
@@ -16,15 +17,31 @@ AGENT := $(AGENT_TARGET)/$(HOST)/agent/asynctask-agent
 # What is measured is built as it is shipped.
 MEASURED := $(ASYNCTASK_CACHE)/target-measured
 ON_PATH := $(ASYNCTASK_CACHE)/path
+# Unit tests store many small files, and each waits for the disk unless it is memory.
+FAST_TMP := $(firstword $(wildcard /dev/shm) $(TMPDIR) /tmp)
 
 # One feature set for everything that is tested, so that dependencies are built once.
 CARGO_FEATURES := --locked --features full
 cluster = tests/cluster/cluster
+# A stage: its lines are shown with its name before them, and its seconds are kept for the report.
+stage = tests/runner.py stage $@ --
+suite = $(stage) tests/runner.py suite
 NAME ?= demo
+SUITE ?= shared
 
 .PHONY: help
 help: ## Lists the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: check
+check: ## In a minute, Rust only: format, clippy, unit, property and architecture tests
+	@cargo fmt --check
+	@cargo clippy $(CARGO_FEATURES) --all-targets -- -D warnings
+	@TMPDIR=$(FAST_TMP) cargo test --quiet $(CARGO_FEATURES) --lib --bins --test architecture
+
+.PHONY: check-budget
+check-budget: ## How long `make check` takes, with nothing changed and after one line in each of three rooms
+	@tests/check-budget.sh
 
 .PHONY: demo
 demo: parts images ## Boots a cluster, installs the chart, runs the course outline and downloads its result
@@ -35,64 +52,67 @@ demo-down: ## Removes everything `make demo` made
 	@$(cluster) down --name demo
 	@rm -rf "$(ASYNCTASK_CACHE)/demo"
 
+# All beside each other: while one waits for a pod, another has the processors.
 .PHONY: test
-test: lint test-unit test-stores test-e2e test-faults ## Everything CI runs: lint, unit and store tests, and the real cluster, unharmed and harmed
+test: ## Everything CI runs: check, stores, and real clusters, unharmed and harmed; what took how long
+	@rm -rf "$(TEST_REPORT)"
+	@$(MAKE) --no-print-directory -j --keep-going test-e2e test-faults test-unit test-stores lint || true
+	@tests/runner.py show
+
+# Long forms, one at a time: they want the machine for themselves.
+LONG := scale spread away expired transfer
+.PHONY: test-long
+test-long: suites ## Every long form, hours: e2e suites, faults at every write; prints a table
+	@rm -rf "$(TEST_REPORT)"
+	@for suite in $(LONG); do $(MAKE) --no-print-directory e2e SUITE=$$suite || true; done
+	@$(MAKE) --no-print-directory test-faults-full || true
+	@tests/runner.py table
 
 .PHONY: test-unit
-test-unit: ## Unit, property and agent tests; the examples' and the cluster tool's own
-	@go vet -C tests/cluster . && go test -C tests/cluster .
-	@go vet -C tests/kstatus . && go test -C tests/kstatus .
-	@cd manifests/examples/course-outline && python3 -m unittest discover -q -s tests -t .
-	@cargo test $(CARGO_FEATURES) --lib --bins --test architecture --test agent --test bench
+test-unit: unit agent-suite go-tests example-tests ## Unit, property and agent tests; the examples' and the cluster tool's own
+
+.PHONY: unit
+unit: suites
+	@TMPDIR=$(FAST_TMP) $(stage) bash -c 'tests/runner.py suite asynctask_operator --as unit && tests/runner.py suite architecture && tests/runner.py suite bench'
+
+.PHONY: agent-suite
+agent-suite: suites
+	@$(suite) agent
+
+.PHONY: go-tests
+go-tests:
+	@$(stage) bash -ec 'for tool in cluster kstatus; do go vet -C tests/$$tool . && go test -C tests/$$tool .; done'
+
+.PHONY: example-tests
+example-tests:
+	@$(stage) bash -c 'cd manifests/examples/course-outline && python3 -m unittest discover -q -s tests -t .'
 
 .PHONY: test-stores
-test-stores: cluster-build ## One suite on every kind of store, with real servers; prints the table; the gateway on a store without conditions
-	@cargo test $(CARGO_FEATURES) --test storage -- --show-output every_store_keeps_every_promise
-	@cargo test $(CARGO_FEATURES) --test storage -- --skip every_store_keeps_every_promise
-	@ASYNCTASK_UNCONDITIONAL=1 cargo test $(CARGO_FEATURES) --lib gateway::
+test-stores: suites stores-build ## One suite on every kind of store, with real servers; prints the table; the gateway on a store without conditions
+	@$(suite) storage --show every_store_keeps_every_promise
+	@TMPDIR=$(FAST_TMP) ASYNCTASK_UNCONDITIONAL=1 tests/runner.py stage gateway-unconditional -- tests/runner.py suite asynctask_operator --as unconditional -- gateway::
 
 .PHONY: test-e2e
-test-e2e: binaries cluster-build images ## Boots a cluster of its own and tests the installed chart on it
-	@cargo test $(CARGO_FEATURES) --test e2e --no-run
-	@E2E_AGENT="$(AGENT)" tests/e2e/run.sh
+test-e2e: e2e-shared e2e-serial ## The installed chart on real clusters: many tests beside each other, and those that need one for themselves
 
-.PHONY: test-scale
-test-scale: binaries cluster-build images ## On fake nodes: 1,000 runs through the queue, 500 requests to cancel raced
-	@cargo test $(CARGO_FEATURES) --test e2e --no-run
-	@E2E_AGENT="$(AGENT)" THREADS=1 SCALE_TASKS=1000 SCALE_RACES=500 tests/e2e/run.sh queue::many_runs races::
+.PHONY: e2e-shared e2e-serial
+e2e-shared e2e-serial: suites images cluster-fakes
+	@E2E_AGENT="$(AGENT)" $(stage) tests/e2e/run.sh $(@:e2e-%=%)
 
-.PHONY: test-spread
-test-spread: binaries cluster-build images ## On the real node: 200 shards whose pods are killed, a million items in the same memory
-	@cargo test $(CARGO_FEATURES) --test e2e --no-run
-	@E2E_AGENT="$(AGENT)" THREADS=1 SPREAD_SHARDS=200 SPREAD_ITEMS=1000000 tests/e2e/run.sh spread::whatever_is_killed memory::
-
-.PHONY: test-away
-test-away: binaries cluster-build images ## On the real node: a store that goes away for ten minutes in the middle of an upload and of a deletion
-	@cargo test $(CARGO_FEATURES) --test e2e --no-run
-	@E2E_AGENT="$(AGENT)" THREADS=1 STORE_AWAY=600 tests/e2e/run.sh away::
-
-.PHONY: test-expired
-test-expired: binaries cluster-build images ## On the real node: 10,000 outputs whose time is up, the operator killed meanwhile
-	@cargo test $(CARGO_FEATURES) --test e2e --no-run
-	@E2E_AGENT="$(AGENT)" THREADS=1 EXPIRED_RUNS=11 tests/e2e/run.sh expired::
-
-.PHONY: test-transfer
-test-transfer: binaries cluster-build images ## On the real node: 1 GiB up and down, beside `aws s3 cp`, and through the gateway
-	@cargo test $(CARGO_FEATURES) --test e2e --no-run
-	@E2E_AGENT="$(AGENT)" THREADS=1 TRANSFER_SIZE=1073741824 TRANSFER_ROUNDS=3 tests/e2e/run.sh transfer::
+.PHONY: e2e
+e2e: suites images cluster-fakes ## One end-to-end suite, SUITE=shared, serial, or a long form: scale, spread, away, expired, transfer
+	@E2E_AGENT="$(AGENT)" tests/runner.py stage e2e-$(SUITE) -- tests/e2e/run.sh $(SUITE)
 
 .PHONY: test-faults
-test-faults: binaries cluster-build images ## Crashes the operator at every write, loses answers, serves old views; prints a table
-	@cargo test $(CARGO_FEATURES) --test faults --no-run
-	@FAULTS_OPERATOR="$(BIN)/asynctask-operator" tests/faults/run.sh
+test-faults: suites images cluster-fakes ## Crashes the operator at some writes, loses answers, serves old views; prints a table
+	@FAULTS_OPERATOR="$(BIN)/asynctask-operator" tests/runner.py stage faults -- tests/faults/run.sh short
 
 .PHONY: test-faults-full
-test-faults-full: binaries cluster-build images ## The same with every scenario, refusals, delays and a leader that sleeps
-	@cargo test $(CARGO_FEATURES) --test faults --no-run
-	@FAULTS_OPERATOR="$(BIN)/asynctask-operator" tests/faults/run.sh --include-ignored
+test-faults-full: suites images cluster-fakes ## The same at every write, with refusals, delays and a leader that sleeps
+	@FAULTS_OPERATOR="$(BIN)/asynctask-operator" tests/runner.py stage faults-full -- tests/faults/run.sh full
 
 .PHONY: bench
-bench: cluster-build ## Measures the budgets on a cluster of its own, beside raw Jobs; wants the machine for itself
+bench: cluster-fakes ## Measures the budgets on a cluster of its own, beside raw Jobs; wants the machine for itself
 	@CARGO_TARGET_DIR="$(MEASURED)" cargo test $(CARGO_FEATURES) --release --test bench --no-run
 	@CARGO_TARGET_DIR="$(MEASURED)" tests/bench/run.sh
 
@@ -101,20 +121,27 @@ bench-accept: ## Makes the figures of the last `make bench` the baseline, and pu
 	@CARGO_TARGET_DIR="$(MEASURED)" cargo test $(CARGO_FEATURES) --release --test bench -- --ignored the_last_run_becomes_the_baseline
 
 .PHONY: lint
-lint: generate-check ## Generated files, format, clippy, each binary alone
-	@cargo fmt --check
-	@cargo clippy $(CARGO_FEATURES) --all-targets -- -D warnings
+lint: fmt generate-check clippy ## Generated files, format, clippy, each binary alone
+
+.PHONY: fmt
+fmt:
+	@$(stage) cargo fmt --check
+
+# After what tests wait for: cargo does one thing at a time.
+.PHONY: clippy
+clippy: | suites
+	@$(stage) cargo clippy $(CARGO_FEATURES) --all-targets -- -D warnings
 	@for part in operator:asynctask-operator gateway:asynctask-gateway agent:asynctask-agent cli:kubectl-asynctask crdgen:crdgen; do \
-	  cargo clippy --quiet --locked --features "$${part%%:*}" --bin "$${part##*:}" -- -D warnings; \
+	  tests/runner.py stage $${part##*:} -- cargo clippy --quiet --locked --features "$${part%%:*}" --bin "$${part##*:}" -- -D warnings; \
 	done
 
 .PHONY: generate
-generate: ## Writes the CRDs, the rendered chart and the OpenAPI document
+generate: binaries cluster-build ## Writes the CRDs, the rendered chart and the OpenAPI document
 	@tests/generate.sh .
 
 .PHONY: generate-check
-generate-check: cluster-build ## Fails when a generated file is not what `make generate` writes
-	@tests/generate.sh --check
+generate-check: binaries cluster-build ## Fails when a generated file is not what `make generate` writes
+	@$(stage) tests/generate.sh --check
 
 # Side by side: while one of the two compilers links, or waits for the network, the other has the processor.
 .PHONY: parts
@@ -123,18 +150,31 @@ parts: ## Builds our programs and the parts of the cluster
 
 .PHONY: binaries
 binaries: ## Builds operator, gateway, command line and agent
-	@cargo build $(CARGO_FEATURES) --bin asynctask-operator --bin asynctask-gateway --bin kubectl-asynctask
-	@CARGO_TARGET_DIR="$(AGENT_TARGET)" RUSTFLAGS="-C target-feature=+crt-static" \
+	@$(stage) cargo build $(CARGO_FEATURES) --bin asynctask-operator --bin asynctask-gateway --bin kubectl-asynctask --bin crdgen
+	@CARGO_TARGET_DIR="$(AGENT_TARGET)" RUSTFLAGS="-C target-feature=+crt-static" tests/runner.py stage agent -- \
 	  cargo build --locked --profile agent --target $(HOST) --features agent --bin asynctask-agent
 	@mkdir -p "$(ON_PATH)" && ln -sf "$(BIN)/kubectl-asynctask" "$(ON_PATH)/kubectl-asynctask"
 
+.PHONY: suites
+suites: binaries ## Compiles every test suite
+	@$(stage) bash -o pipefail -c 'cargo test $(CARGO_FEATURES) --no-run --message-format=json-render-diagnostics | tests/runner.py found'
+
 .PHONY: images
 images: binaries cluster-build ## Builds the container images into the cache
-	@manifests/images/build.sh --bin-dir "$(BIN)" --agent "$(AGENT)"
+	@$(stage) manifests/images/build.sh --bin-dir "$(BIN)" --agent "$(AGENT)"
 
 .PHONY: cluster-build
 cluster-build: ## Builds the parts of the cluster that the cache lacks
-	@$(cluster) build
+	@$(stage) $(cluster) build
+
+.PHONY: cluster-fakes
+cluster-fakes: | cluster-build
+	@$(stage) $(cluster) build kwok
+
+# Servers of stores; with what the processors have left, as nobody else waits for them.
+.PHONY: stores-build
+stores-build: | cluster-fakes
+	@$(stage) nice -n 15 $(cluster) build gcs minio
 
 .PHONY: cluster-up
 cluster-up: cluster-build ## Boots the cluster NAME (default: demo)

@@ -10,8 +10,19 @@ say() { printf '\n\033[1m▶ %s\033[0m  (%d s)\n' "$*" $((SECONDS - started)); }
 shown() { printf '  $ %s\n' "$*"; "$@" 2>&1 | sed 's/^/  /'; }
 
 say "Booting Kubernetes: etcd, API server, scheduler, kubelet with containerd, CoreDNS"
-cluster up --name demo | sed 's/^/  /'
+if ! cluster up --name demo; then
+  say "What is left of an earlier cluster does not come up: it is removed, and booted anew"
+  cluster down --name demo
+  cluster up --name demo
+fi
 eval "$(cluster env --name demo --path "$ASYNCTASK_CACHE/path")"
+# A volume belongs to the cluster that wrote it, and the store refuses that of another. One that is gone needs none.
+cluster_id=$(kubectl get namespace kube-system -o jsonpath='{.metadata.uid}')
+if [[ $(cat "$work/cluster-id" 2>/dev/null) != "$cluster_id" ]]; then
+  rm -rf "$work/volume"
+  mkdir -p "$work"
+  echo "$cluster_id" >"$work/cluster-id"
+fi
 # shellcheck disable=SC1091
 source "$ASYNCTASK_CACHE/images/images.env"
 

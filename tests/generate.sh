@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes what is generated from code: CRDs, the rendered chart, the OpenAPI document.
-# usage: generate.sh TARGET_ROOT    or    generate.sh --check
+# usage: generate.sh TARGET_ROOT    or    generate.sh --check      (after `make binaries`, which says where they are)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
@@ -9,9 +9,9 @@ generated=(crds charts/asynctask-operator/files/crds manifests/install.yaml docs
 generate() {
   local to=$1
   mkdir -p "$to/crds" "$to/charts/asynctask-operator/files/crds" "$to/manifests" "$to/docs/src"
-  cargo run --quiet --locked --features full --bin crdgen -- "$to/crds"
+  "$CARGO_TARGET_DIR/debug/crdgen" "$to/crds"
   cp "$to"/crds/*.yaml "$to/charts/asynctask-operator/files/crds/"
-  cargo run --quiet --locked --features full --bin asynctask-gateway -- openapi >"$to/docs/src/openapi.json"
+  "$CARGO_TARGET_DIR/debug/asynctask-gateway" openapi >"$to/docs/src/openapi.json"
   # Rendered for a server with mutating admission policies; the chart itself asks the server.
   "$(tests/cluster/cluster which helm)" template asynctask charts/asynctask-operator --namespace asynctask-system \
     --kube-version 1.37.0 --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy \

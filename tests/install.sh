@@ -42,6 +42,10 @@ for workload in operator gateway; do
     exit 1
   fi
 done
-kubectl wait --for=condition=Ready outputstore/trial --timeout=60s >/dev/null
+if ! kubectl wait --for=condition=Ready outputstore/trial --timeout=60s >/dev/null; then
+  echo "the store trial did not become ready:" >&2
+  kubectl get outputstore trial -o jsonpath='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}' >&2
+  exit 1
+fi
 
 "$here/await-kinds.sh"

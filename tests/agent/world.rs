@@ -81,7 +81,15 @@ pub(crate) struct State {
     pub(crate) secure: String,
     /// Anything that must never happen.
     pub(crate) crimes: Vec<String>,
+    /// Stdout and stderr of the agent so far.
+    pub(crate) streams: [Stream; 2],
 }
+
+/// Bytes that are still being written.
+pub(crate) type Stream = Arc<Mutex<Vec<u8>>>;
+
+/// The most lines of each part of the evidence.
+const EVIDENCE: usize = 40;
 
 #[derive(Clone)]
 pub(crate) struct Shared {
@@ -111,7 +119,24 @@ impl Shared {
                 changed.await;
             }
         };
-        timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("waited in vain until {what}"))
+        timeout(PATIENCE, found).await.unwrap_or_else(|_| self.ran_out(what))
+    }
+
+    /// Fails the test with what was awaited, the last calls, and what the agent said last.
+    pub(crate) fn ran_out(&self, what: &str) -> ! {
+        let state = self.lock();
+        // Without bodies and signatures.
+        let calls: Vec<&str> = state.calls.iter().map(|call| call.what.as_str()).collect();
+        let [out, err] = state.streams.each_ref().map(|stream| text(stream));
+        let evidence = [("calls", calls), ("stdout", out.lines().collect()), ("stderr", err.lines().collect())];
+        let part = |(name, lines): (&str, Vec<&str>)| {
+            let left_out = lines.len().saturating_sub(EVIDENCE);
+            format!("-- {name}, {left_out} before\n{}\n", lines[left_out..].join("\n"))
+        };
+        let evidence: String = evidence.into_iter().map(part).collect();
+        // Whoever unwinds asks for it again.
+        drop(state);
+        panic!("waited in vain until {what}\n{evidence}")
     }
 }
 
@@ -184,6 +209,7 @@ impl World {
             plain: String::new(),
             secure: String::new(),
             crimes: vec![],
+            streams: Default::default(),
         };
         let shared = Shared { state: Arc::new(Mutex::new(state)), changed: Arc::default() };
         let servers = servers::start(&shared).await;
@@ -291,8 +317,7 @@ impl World {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut agent = command.spawn().unwrap();
         let (out, err) = (agent.stdout.take().unwrap(), agent.stderr.take().unwrap());
-        let stdout = Arc::<Mutex<Vec<u8>>>::default();
-        let stderr = Arc::<Mutex<Vec<u8>>>::default();
+        let [stdout, stderr] = self.shared.lock().streams.clone();
         let readers = [
             tokio::spawn(follow(out, Arc::clone(&stdout), self.shared.clone())),
             tokio::spawn(follow(err, Arc::clone(&stderr), self.shared.clone())),
@@ -306,7 +331,11 @@ impl World {
     }
 }
 
-async fn follow(mut from: impl AsyncReadExt + Unpin, to: Arc<Mutex<Vec<u8>>>, shared: Shared) {
+fn text(stream: &Stream) -> String {
+    String::from_utf8_lossy(&stream.lock().unwrap()).into_owned()
+}
+
+async fn follow(mut from: impl AsyncReadExt + Unpin, to: Stream, shared: Shared) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         to.lock().unwrap().extend_from_slice(&buffer[..length]);
@@ -317,8 +346,8 @@ async fn follow(mut from: impl AsyncReadExt + Unpin, to: Arc<Mutex<Vec<u8>>>, sh
 pub(crate) struct Running {
     pub(crate) world: World,
     agent: Child,
-    stdout: Arc<Mutex<Vec<u8>>>,
-    stderr: Arc<Mutex<Vec<u8>>>,
+    stdout: Stream,
+    stderr: Stream,
     readers: [tokio::task::JoinHandle<()>; 2],
 }
 
@@ -353,18 +382,16 @@ impl Running {
     /// Waits for a text on stdout or stderr.
     pub(crate) async fn says(&self, text: &str) {
         let streams = [&self.stdout, &self.stderr];
-        let said = |_: &mut State| {
-            streams.iter().any(|s| String::from_utf8_lossy(&s.lock().unwrap()).contains(text)).then_some(())
-        };
+        let said = |_: &mut State| streams.iter().any(|stream| self::text(stream).contains(text)).then_some(());
         self.world.shared.until(&format!("the agent says {text:?}"), said).await;
     }
 
     pub(crate) async fn end(mut self) -> Ended {
-        let status = timeout(PATIENCE, self.agent.wait()).await.expect("the agent never ended").unwrap();
+        let status = timeout(PATIENCE, self.agent.wait()).await;
+        let status = status.unwrap_or_else(|_| self.world.shared.ran_out("the agent ends")).unwrap();
         for reader in self.readers {
             reader.await.unwrap();
         }
-        let text = |bytes: &Mutex<Vec<u8>>| String::from_utf8_lossy(&bytes.lock().unwrap()).into_owned();
         let message = std::fs::read(self.world.root.path().join("dev/termination-log")).unwrap();
         assert!(message.len() <= 4096, "the termination message has {} bytes", message.len());
         let ended = Ended {

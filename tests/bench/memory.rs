@@ -12,7 +12,7 @@ use crate::figures::{Figures, Row};
 use crate::process::{peak, resident};
 use crate::site::Site;
 use crate::sizes::number;
-use crate::support::Namespace;
+use crate::support::{Namespace, in_time};
 use crate::work::{create_all, define, of, task, until_all};
 
 /// Steps in which the runs are made.
@@ -75,7 +75,7 @@ fn restart(site: &Site, ns: &Namespace, size: usize, figures: &mut Figures) {
     site.operator.start();
     let (mut count, mut last) = (0, Instant::now());
     while count < size as u64 || last.elapsed() < QUIET {
-        assert!(began.elapsed() < PATIENCE, "{count} reconciles of {size} tasks after {PATIENCE:?}");
+        in_time(&format!("{size} tasks of {} are reconciled, now {count}", ns.name), began, PATIENCE);
         if let Some(now) = site.reconciles().filter(|now| *now > count) {
             (count, last) = (now, Instant::now());
         }

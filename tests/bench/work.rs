@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::site::Site;
-use crate::support::{Namespace, kubectl};
+use crate::support::{Namespace, evidence, kubectl};
 
 /// Objects that are created side by side.
 const TOGETHER: usize = 32;
@@ -107,8 +107,11 @@ where
     let mut changes = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().applied_objects());
     while done.len() < count {
         let change = tokio::time::timeout(PATIENCE, changes.next()).await;
-        let change =
-            change.unwrap_or_else(|_| panic!("nothing new for {PATIENCE:?}; {} of {count} are over", done.len()));
+        let change = change.unwrap_or_else(|_| {
+            let what = format!("nothing new for {PATIENCE:?}; {} of {count} are over", done.len());
+            evidence::show(&what);
+            panic!("{what}");
+        });
         match change.expect("a watch does not end") {
             Ok(object) if over(&object) => {
                 done.insert(object.meta().uid.clone());

@@ -48,7 +48,7 @@ fn a_template_the_server_refuses_is_reported_in_the_servers_words() {
     let ns = Namespace::new("template");
     // `restricted` refuses it, which only a dry-run of the Pod shows.
     ns.apply(&script("bad", "true", "").replace("allowPrivilegeEscalation: false", "privileged: true")).ok();
-    ns.kubectl(&["wait", "--for=condition=Ready=False", "taskdefinition/bad", "--timeout=60s"]).ok();
+    ns.wait("condition=Ready=False", "taskdefinition/bad", 60);
     let status = ns.get("taskdefinition", "bad")["status"].clone();
     println!("{status:#}");
     let ready = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap().clone();
@@ -95,7 +95,7 @@ fn hostile_archives_fail_with_a_sentence() {
 #[track_caller]
 fn no_plan(ns: &Namespace, name: &str, document: &str, field: &str, words: &[&str]) {
     ns.apply(document).ok();
-    ns.kubectl(&["wait", "--for=condition=Ready=False", &format!("taskdefinition/{name}"), "--timeout=60s"]).ok();
+    ns.wait("condition=Ready=False", &format!("taskdefinition/{name}"), 60);
     let status = ns.get("taskdefinition", name)["status"].clone();
     let ready = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap().clone();
     let message = ready["message"].as_str().unwrap();

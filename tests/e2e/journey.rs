@@ -162,7 +162,7 @@ fn the_log_can_be_read_after_the_pod_is_gone() {
     ns.define("talker", &crate::support::script("talker", "echo it was me", "  retention: {pods: 1s}"));
     ns.apply(&task("t", "talker")).ok();
     ns.finished("t");
-    ns.kubectl(&["wait", "--for=delete", "pod", "-l", "asynctask.dev/task=t", "--timeout=120s"]).ok();
+    ns.wait("delete", "pod -l asynctask.dev/task=t", 120);
 
     assert!(cli(&["-n", &ns.name, "logs", "t"]).ok().contains("it was me"));
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::ledger::Ledger;
-use crate::support::{Namespace, audit, cli, root, steps, task, until};
+use crate::support::{Namespace, audit, cli, in_time, root, steps, task, until};
 
 /// Shards of the test that kills pods; `make test-spread` runs 200.
 fn killed_shards() -> usize {
@@ -152,7 +152,7 @@ fn whatever_is_killed_each_shard_is_in_the_file_once() {
     std::thread::scope(|scope| {
         let mut struck = vec![0; shards];
         while !due.is_empty() {
-            assert!(started.elapsed() < Duration::from_secs(600), "not begun: {due:?}; {:#}", ns.status("run"));
+            in_time(&format!("the shards {due:?} begin once more"), started, Duration::from_secs(600));
             let began = ledger.lines(&format!("{}/", ns.name));
             let times = |shard: usize| began.iter().filter(|line| line.ends_with(&format!("/{shard}"))).count();
             due.retain(|&shard| {

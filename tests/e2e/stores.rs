@@ -86,7 +86,7 @@ fn a_store_with_wrong_credentials_says_which_secret_to_mend() {
     let (endpoint, bucket) = (spec["endpoint"].as_str().unwrap(), spec["bucket"].as_str().unwrap());
     kubectl_in(&["apply"], &store("wrong", endpoint, bucket)).ok();
 
-    kubectl(&["wait", "--for=condition=Ready=False", "outputstore/wrong", "--timeout=60s"]).ok();
+    crate::support::wait("condition=Ready=False", "outputstore/wrong", 60);
 
     let ready = crate::support::get(&["outputstore", "wrong"])["status"]["conditions"][0].clone();
     println!("{ready:#}");
@@ -157,8 +157,8 @@ fn a_run_keeps_its_outputs_in_every_kind_of_store() {
 
         // A store that is deleted waits for the run, and the run keeps what it has.
         kubectl(&["delete", "outputstore", name, "--wait=false"]).ok();
-        let deleting = "--for=jsonpath={.status.conditions[?(@.type=='Ready')].reason}=Deleting";
-        kubectl(&["wait", deleting, &format!("outputstore/{name}"), "--timeout=60s"]).ok();
+        let deleting = "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=Deleting";
+        crate::support::wait(deleting, &format!("outputstore/{name}"), 60);
         let why = crate::support::get(&["outputstore", name])["status"]["conditions"][0]["message"].clone();
         assert!(why.as_str().unwrap().contains(&format!("one is {name} in namespace {}", ns.name)), "{why}");
         assert_eq!(cli(&["-n", &ns.name, "outputs", "get", name, "numbers", "-o", "-"]).ok().lines().count(), LINES);
@@ -166,6 +166,6 @@ fn a_run_keeps_its_outputs_in_every_kind_of_store() {
         cli(&["-n", &ns.name, "outputs", "rm", name, "numbers"]).ok();
         assert_ne!(cli(&["-n", &ns.name, "outputs", "get", name, "numbers", "-o", "-"]).code, 0, "gone from {name}");
         ns.kubectl(&["delete", "asynctask", name, "--timeout=60s"]).ok();
-        kubectl(&["wait", "--for=delete", &format!("outputstore/{name}"), "--timeout=60s"]).ok();
+        crate::support::wait("delete", &format!("outputstore/{name}"), 60);
     }
 }

@@ -12,6 +12,9 @@ use serde_json::Value;
 
 pub(crate) use crate::api::{audit, get};
 
+#[path = "evidence.rs"]
+pub(crate) mod evidence;
+
 /// Namespace of operator and gateway.
 pub(crate) const SYSTEM: &str = "asynctask-system";
 /// How long anything may take on a busy machine before the test gives up.
@@ -67,11 +70,17 @@ pub(crate) fn run(command: &mut Command, stdin: Option<&str>) -> Said {
         child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     }
     let output = child.wait_with_output().unwrap();
-    Said {
+    let said = Said {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    // `kubectl wait`, `delete` and `rollout status` when their time is up, whatever the caller makes of it.
+    if command.get_program() == "kubectl" && said.err.contains("timed out waiting") {
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+        evidence::show(&format!("not in time: kubectl {}: {}", args.join(" "), said.err.trim()));
     }
+    said
 }
 
 /// `kubectl …` as the administrator.
@@ -84,6 +93,16 @@ pub(crate) fn kubectl_in(args: &[&str], document: &str) -> Said {
     run(Command::new("kubectl").args(args).args(["-f", "-"]), Some(document))
 }
 
+/// Fails the test when its patience since then is at an end: says what was awaited, and shows the evidence.
+#[track_caller]
+pub(crate) fn in_time(what: &str, since: Instant, patience: Duration) {
+    if since.elapsed() >= patience {
+        let what = format!("not after {patience:?}: {what}");
+        evidence::show(&what);
+        panic!("{what}");
+    }
+}
+
 /// Waits until a question has an answer; what is not there after [`PATIENCE`] is said.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
@@ -92,9 +111,22 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(started.elapsed() < PATIENCE, "not after {PATIENCE:?}: {what}");
+        in_time(what, started, PATIENCE);
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// `kubectl wait --for=CONDITION OBJECT` for so many seconds, of what is in no namespace.
+#[track_caller]
+pub(crate) fn wait(condition: &str, object: &str, seconds: u32) {
+    waited(&[], condition, object, seconds);
+}
+
+#[track_caller]
+fn waited(scope: &[&str], condition: &str, object: &str, seconds: u32) {
+    let (condition, timeout) = (format!("--for={condition}"), format!("--timeout={seconds}s"));
+    let objects: Vec<&str> = object.split(' ').collect();
+    kubectl(&[scope, &["wait", &condition, &timeout], &objects].concat()).ok();
 }
 
 /// A namespace of one test, gone at its end.
@@ -119,6 +151,7 @@ impl Namespace {
             ),
         )
         .ok();
+        evidence::opened(&name);
         Self { name }
     }
 
@@ -146,6 +179,12 @@ impl Namespace {
     /// The status of a task.
     pub(crate) fn status(&self, task: &str) -> Value {
         self.get("asynctask", task)["status"].clone()
+    }
+
+    /// `kubectl wait --for=CONDITION OBJECT` here, for so many seconds.
+    #[track_caller]
+    pub(crate) fn wait(&self, condition: &str, object: &str, seconds: u32) {
+        waited(&["-n", &self.name], condition, object, seconds);
     }
 
     /// Waits for the end of a task; its status.
@@ -205,9 +244,12 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if std::thread::panicking() {
+            evidence::show_once(&self.name);
+        } else {
             kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
         }
+        evidence::closed(&self.name);
     }
 }
 

@@ -24,7 +24,7 @@ fn r05_what_ended_while_the_operator_was_away_counts_once() {
     scenario.begin(&ns);
     until("the program runs", || (!site.ledger.runs(&ns.name).is_empty()).then_some(()));
     site.operator.kill();
-    ns.kubectl(&["wait", "--for=condition=Complete", "job", "--all", "--timeout=120s"]).ok();
+    ns.wait("condition=Complete", "job --all", 120);
     ns.kubectl(&["delete", "pods", "--all"]).ok();
 
     site.operator.start();

@@ -12,7 +12,7 @@ use crate::oracle::End;
 use crate::rules::{Fault, Point, points};
 use crate::scenario::Scenario;
 use crate::site::{Site, site};
-use crate::support::{Namespace, until};
+use crate::support::{Namespace, evidence, until};
 use crate::table::{Outcome, explain, report};
 
 /// Runs beside each other: more than these make one another slow.
@@ -58,9 +58,17 @@ fn unharmed(scenario: &Scenario, site: &Site) -> Reference {
     Reference { end: End::of(&ns, site), writes }
 }
 
-/// Looks until nothing is wrong any more, or the time is up.
+/// Looks until nothing is wrong any more, or the time is up, and then shows why.
 pub(crate) fn settled(ns: &Namespace, reference: &End, site: &Site) -> [Option<String>; 5] {
-    settled_by(Instant::now() + SETTLING, ns, reference, site)
+    settled_at_last(Instant::now() + SETTLING, ns, reference, site)
+}
+
+fn settled_at_last(deadline: Instant, ns: &Namespace, reference: &End, site: &Site) -> [Option<String>; 5] {
+    let against = settled_by(deadline, ns, reference, site);
+    if against.iter().any(Option::is_some) {
+        evidence::show(&format!("not after {SETTLING:?}: {} is as without a fault", ns.name));
+    }
+    against
 }
 
 fn settled_by(deadline: Instant, ns: &Namespace, reference: &End, site: &Site) -> [Option<String>; 5] {
@@ -87,29 +95,6 @@ fn places(scenarios: &[&'static str], site: &Site) -> Vec<Place> {
     places
 }
 
-/// What a run that does not settle waits for, as far as the cluster knows.
-fn stuck(ns: &Namespace, site: &Site) -> String {
-    let columns = "custom-columns=NAME:.metadata.name,DELETED:.metadata.deletionTimestamp,PHASE:.status.phase,\
-                   STATES:.status.containerStatuses[*].state,INIT:.status.initContainerStatuses[*].state";
-    let steps =
-        ns.kubectl(&["get", "asynctasks", "-o", "jsonpath={.items[*].status.state}: {.items[*].status.steps}"]).out;
-    let pods = ns.kubectl(&["get", "pods", "-o", columns]).out;
-    let jobs = ns.kubectl(&["get", "jobs", "-o", "custom-columns=NAME:.metadata.name,STATUS:.status"]).out;
-    let told = ns.kubectl(&[
-        "get",
-        "events",
-        "--sort-by=.lastTimestamp",
-        "-o",
-        "custom-columns=AT:.lastTimestamp,\
-                            OF:.involvedObject.name,WHY:.reason,WHAT:.message",
-    ]);
-    let log = ns.kubectl(&["logs", "-l", "asynctask.dev/step", "--all-containers", "--tail=8", "--prefix"]).out;
-    let operator = std::fs::read_to_string(&site.start.log).unwrap_or_default();
-    let operator: Vec<&str> = operator.lines().filter(|line| line.contains(&ns.name)).collect();
-    let operator = operator[operator.len().saturating_sub(12)..].join("\n");
-    format!("{steps}\n{pods}\n{jobs}\n{}\n{log}\n{operator}", told.out)
-}
-
 fn cohort(places: &[Place], fault: Fault, site: &Site) -> Vec<Outcome> {
     let runs: Vec<Namespace> = places.iter().map(|_| Namespace::new("faulty")).collect();
     let all = || runs.iter().zip(places);
@@ -125,8 +110,11 @@ fn cohort(places: &[Place], fault: Fault, site: &Site) -> Vec<Outcome> {
         let wanted = &reference(scenario, site).end;
         let soon = settled_by(began + SOON, ns, wanted, site);
         if soon.iter().any(Option::is_some) {
-            explain(&format!("after {SOON:?} {point} of {} in {}", scenario.name, ns.name), &stuck(ns, site));
-            settled_by(deadline, ns, wanted, site);
+            explain(
+                &format!("after {SOON:?} {point} of {} in {}", scenario.name, ns.name),
+                &evidence::of(std::slice::from_ref(&ns.name)),
+            );
+            settled_at_last(deadline, ns, wanted, site);
         }
         let after = began.elapsed().as_secs_f64();
         println!("{point} of {}: looked at for {after:.0} s after the last act", scenario.name);

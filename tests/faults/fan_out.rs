@@ -17,7 +17,7 @@ use crate::component::Component;
 use crate::oracle::{End, all_keys};
 use crate::site::{Site, site};
 use crate::stand_in::{Played, StandIn, pods_as};
-use crate::support::{Namespace, get, steps, task, until};
+use crate::support::{Namespace, evidence, get, steps, task, until};
 use crate::table::{Outcome, report};
 
 const CONTROLLER_MANAGER: Component = Component("controller-manager");
@@ -27,6 +27,8 @@ const AT_A_TIME: usize = 16;
 const HOPELESS: u32 = 10;
 /// The code they end with.
 const GIVES_UP: i32 = 70;
+/// How long the Job controller may take to let go of pods that have ended.
+const LETTING_GO: Duration = Duration::from_secs(30);
 const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 
 /// A fan-out whose pods are on fake nodes, where they stay until somebody says that they have ended.
@@ -108,7 +110,7 @@ fn job(ns: &Namespace) -> Value {
 fn kill_in_between(ns: &Namespace, shards: usize, kills: usize) -> Vec<usize> {
     let mut struck = Vec::new();
     for part in 1..=kills {
-        let far = until("the next part of the shards is done", || {
+        let far = until(&format!("the next part of the shards of {} is done", ns.name), || {
             let far = done(&job(ns));
             (far >= shards * part / (kills + 1)).then_some(far)
         });
@@ -185,7 +187,11 @@ fn held_pods(ns: &Namespace) -> Vec<String> {
         let holds = |pod: &&Value| pod["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty());
         let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap().to_owned();
         let held: Vec<String> = pods["items"].as_array().unwrap().iter().filter(holds).map(name).collect();
-        if held.is_empty() || began.elapsed() > Duration::from_secs(30) {
+        if held.is_empty() {
+            return held;
+        }
+        if began.elapsed() > LETTING_GO {
+            evidence::show(&format!("not after {LETTING_GO:?}: the Job controller lets go of all pods of {}", ns.name));
             return held;
         }
         std::thread::sleep(Duration::from_millis(500));

@@ -7,11 +7,13 @@ use crate::every_write::{reference, settled};
 use crate::oracle::{EDITED, End};
 use crate::scenario::Scenario;
 use crate::site::{Site, site};
-use crate::support::{Namespace, SYSTEM, kubectl, until};
+use crate::support::{Namespace, SYSTEM, evidence, kubectl, until};
 use crate::table::{Outcome, report};
 
 /// Long enough for the operator to do what it should not.
 const A_WHILE: Duration = Duration::from_secs(4);
+/// How long the last writes may take after the end of a run.
+const SETTLING: Duration = Duration::from_secs(30);
 
 /// All watches go on at the end, also of a test that fails.
 struct Frozen<'a>(&'a Site);
@@ -43,7 +45,7 @@ fn r04_a_success_behind_frozen_watches_is_recorded_once() {
     let frozen = Frozen::new(site, &["jobs", "pods"]);
     scenario.begin(&ns);
     ran(site, &ns);
-    ns.kubectl(&["wait", "--for=condition=Complete", "job", "--all", "--timeout=120s"]).ok();
+    ns.wait("condition=Complete", "job --all", 120);
     ns.kubectl(&["delete", "pods", "--all"]).ok();
 
     drop(frozen);
@@ -91,7 +93,11 @@ fn settled_objects(ns: &Namespace, reference: &End, site: &Site) -> [Option<Stri
     let started = Instant::now();
     loop {
         let against = End::of(ns, site).judge(reference);
-        if against[1].is_none() || started.elapsed() > Duration::from_secs(30) {
+        if against[1].is_none() {
+            return against;
+        }
+        if started.elapsed() > SETTLING {
+            evidence::show(&format!("not after {SETTLING:?}: the objects of {} are as without a fault", ns.name));
             return against;
         }
         std::thread::sleep(Duration::from_millis(500));

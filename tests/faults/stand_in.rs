@@ -14,7 +14,7 @@ use kube::{Api, Client, Config, ResourceExt};
 use reqwest::{Certificate, Method};
 use serde_json::{Value, json};
 
-use crate::support::{Namespace, PATIENCE, SYSTEM, gateway_ca, get};
+use crate::support::{Namespace, PATIENCE, SYSTEM, evidence, gateway_ca, get};
 
 /// Of an Indexed Job's pod.
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
@@ -100,7 +100,11 @@ impl StandIn {
             let request = self.gateway.request(method.clone(), format!("{}{path}", self.url));
             let answer = request.bearer_auth(&pod.token).json(body).send().await.unwrap();
             let status = answer.status().as_u16();
-            if status != 503 || began.elapsed() > PATIENCE {
+            let late = began.elapsed() > PATIENCE;
+            if status == 503 && late {
+                evidence::show(&format!("not after {PATIENCE:?}: {method} {path} of {} is answered", self.namespace));
+            }
+            if status != 503 || late {
                 return (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default());
             }
             tokio::time::sleep(MOMENT).await;

@@ -27,6 +27,11 @@ impl Answer {
     fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
     }
+
+    /// Status and the beginning of the body.
+    fn shown(&self) -> String {
+        format!("{} {:?}", self.status, String::from_utf8_lossy(&self.body[..self.body.len().min(500)]))
+    }
 }
 
 fn http() -> reqwest::Client {
@@ -166,8 +171,13 @@ pub(crate) async fn a_get_presents_as_signed(store: &dyn ObjectStore, room: &Roo
 /// Sends until the answer is 403; the wait is for the second the signature names, not for luck.
 async fn until_refused(request: &SignedRequest, body: &[u8]) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while send(request, body).await.status != 403 {
-        assert!(tokio::time::Instant::now() < deadline, "still let in after its time");
+    loop {
+        let answer = send(request, body).await;
+        if answer.status == 403 {
+            return;
+        }
+        let late = tokio::time::Instant::now() >= deadline;
+        assert!(!late, "still let in after its time; the server said last: {}", answer.shown());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

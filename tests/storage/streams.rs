@@ -159,12 +159,25 @@ async fn an_upload_that_is_given_up_leaves_no_file() {
     assert!(matches!(store.head("object").await, Err(StoreError::NotFound { .. })));
 }
 
+/// Every file below a folder, with its size.
+fn everything_in(folder: &std::path::Path) -> Vec<(std::path::PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(meta) if meta.is_dir() => found.extend(everything_in(&entry.path())),
+            meta => found.push((entry.path(), meta.map_or(0, |meta| meta.len()))),
+        }
+    }
+    found
+}
+
 /// Waits until something is, or nothing is, in the staging folder.
 async fn staged(root: &std::path::Path, wanted: bool) {
     let files = || std::fs::read_dir(root.join("staging")).is_ok_and(|mut found| found.next().is_some());
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
     while files() != wanted {
-        assert!(tokio::time::Instant::now() < deadline, "waited for staged == {wanted}");
+        let late = tokio::time::Instant::now() >= deadline;
+        assert!(!late, "waited for staged == {wanted}; there is {:?}", everything_in(root));
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }

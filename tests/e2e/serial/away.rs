@@ -114,7 +114,7 @@ pub(crate) fn gated(name: &str) -> Arc<Gate> {
     spec["prefix"] = json!(format!("e2e-{name}"));
     let store = json!({"apiVersion": "asynctask.dev/v1alpha1", "kind": "OutputStore", "metadata": {"name": name}, "spec": spec});
     kubectl_in(&["apply"], &store.to_string()).ok();
-    kubectl(&["wait", "--for=condition=Ready", &format!("outputstore/{name}"), "--timeout=60s"]).ok();
+    crate::support::wait("condition=Ready", &format!("outputstore/{name}"), 60);
     gate
 }
 
@@ -133,7 +133,7 @@ fn a_store_that_is_away_loses_nothing_and_nothing_is_half_there() {
     gate.stay_closed("an upload", 1, || {
         assert_eq!(ns.status("t")["state"], "InProgress", "neither failed nor succeeded: {:#}", ns.status("t"));
     });
-    ns.kubectl(&["wait", "--for=condition=Finished", "asynctask/t", "--timeout=300s"]).ok();
+    ns.wait("condition=Finished", "asynctask/t", 300);
     let status = ns.status("t");
     assert_eq!(status["state"], "Complete", "{status:#}");
     assert_eq!(status["steps"][0]["attempt"], 1, "the attempt waited: {status:#}");
@@ -146,7 +146,7 @@ fn a_store_that_is_away_loses_nothing_and_nothing_is_half_there() {
         let held = ns.get("asynctask", "t");
         assert!(held["metadata"]["finalizers"].as_array().is_some_and(|held| !held.is_empty()), "{held:#}");
     });
-    ns.kubectl(&["wait", "--for=delete", "asynctask/t", "--timeout=180s"]).ok();
+    ns.wait("delete", "asynctask/t", 180);
     let logs = kubectl(&["-n", SYSTEM, "logs", "deployment/asynctask-operator", "--since=2m"]).ok();
     assert!(logs.contains("outputs deleted"), "{logs}");
     kubectl(&["delete", "outputstore", "away", "--timeout=60s"]).ok();

@@ -46,7 +46,7 @@ fn no_secret_is_ever_said_not_even_at_debug_level() {
         kubectl_in(&["-n", SYSTEM, "apply"], &secret.to_string()).ok();
         let store = json!({"apiVersion": "asynctask.dev/v1alpha1", "kind": "OutputStore", "metadata": {"name": name}, "spec": spec});
         kubectl_in(&["create"], &store.to_string()).ok();
-        kubectl(&["wait", "--for=condition=Ready=False", &format!("outputstore/{name}"), "--timeout=60s"]).ok();
+        crate::support::wait("condition=Ready=False", &format!("outputstore/{name}"), 60);
     }
 
     // Runs that work and fail, people who may and may not, and what they are told.

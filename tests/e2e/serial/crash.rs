@@ -76,7 +76,7 @@ fn a_pod_that_succeeds_without_a_commit_is_not_complete() {
     ns.apply(&task("t", "slow")).ok();
     until("the pod runs", || (ns.status("t")["steps"][0]["stage"] == "First").then_some(()));
     let away = Away::new();
-    ns.kubectl(&["wait", "--for=condition=Complete", "job", "--all", "--timeout=120s"]).ok();
+    ns.wait("condition=Complete", "job --all", 120);
     let uid = ns.get("asynctask", "t")["metadata"]["uid"].as_str().unwrap().to_owned();
     let commits: Vec<_> = stored(&uid).into_iter().filter(|path| path.ends_with("commit")).collect();
     assert_eq!(commits.len(), 1);

@@ -99,7 +99,7 @@ fn whatever_a_run_is_doing_when_it_is_deleted_nothing_is_left_of_it() {
         }
     });
     for run in doomed.iter().flat_map(|(_, runs)| runs) {
-        ns.kubectl(&["wait", "--for=delete", &format!("asynctask/{run}"), "--timeout=180s"]).ok();
+        ns.wait("delete", &format!("asynctask/{run}"), 180);
     }
     until("no Job, pod or Lease is left", || (left(&ns) == 0).then_some(()));
     assert_eq!(keys(&ns.name), Vec::<String>::new());
@@ -134,6 +134,6 @@ fn outputs_in_a_store_that_is_gone_for_good_can_be_abandoned_by_an_administrator
     assert!(refused.contains("the verb `abandon` on asynctasks/outputs"), "{refused}");
     assert!(stalled.contains(&abandon[3..].join(" ")), "the message says how: {stalled}");
     ns.kubectl(&abandon).ok();
-    ns.kubectl(&["wait", "--for=delete", "asynctask/t", "--timeout=60s"]).ok();
+    ns.wait("delete", "asynctask/t", 60);
     kubectl(&["delete", "outputstore", "lost", "--timeout=60s"]).ok();
 }

@@ -33,7 +33,7 @@ fn many_outputs_whose_time_is_up_go_though_the_operator_is_killed() {
     };
     let pid = process("operator").unwrap();
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
-    ns.kubectl(&["wait", "--for=condition=Finished", "asynctask", "--all", "--timeout=600s"]).ok();
+    ns.wait("condition=Finished", "asynctask --all", 600);
     let most = of("/files/part/");
     assert!(most > 0, "nothing is stored, or it went before its time");
     until("the first of them go", || (of("/files/part/") < runs() * EACH).then_some(()));

@@ -104,7 +104,7 @@ fn run(definition: &str, items: usize, per_shard: usize) -> (Peaks, usize) {
 
 /// Waits longer than other tests do.
 fn ended(ns: &Namespace) -> Value {
-    ns.kubectl(&["wait", "--for=condition=Finished", "asynctask/run", "--timeout=1200s"]).ok();
+    ns.wait("condition=Finished", "asynctask/run", 1200);
     ns.status("run")
 }
 

@@ -51,7 +51,7 @@ fn there_and_back(store: &str, size: u64) -> Took {
     ns.define("large", &steps("large", &more, &[("write", &write, said), ("read", &read, &reads)]));
     let (status, peaks) = watched(&ns.name, || {
         ns.apply(&task("run", "large")).ok();
-        ns.kubectl(&["wait", "--for=condition=Finished", "asynctask/run", "--timeout=600s"]).ok();
+        ns.wait("condition=Finished", "asynctask/run", 600);
         ns.status("run")
     });
     assert_eq!(status["state"], "Complete", "{status:#}");

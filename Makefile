@@ -17,8 +17,8 @@ AGENT := $(AGENT_TARGET)/$(HOST)/agent/asynctask-agent
 MEASURED := $(ASYNCTASK_CACHE)/target-measured
 ON_PATH := $(ASYNCTASK_CACHE)/path
 
-# One feature set for everything that is tested, so that dependencies are built once.
-CARGO_FEATURES := --locked --features full
+# Everything that is tested is resolved together, so that dependencies are built once.
+CARGO_FEATURES := --locked --workspace
 cluster = tests/cluster/cluster
 NAME ?= demo
 
@@ -93,6 +93,7 @@ test-faults-full: binaries cluster-build images ## The same with every scenario,
 
 .PHONY: bench
 bench: cluster-build ## Measures the budgets on a cluster of its own, beside raw Jobs; wants the machine for itself
+	@CARGO_TARGET_DIR="$(MEASURED)" cargo build $(CARGO_FEATURES) --release --bin asynctask-operator --bin asynctask-gateway
 	@CARGO_TARGET_DIR="$(MEASURED)" cargo test $(CARGO_FEATURES) --release --test bench --no-run
 	@CARGO_TARGET_DIR="$(MEASURED)" tests/bench/run.sh
 
@@ -104,8 +105,8 @@ bench-accept: ## Makes the figures of the last `make bench` the baseline, and pu
 lint: generate-check ## Generated files, format, clippy, each binary alone
 	@cargo fmt --check
 	@cargo clippy $(CARGO_FEATURES) --all-targets -- -D warnings
-	@for part in operator:asynctask-operator gateway:asynctask-gateway agent:asynctask-agent cli:kubectl-asynctask crdgen:crdgen; do \
-	  cargo clippy --quiet --locked --features "$${part%%:*}" --bin "$${part##*:}" -- -D warnings; \
+	@for part in controllers gateway agent cli api; do \
+	  cargo clippy --quiet --locked --package "asynctask-$$part" -- -D warnings; \
 	done
 
 .PHONY: generate
@@ -125,7 +126,7 @@ parts: ## Builds our programs and the parts of the cluster
 binaries: ## Builds operator, gateway, command line and agent
 	@cargo build $(CARGO_FEATURES) --bin asynctask-operator --bin asynctask-gateway --bin kubectl-asynctask
 	@CARGO_TARGET_DIR="$(AGENT_TARGET)" RUSTFLAGS="-C target-feature=+crt-static" \
-	  cargo build --locked --profile agent --target $(HOST) --features agent --bin asynctask-agent
+	  cargo build --locked --profile agent --target $(HOST) --package asynctask-agent
 	@mkdir -p "$(ON_PATH)" && ln -sf "$(BIN)/kubectl-asynctask" "$(ON_PATH)/kubectl-asynctask"
 
 .PHONY: images

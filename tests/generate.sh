@@ -9,9 +9,9 @@ generated=(crds charts/asynctask-operator/files/crds manifests/install.yaml docs
 generate() {
   local to=$1
   mkdir -p "$to/crds" "$to/charts/asynctask-operator/files/crds" "$to/manifests" "$to/docs/src"
-  cargo run --quiet --locked --features full --bin crdgen -- "$to/crds"
+  cargo run --quiet --locked --bin crdgen -- "$to/crds"
   cp "$to"/crds/*.yaml "$to/charts/asynctask-operator/files/crds/"
-  cargo run --quiet --locked --features full --bin asynctask-gateway -- openapi >"$to/docs/src/openapi.json"
+  cargo run --quiet --locked --bin asynctask-gateway -- openapi >"$to/docs/src/openapi.json"
   # Rendered for a server with mutating admission policies; the chart itself asks the server.
   "$(tests/cluster/cluster which helm)" template asynctask charts/asynctask-operator --namespace asynctask-system \
     --kube-version 1.37.0 --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy \

@@ -31,4 +31,4 @@ export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE COURSE_OUTLINE_IMAGE
 export E2E_AGENT=${E2E_AGENT:?the agent binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
 cd "$root"
-cargo test --locked --features full --test e2e -- --test-threads="${THREADS:-4}" --show-output "$@"
+cargo test --locked --workspace --test e2e -- --test-threads="${THREADS:-4}" --show-output "$@"

@@ -42,4 +42,4 @@ export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE
 export FAULTS_OPERATOR=${FAULTS_OPERATOR:?the operator binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
 cd "$root"
-cargo test --locked --features full --test faults -- --test-threads=1 --nocapture "$@"
+cargo test --locked --workspace --test faults -- --test-threads=1 --nocapture "$@"

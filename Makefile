@@ -20,8 +20,9 @@ ON_PATH := $(ASYNCTASK_CACHE)/path
 # Unit tests store many small files, and each waits for the disk unless it is memory.
 FAST_TMP := $(firstword $(wildcard /dev/shm) $(TMPDIR) /tmp)
 
-# One feature set for everything that is tested, so that dependencies are built once.
-CARGO_FEATURES := --locked --features full
+# Everything that is tested is resolved together, so that dependencies are built once.
+EVERYTHING := --locked --workspace
+ROOMS := contract api plan storage runtime controllers gateway agent cli
 cluster = tests/cluster/cluster
 # A stage: its lines are shown with its name before them, and its seconds are kept for the report.
 stage = tests/runner.py stage $@ --
@@ -36,8 +37,8 @@ help: ## Lists the targets
 .PHONY: check
 check: ## In a minute, Rust only: format, clippy, unit, property and architecture tests
 	@cargo fmt --check
-	@cargo clippy $(CARGO_FEATURES) --all-targets -- -D warnings
-	@TMPDIR=$(FAST_TMP) cargo test --quiet $(CARGO_FEATURES) --lib --bins --test architecture
+	@cargo clippy $(EVERYTHING) --all-targets -- -D warnings
+	@TMPDIR=$(FAST_TMP) cargo test --quiet $(EVERYTHING) --lib --bins --test architecture
 
 .PHONY: check-budget
 check-budget: ## How long `make check` takes, with nothing changed and after one line in each of three rooms
@@ -73,7 +74,7 @@ test-unit: unit agent-suite go-tests example-tests ## Unit, property and agent t
 
 .PHONY: unit
 unit: suites
-	@TMPDIR=$(FAST_TMP) $(stage) bash -c 'tests/runner.py suite asynctask_operator --as unit && tests/runner.py suite architecture && tests/runner.py suite bench'
+	@TMPDIR=$(FAST_TMP) $(suite) $(ROOMS:%=asynctask_%) architecture bench
 
 .PHONY: agent-suite
 agent-suite: suites
@@ -90,7 +91,7 @@ example-tests:
 .PHONY: test-stores
 test-stores: suites stores-build ## One suite on every kind of store, with real servers; prints the table; the gateway on a store without conditions
 	@$(suite) storage --show every_store_keeps_every_promise
-	@TMPDIR=$(FAST_TMP) ASYNCTASK_UNCONDITIONAL=1 tests/runner.py stage gateway-unconditional -- tests/runner.py suite asynctask_operator --as unconditional -- gateway::
+	@TMPDIR=$(FAST_TMP) ASYNCTASK_UNCONDITIONAL=1 tests/runner.py stage gateway-unconditional -- tests/runner.py suite asynctask_gateway --as unconditional
 
 .PHONY: test-e2e
 test-e2e: e2e-shared e2e-serial ## The installed chart on real clusters: many tests beside each other, and those that need one for themselves
@@ -113,12 +114,13 @@ test-faults-full: suites images cluster-fakes ## The same at every write, with r
 
 .PHONY: bench
 bench: cluster-fakes ## Measures the budgets on a cluster of its own, beside raw Jobs; wants the machine for itself
-	@CARGO_TARGET_DIR="$(MEASURED)" cargo test $(CARGO_FEATURES) --release --test bench --no-run
+	@CARGO_TARGET_DIR="$(MEASURED)" cargo build $(EVERYTHING) --release --bin asynctask-operator --bin asynctask-gateway
+	@CARGO_TARGET_DIR="$(MEASURED)" cargo test $(EVERYTHING) --release --test bench --no-run
 	@CARGO_TARGET_DIR="$(MEASURED)" tests/bench/run.sh
 
 .PHONY: bench-accept
 bench-accept: ## Makes the figures of the last `make bench` the baseline, and puts them into the book
-	@CARGO_TARGET_DIR="$(MEASURED)" cargo test $(CARGO_FEATURES) --release --test bench -- --ignored the_last_run_becomes_the_baseline
+	@CARGO_TARGET_DIR="$(MEASURED)" cargo test $(EVERYTHING) --release --test bench -- --ignored the_last_run_becomes_the_baseline
 
 .PHONY: lint
 lint: fmt generate-check clippy ## Generated files, format, clippy, each binary alone
@@ -127,12 +129,12 @@ lint: fmt generate-check clippy ## Generated files, format, clippy, each binary 
 fmt:
 	@$(stage) cargo fmt --check
 
-# After what tests wait for: cargo does one thing at a time.
+# After what tests wait for: cargo does one thing at a time. A crate alone has the features that it asks for itself.
 .PHONY: clippy
 clippy: | suites
-	@$(stage) cargo clippy $(CARGO_FEATURES) --all-targets -- -D warnings
-	@for part in operator:asynctask-operator gateway:asynctask-gateway agent:asynctask-agent cli:kubectl-asynctask crdgen:crdgen; do \
-	  tests/runner.py stage $${part##*:} -- cargo clippy --quiet --locked --features "$${part%%:*}" --bin "$${part##*:}" -- -D warnings; \
+	@$(stage) cargo clippy $(EVERYTHING) --all-targets -- -D warnings
+	@for part in controllers gateway cli api; do \
+	  tests/runner.py stage $$part-alone -- cargo clippy --quiet --locked --package asynctask-$$part -- -D warnings; \
 	done
 
 .PHONY: generate
@@ -150,14 +152,14 @@ parts: ## Builds our programs and the parts of the cluster
 
 .PHONY: binaries
 binaries: ## Builds operator, gateway, command line and agent
-	@$(stage) cargo build $(CARGO_FEATURES) --bin asynctask-operator --bin asynctask-gateway --bin kubectl-asynctask --bin crdgen
+	@$(stage) cargo build $(EVERYTHING) --bin asynctask-operator --bin asynctask-gateway --bin kubectl-asynctask --bin crdgen
 	@CARGO_TARGET_DIR="$(AGENT_TARGET)" RUSTFLAGS="-C target-feature=+crt-static" tests/runner.py stage agent -- \
-	  cargo build --locked --profile agent --target $(HOST) --features agent --bin asynctask-agent
+	  cargo build --locked --profile agent --target $(HOST) --package asynctask-agent
 	@mkdir -p "$(ON_PATH)" && ln -sf "$(BIN)/kubectl-asynctask" "$(ON_PATH)/kubectl-asynctask"
 
 .PHONY: suites
 suites: binaries ## Compiles every test suite
-	@$(stage) bash -o pipefail -c 'cargo test $(CARGO_FEATURES) --no-run --message-format=json-render-diagnostics | tests/runner.py found'
+	@$(stage) bash -o pipefail -c 'cargo test $(EVERYTHING) --no-run --message-format=json-render-diagnostics | tests/runner.py found'
 
 .PHONY: images
 images: binaries cluster-build ## Builds the container images into the cache

@@ -4,8 +4,8 @@
 usage: runner.py stage NAME -- COMMAND…       runs a command; its lines are shown with its name before them
        cargo test --no-run --message-format=json-render-diagnostics … | runner.py found
                                               remembers where cargo put the compiled suites
-       runner.py suite SUITE [--as NAME] [--size WORDS] [--limit SECONDS] [--show TEST] [-- ARGUMENTS…]
-                                              runs a compiled suite, a line a test; what failed tests said is shown.
+       runner.py suite SUITE… [--as NAME] [--size WORDS] [--limit SECONDS] [--show TEST] [-- ARGUMENTS…]
+                                              runs compiled suites, a line a test; what failed tests said is shown.
                                               SUITE is the name of a test target, or of a crate for its unit tests
        runner.py show                         stages, slowest tests and failures so far; exit code 1 if anything failed
        runner.py table                        the same as one table of suites, for long runs
@@ -114,12 +114,16 @@ class Tests:
             print(said.rstrip(), flush=True)
 
 
-def suite(options, arguments):
+def suites(options, arguments):
     compiled = json.loads(SUITES.read_text(encoding="utf-8"))
-    if options.suite not in compiled:
-        print(f"no suite {options.suite}: there are {', '.join(sorted(compiled))}", file=sys.stderr)
+    missing = [name for name in options.suites if name not in compiled]
+    if missing:
+        print(f"no suite {', '.join(missing)}: there are {', '.join(sorted(compiled))}", file=sys.stderr)
         return 2
-    name, its = options.name or options.suite, compiled[options.suite]
+    return max([suite(options.name or name, compiled[name], options, arguments) for name in options.suites])
+
+
+def suite(name, its, options, arguments):
     tests = Tests(name, options.show)
     environment = {**os.environ, **UNSTABLE, "CARGO_MANIFEST_DIR": its["folder"]}
     write_down("sizes", {"name": name, "size": options.size or ""})
@@ -191,7 +195,7 @@ def main(arguments):
     for verb in ("found", "show", "table"):
         verbs.add_parser(verb)
     of_suite = verbs.add_parser("suite")
-    of_suite.add_argument("suite")
+    of_suite.add_argument("suites", nargs="+")
     of_suite.add_argument("--as", dest="name")
     of_suite.add_argument("--size", help="how much of it, in words, for the table")
     of_suite.add_argument("--limit", type=float, default=2400)
@@ -200,7 +204,7 @@ def main(arguments):
     if options.verb == "stage":
         return stage(options.name, command)
     if options.verb == "suite":
-        return suite(options, command)
+        return suites(options, command)
     return {"found": found, "show": show, "table": table}[options.verb]()
 
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::client::CallError;
 use super::fetch::{FetchError, Peers, Wanted, below, changed, look_again};
 use super::items::failed_items_path;
-use crate::contract::wire::{
+use asynctask_contract::wire::{
     AssembledOutput, BuiltIn, OutputDeclaration, Segment, Segments, SignedRequest, Work, path,
 };
 

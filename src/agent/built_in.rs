@@ -9,7 +9,7 @@ use super::fetch::{FetchError, Peers};
 use super::layout::Layout;
 use super::report::Failure;
 use super::upload::Uploader;
-use crate::contract::wire::{BuiltIn, Emitted, Work};
+use asynctask_contract::wire::{BuiltIn, Emitted, Work};
 
 /// The work was not done.
 pub(crate) enum Undone {

@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::contract::env;
+use asynctask_contract::env;
 
 /// How the program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

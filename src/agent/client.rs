@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 
 use super::notice;
 use super::retry::{Decision, Kind, Peer, Tries};
-use crate::contract::env;
-use crate::contract::wire::SignedRequest;
+use asynctask_contract::env;
+use asynctask_contract::wire::SignedRequest;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// A commit of 1,000 files makes the gateway look at each of them.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::de::IgnoredAny;
 
 use super::emit::EmitError;
-use crate::contract::wire::EmitLimits;
+use asynctask_contract::wire::EmitLimits;
 
 const BUFFER: usize = 64 << 10;
 

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::client::{CallError, Gateway};
 use super::notice;
 use super::progress::Board;
-use crate::contract::wire::{CANCELED, StageRequest, path};
+use asynctask_contract::wire::{CANCELED, StageRequest, path};
 
 /// A longer question is none.
 const LONGEST: u64 = 4096;

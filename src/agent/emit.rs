@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 use super::cut::{Cutter, Shard};
 use super::outputs::Found;
 use super::upload::{IN_FLIGHT, UploadError, Uploader};
-use crate::contract::env::{self, ITEMS_OUTPUT};
-use crate::contract::wire::{EmitLimits, Emitted};
+use asynctask_contract::env::{self, ITEMS_OUTPUT};
+use asynctask_contract::wire::{EmitLimits, Emitted};
 
 /// As much as a pipe holds.
 const BUFFER: usize = 64 << 10;

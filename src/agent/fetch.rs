@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::client::{CallError, Fault, Gateway, Transport, send, unreachable};
 use super::retry::{Decision, Kind, Peer, Tries};
-use crate::contract::wire::{Assignment, SignedRequest, Work, path};
+use asynctask_contract::wire::{Assignment, SignedRequest, Work, path};
 
 /// A transfer without TLS may flip a bit once; twice is what is stored.
 const DOWNLOADS: u32 = 2;

@@ -14,8 +14,8 @@ use super::cut::is_json;
 use super::door::Answer;
 use super::layout::{self, Stages};
 use super::progress::{is_code, is_link, undeclared};
-use crate::contract::env;
-use crate::contract::wire::{AuthorFailure, Progress, ProgressLine, StageRequest};
+use asynctask_contract::env;
+use asynctask_contract::wire::{AuthorFailure, Progress, ProgressLine, StageRequest};
 
 /// POSIX writes no more than this in one piece. Longer lines of several writers would be mixed up.
 const ATOMIC: usize = 4096;

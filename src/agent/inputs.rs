@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::fetch::{FetchError, Peers, Wanted, below, changed, look_again};
 use super::items::count;
-use crate::contract::wire::{InputSource, ItemsSource, SignedRequest, Work};
+use asynctask_contract::wire::{InputSource, ItemsSource, SignedRequest, Work};
 
 /// Fetches each input to its place below `folder`.
 pub(crate) async fn fetch(peers: Peers<'_>, folder: &Path, work: &Work) -> Result<(), FetchError> {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::contract::env;
+use asynctask_contract::env;
 
 /// The agent was not copied.
 #[derive(Debug, thiserror::Error)]

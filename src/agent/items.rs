@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::log::Log;
 use super::outputs::Found;
 use super::progress::is_code;
-use crate::contract::wire::{ItemCounts, OutputDeclaration, REASONS};
+use asynctask_contract::wire::{ItemCounts, OutputDeclaration, REASONS};
 
 /// So many failed items are shown in the log.
 const SHOWN: u64 = 100;

@@ -10,8 +10,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::env;
-use crate::contract::wire::{ShardWork, Work};
+use asynctask_contract::env;
+use asynctask_contract::wire::{ShardWork, Work};
 
 /// Every path the agent touches, below one root.
 #[derive(Clone, Debug)]

@@ -16,8 +16,8 @@ use super::notice;
 use super::outputs::Found;
 use super::spool::Spool;
 use super::upload::{UploadError, Uploader};
-use crate::contract::env::LOG_OUTPUT;
-use crate::contract::wire::CommittedFile;
+use asynctask_contract::env::LOG_OUTPUT;
+use asynctask_contract::wire::CommittedFile;
 
 /// An out-of-memory kill or a lost node leaves a log at most this old.
 const FLUSH: Duration = Duration::from_secs(30);

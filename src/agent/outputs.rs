@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::contract::wire::OutputDeclaration;
+use asynctask_contract::wire::OutputDeclaration;
 
 /// Longest segment of a path, in bytes: what file systems and archives take.
 const SEGMENT: usize = 255;

@@ -19,8 +19,8 @@ use super::items::ItemResults;
 use super::layout::{self, Stages};
 use super::notice;
 use super::retry::{Decision, Peer, Tries};
-use crate::contract::env;
-use crate::contract::wire::{AuthorFailure, FailedItem, Progress, ProgressLine, StageRequest, Work, path};
+use asynctask_contract::env;
+use asynctask_contract::wire::{AuthorFailure, FailedItem, Progress, ProgressLine, StageRequest, Work, path};
 
 /// Updates are at least this far apart; a change of stage does not wait for it.
 const PACE: Duration = Duration::from_secs(2);
@@ -392,7 +392,7 @@ async fn settle(result: Result<(), Fault>, tries: &mut Tries, known: impl FnOnce
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::log::Log;
+    use crate::log::Log;
 
     fn hear(text: &str) -> (Said, u32) {
         let (said, complaints, _) = hear_items(text);

@@ -11,8 +11,8 @@ use super::fetch::FetchError;
 use super::layout::LayoutError;
 use super::outputs::OutputError;
 use super::upload::UploadError;
-use crate::contract::env::exit;
-use crate::contract::wire::Termination;
+use asynctask_contract::env::exit;
+use asynctask_contract::wire::Termination;
 
 /// The kubelet reads no more.
 const LONGEST: usize = 4096;

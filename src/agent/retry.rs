@@ -1,7 +1,7 @@
 //! Whether a call is made again, and after how long: decided here and nowhere else, without a clock or a socket.
 //!
 //! There is no limit in time. A peer that is away is waited for until somebody stops the attempt: the step's timeout
-//! is the pod's own deadline, and [`crate::agent::run`] ends the wait after SIGTERM.
+//! is the pod's own deadline, and [`crate::run`] ends the wait after SIGTERM.
 
 use std::time::Duration;
 

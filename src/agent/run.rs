@@ -26,8 +26,8 @@ use super::progress::{Listener, Said};
 use super::report::{Ending, Failure, write_termination};
 use super::signals::Shutdown;
 use super::upload::Uploader;
-use crate::contract::env::exit;
-use crate::contract::wire::{Assignment, Commit, Emitted, FailureReport, Work, path};
+use asynctask_contract::env::exit;
+use asynctask_contract::wire::{Assignment, Commit, Emitted, FailureReport, Work, path};
 
 /// Asked to stop and nobody answers: with a grace period of 30 s there has to be time left to say so.
 const WAIT_WHEN_TOLD: Duration = Duration::from_secs(15);
@@ -393,7 +393,7 @@ fn judge(ended: Exit, said: &Said, told: bool, last_line: Option<String>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::wire::AuthorFailure;
+    use asynctask_contract::wire::AuthorFailure;
 
     fn said(done: bool, failure: Option<&str>) -> Said {
         let failure = failure.map(|code| AuthorFailure {

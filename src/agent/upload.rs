@@ -18,7 +18,7 @@ use tokio_util::io::ReaderStream;
 use super::client::{CallError, Fault, Gateway, Transport, send, transfer_time};
 use super::outputs::Found;
 use super::retry::{Decision, Kind, Peer, Tries};
-use crate::contract::wire::{
+use asynctask_contract::wire::{
     CommittedFile, CompleteRequest, FileRef, NewFile, PartToSign, PartsReply, PartsRequest, SentPart, SignedRequest,
     UploadPlan, path,
 };

@@ -2,8 +2,8 @@
 
 use std::{ffi::OsString, fmt::Display, path::PathBuf, process::ExitCode};
 
-use asynctask_operator::agent::{self, Layout, helper, install::install};
-use asynctask_operator::contract::wire::{AuthorFailure, Progress};
+use asynctask_agent::{Layout, helper, install::install};
+use asynctask_contract::wire::{AuthorFailure, Progress};
 use clap::{Parser, Subcommand};
 
 /// Wraps the command of a task container and publishes its result.
@@ -88,7 +88,7 @@ fn main() -> ExitCode {
         Command::Run { root, command } => {
             let provider = rustls::crypto::ring::default_provider().install_default();
             provider.expect("invariant: only main installs a TLS provider");
-            return ExitCode::from(agent::run(&Layout::below(&root), &command));
+            return ExitCode::from(asynctask_agent::run(&Layout::below(&root), &command));
         }
         Command::Install { destination } => return ended(install(&destination).map(drop), |_| 1),
         Command::Version => {

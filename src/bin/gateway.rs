@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use asynctask_operator::gateway::{self, DRAIN, Settings, TrustedProxy};
-use asynctask_operator::runtime::client::{Connector, install_crypto_provider};
-use asynctask_operator::runtime::health::{self, Readiness};
-use asynctask_operator::runtime::metrics::Metrics;
-use asynctask_operator::runtime::shutdown::Supervisor;
-use asynctask_operator::runtime::telemetry::{self, LogFormat};
+use asynctask_gateway::{DRAIN, Settings, TrustedProxy};
+use asynctask_runtime::client::{Connector, install_crypto_provider};
+use asynctask_runtime::health::{self, Readiness};
+use asynctask_runtime::metrics::Metrics;
+use asynctask_runtime::shutdown::Supervisor;
+use asynctask_runtime::telemetry::{self, LogFormat};
 use clap::{Parser, Subcommand};
 
 /// Signs URLs for agents and people, and decides who may have one.
@@ -65,7 +65,7 @@ enum Command {
 async fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(Command::Openapi) = args.command {
-        println!("{}", gateway::openapi());
+        println!("{}", asynctask_gateway::openapi());
         return ExitCode::SUCCESS;
     }
     match run(args).await {
@@ -92,7 +92,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         filesystem_root: args.filesystem_root,
         requests_per_second: args.requests_per_second,
     };
-    gateway::start(settings, client, &mut supervisor, &readiness, &metrics);
+    asynctask_gateway::start(settings, client, &mut supervisor, &readiness, &metrics);
     let health = health::serve(args.health_listen, readiness, metrics, supervisor.stopping());
     supervisor.spawn("health", health);
     supervisor.run(DRAIN + Duration::from_secs(5)).await?;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use asynctask_operator::cli::{self, Cli};
+use asynctask_cli::{Cli, Exit};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -13,10 +13,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("Error: cannot start: {error}");
-            return ExitCode::from(cli::Exit::Error.code());
+            return ExitCode::from(Exit::Error.code());
         }
     };
-    let exit = runtime.block_on(cli::run(cli));
+    let exit = runtime.block_on(asynctask_cli::run(cli));
     // A read of stdin that nobody waits for any more must not hold the process.
     runtime.shutdown_background();
     ExitCode::from(exit.code())

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use asynctask_operator::api::quantity;
-use asynctask_operator::controllers::injection::Choice;
-use asynctask_operator::controllers::{self, Settings};
-use asynctask_operator::plan::queue::Limits;
-use asynctask_operator::runtime::client::{Connector, install_crypto_provider};
-use asynctask_operator::runtime::health::{self, Readiness};
-use asynctask_operator::runtime::metrics::Metrics;
-use asynctask_operator::runtime::shutdown::Supervisor;
-use asynctask_operator::runtime::telemetry::{self, LogFormat};
+use asynctask_api::quantity;
+use asynctask_controllers::Settings;
+use asynctask_controllers::injection::Choice;
+use asynctask_plan::queue::Limits;
+use asynctask_runtime::client::{Connector, install_crypto_provider};
+use asynctask_runtime::health::{self, Readiness};
+use asynctask_runtime::metrics::Metrics;
+use asynctask_runtime::shutdown::Supervisor;
+use asynctask_runtime::telemetry::{self, LogFormat};
 use clap::Parser;
 
 /// How long reconciles that have begun may take to finish once the process is to end.
@@ -104,7 +104,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         node_lost_after: args.node_lost_after,
         sweep_after: args.sweep_after,
     };
-    controllers::start(settings, &connector, &mut supervisor, &readiness, &metrics).await?;
+    asynctask_controllers::start(settings, &connector, &mut supervisor, &readiness, &metrics).await?;
     supervisor.run(PATIENCE).await?;
     Ok(())
 }

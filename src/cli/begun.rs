@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::contract::people::UploadRequest;
+use asynctask_contract::people::UploadRequest;
 
 /// Longest id that is read back.
 const ID_MAX: u64 = 128;

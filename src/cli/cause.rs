@@ -7,10 +7,10 @@ use super::fan_out::{self, number};
 use super::render::{cancel_request, place_in_queue};
 use super::takeover::{self, Takeover};
 use super::words::{Paint, ahead, clean, grouped};
-use crate::api::condition::{CANCEL_REQUESTED, NOT_NOW, STALLED};
-use crate::api::state::StepState;
-use crate::api::task::{AsyncTaskStatus, Failure, PlannedStep, StepStatus, Waiting};
-use crate::api::{AsyncTask, TaskState};
+use asynctask_api::condition::{CANCEL_REQUESTED, NOT_NOW, STALLED};
+use asynctask_api::state::StepState;
+use asynctask_api::task::{AsyncTaskStatus, Failure, PlannedStep, StepStatus, Waiting};
+use asynctask_api::{AsyncTask, TaskState};
 
 /// Kinds of failure told of a step.
 const KINDS: usize = 3;

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::{Facts, JobFact, Known, cause};
-use crate::api::AsyncTask;
+use asynctask_api::AsyncTask;
 
 fn run(spec: Value, status: Value) -> AsyncTask {
     let mut spec = spec;

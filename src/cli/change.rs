@@ -9,7 +9,7 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::format::qualified;
 use super::terminal::{print, say};
-use crate::api::{AsyncTask, TaskState};
+use asynctask_api::{AsyncTask, TaskState};
 
 /// Field manager of what this command creates and changes.
 pub(crate) const MANAGER: &str = "kubectl-asynctask";
@@ -82,9 +82,9 @@ pub(crate) async fn hold(session: &Session, name: &str, held: bool) -> Result<Ex
 #[cfg(test)]
 mod tests {
     use super::each;
-    use crate::cli::error::CliError;
-    use crate::cli::exit::Exit;
-    use crate::cli::parameters::ParameterError;
+    use crate::error::CliError;
+    use crate::exit::Exit;
+    use crate::parameters::ParameterError;
 
     #[tokio::test]
     async fn a_name_that_fails_keeps_no_other_from_its_change() {

@@ -6,7 +6,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 
 use super::gateway::{Gateway, GatewayError};
-use crate::api::{AsyncTask, TaskDefinition};
+use asynctask_api::{AsyncTask, TaskDefinition};
 
 /// Which cluster, which namespace, which gateway.
 #[derive(Clone, Debug, clap::Args)]

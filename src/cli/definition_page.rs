@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::render::readiness;
 use super::words::{Paint, clean, clean_lines, indent, table};
-use crate::api::TaskDefinition;
-use crate::api::definition::{FanOutSpec, InputSpec, ItemsFrom, StepSpec, TaskDefinitionSpec};
-use crate::api::state::RevisionState;
+use asynctask_api::TaskDefinition;
+use asynctask_api::definition::{FanOutSpec, InputSpec, ItemsFrom, StepSpec, TaskDefinitionSpec};
+use asynctask_api::state::RevisionState;
 
 /// A revision and the runs that are on it.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ fn section(page: &mut String, paint: Paint, title: &str, rows: Vec<Vec<String>>,
 
 fn problem(definition: &TaskDefinition) -> Option<String> {
     let conditions = definition.status.iter().flat_map(|s| &s.conditions);
-    let ready = conditions.into_iter().find(|c| c.type_ == crate::api::condition::READY)?;
+    let ready = conditions.into_iter().find(|c| c.type_ == asynctask_api::condition::READY)?;
     (ready.status != "True").then(|| ready.message.clone())
 }
 
@@ -139,7 +139,7 @@ fn step_lines(step: &StepSpec) -> String {
 
 /// `in shards of 100 items of plan`
 fn shards(fan_out: &FanOutSpec) -> String {
-    let per_shard = fan_out.items_per_shard.unwrap_or(crate::plan::fanout::ITEMS_PER_SHARD);
+    let per_shard = fan_out.items_per_shard.unwrap_or(asynctask_plan::fanout::ITEMS_PER_SHARD);
     let items = |from: &ItemsFrom| from.step.as_ref().or(from.input.as_ref()).map(|from| clean(from));
     match (&fan_out.items_from, fan_out.shards, &fan_out.shards_from) {
         (Some(from), _, _) => format!("in shards of {per_shard} items of {}", items(from).unwrap_or_default()),
@@ -150,7 +150,7 @@ fn shards(fan_out: &FanOutSpec) -> String {
 }
 
 fn outputs(spec: &TaskDefinitionSpec) -> Vec<Vec<String>> {
-    let row = |o: &crate::api::definition::OutputSpec| {
+    let row = |o: &asynctask_api::definition::OutputSpec| {
         let title = o.title.as_deref().map(clean).unwrap_or_default();
         vec![o.name.clone(), o.media_type.as_deref().map_or_else(|| "any type".to_owned(), clean), title]
     };
@@ -172,8 +172,8 @@ fn example(name: &str, spec: &TaskDefinitionSpec) -> String {
 #[cfg(test)]
 mod tests {
     use super::{RevisionLine, page};
-    use crate::api::state::RevisionState;
-    use crate::cli::words::Paint;
+    use crate::words::Paint;
+    use asynctask_api::state::RevisionState;
 
     #[test]
     fn the_page_says_all_a_person_needs_to_run_it() {
@@ -184,6 +184,6 @@ mod tests {
             line(2, Some(RevisionState::Draining), 1, false),
             line(1, Some(RevisionState::Retired), 0, false),
         ];
-        crate::cli::golden::check("definition.txt", &page(&definition, &revisions, Paint { on: false }));
+        crate::golden::check("definition.txt", &page(&definition, &revisions, Paint { on: false }));
     }
 }

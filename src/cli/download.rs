@@ -20,7 +20,7 @@ use super::meter::Meter;
 use super::retry::Retry;
 use super::terminal::say;
 use super::words::{clean, size};
-use crate::contract::people::{DownloadTicket, FileView};
+use asynctask_contract::people::{DownloadTicket, FileView};
 
 /// Longest silence in the middle of a file.
 const STALL: Duration = Duration::from_secs(60);

@@ -102,11 +102,11 @@ impl CliError {
 #[cfg(test)]
 mod tests {
     use super::CliError;
-    use crate::cli::exit::Exit;
-    use crate::cli::inputs::InputError;
-    use crate::cli::parameters::ParameterError;
-    use crate::cli::terminal::PrintError;
-    use crate::cli::verbs::run::RunError;
+    use crate::exit::Exit;
+    use crate::inputs::InputError;
+    use crate::parameters::ParameterError;
+    use crate::terminal::PrintError;
+    use crate::verbs::run::RunError;
 
     #[test]
     fn what_was_typed_wrong_is_told_from_what_went_wrong() {

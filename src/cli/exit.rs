@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::api::TaskState;
+use asynctask_api::TaskState;
 
 /// How the command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Exit {
 #[cfg(test)]
 mod tests {
     use super::Exit;
-    use crate::api::TaskState;
+    use asynctask_api::TaskState;
 
     #[test]
     fn a_state_has_a_code_exactly_when_it_is_terminal() {

@@ -9,9 +9,9 @@ use kube::{Api, ResourceExt};
 use super::cause::{Facts, JobFact, Known};
 use super::cluster::{ClusterError, status};
 use super::connect::Session;
-use crate::api::condition::READY;
-use crate::api::names::{KUEUE_QUEUE, LABEL_STEP, LABEL_TASK_UID};
-use crate::api::{AsyncTask, TaskState};
+use asynctask_api::condition::READY;
+use asynctask_api::names::{KUEUE_QUEUE, LABEL_STEP, LABEL_TASK_UID};
+use asynctask_api::{AsyncTask, TaskState};
 
 /// What the state of the run asks for.
 pub(crate) async fn facts(session: &Session, task: &AsyncTask) -> Result<Facts, ClusterError> {
@@ -73,7 +73,7 @@ async fn definition(session: &Session, task: &AsyncTask) -> Result<Known<String>
     let name = &task.spec.definition.name;
     let found = session.definitions().get_opt(name).await;
     let found = readable(found, "TaskDefinitions", format!("read TaskDefinition {name:?}"))?;
-    let why = |found: Option<crate::api::TaskDefinition>| {
+    let why = |found: Option<asynctask_api::TaskDefinition>| {
         let Some(definition) = found else { return Some("there is none of this name".to_owned()) };
         let conditions = definition.status.map(|s| s.conditions).unwrap_or_default();
         conditions.into_iter().find(|c| c.type_ == READY && c.status != "True").map(|c| c.message)

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use super::words::{Paint, clean, grouped, remaining};
-use crate::api::state::StepState;
-use crate::api::task::{
+use asynctask_api::state::StepState;
+use asynctask_api::task::{
     AsyncTaskStatus, FailureCount, ItemsStatus, PlannedFanOut, PlannedStep, ShardsStatus, StepStatus,
 };
 
@@ -127,8 +127,8 @@ fn short(indexes: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{failures, line};
-    use crate::api::task::{AsyncTaskStatus, PlannedStep, StepStatus};
-    use crate::cli::words::Paint;
+    use crate::words::Paint;
+    use asynctask_api::task::{AsyncTaskStatus, PlannedStep, StepStatus};
     use serde_json::{Value, json};
 
     const NOW: &str = "2026-11-24T08:10:00Z";

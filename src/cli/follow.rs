@@ -11,7 +11,7 @@ use super::connect::Session;
 use super::exit::Exit;
 use super::render;
 use super::terminal::{Canvas, PrintError, is_terminal, print, say, view};
-use crate::api::AsyncTask;
+use asynctask_api::AsyncTask;
 
 /// A run that cannot be followed any further.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use super::follow::{Show, follow};
 use super::format::{Document, RunFormat, qualified, tidy};
 use super::render;
 use super::terminal::{print, say, view};
-use crate::api::{AsyncTask, quantity};
+use asynctask_api::{AsyncTask, quantity};
 
 /// Flags of verbs that submit a run.
 #[derive(Debug, clap::Args)]

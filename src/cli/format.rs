@@ -55,5 +55,5 @@ pub(crate) fn tidy<K: ResourceExt>(mut object: K) -> K {
 
 /// `asynctask.asynctask.dev/<name>`, which kubectl takes as an argument.
 pub(crate) fn qualified(name: &str) -> String {
-    format!("asynctask.{}/{name}", crate::api::names::GROUP)
+    format!("asynctask.{}/{name}", asynctask_api::names::GROUP)
 }

@@ -16,8 +16,8 @@ use super::cluster::why;
 use super::connect::ConnectionArgs;
 use super::credentials::{self, Credentials, CredentialsError};
 use super::forward::{Forward, ForwardError};
-use crate::contract::people::Problem;
-use crate::contract::wire::SignedRequest;
+use asynctask_contract::people::Problem;
+use asynctask_contract::wire::SignedRequest;
 
 /// ConfigMap the operator keeps the gateway's signers in.
 const CA_CONFIG_MAP: &str = "asynctask-gateway-ca";
@@ -175,7 +175,7 @@ impl Gateway {
     }
 
     /// A gateway on a loopback port, and a token for it.
-    #[cfg(all(test, feature = "runtime"))]
+    #[cfg(test)]
     pub(crate) fn loopback(address: std::net::SocketAddr, token: &str) -> Self {
         let base: Url = format!("http://{address}").parse().expect("a URL");
         let mut config = Config::new(base.as_str().parse().expect("a URI"));
@@ -382,7 +382,7 @@ async fn signers(client: &Client, namespace: &str) -> Result<Vec<Vec<u8>>, Gatew
 #[cfg(test)]
 mod tests {
     use super::{GatewayError, address, sentence};
-    use crate::contract::people::Problem;
+    use asynctask_contract::people::Problem;
 
     #[test]
     fn credentials_go_to_https_or_loopback_only() {

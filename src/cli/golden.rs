@@ -19,5 +19,5 @@ pub(super) fn project(file: &str) -> String {
 
 /// Of the checkout that cargo runs us in: checkouts share a target folder, and with it compiled tests.
 pub(super) fn root() -> PathBuf {
-    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"))
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests")).join("../..")
 }

@@ -8,9 +8,9 @@ use tokio::io::AsyncReadExt;
 
 use super::meter::Meter;
 use super::words::size;
-use crate::api::definition::InputSpec;
-use crate::api::quantity;
-use crate::api::task::OutputRef;
+use asynctask_api::definition::InputSpec;
+use asynctask_api::quantity;
+use asynctask_api::task::OutputRef;
 
 /// What an input that names no limit takes.
 pub(crate) const DEFAULT_MAX_SIZE: &str = "5Gi";
@@ -275,7 +275,7 @@ pub(crate) async fn section(
 #[cfg(test)]
 mod tests {
     use super::{InputError, check, digest, split};
-    use crate::api::definition::InputSpec;
+    use asynctask_api::definition::InputSpec;
 
     fn archive(types: &[&str]) -> InputSpec {
         InputSpec {

@@ -6,9 +6,9 @@ use super::fan_out;
 use super::render::View;
 use super::tree::{Place, places};
 use super::words::{Paint, ahead, clean, elapsed, grouped, indent, size, table};
-use crate::api::definition::{Outcome, WhenSpec};
-use crate::api::state::StepState;
-use crate::api::task::{AsyncTaskStatus, PlannedStep, StepFailure, StepProgress, StepStatus};
+use asynctask_api::definition::{Outcome, WhenSpec};
+use asynctask_api::state::StepState;
+use asynctask_api::task::{AsyncTaskStatus, PlannedStep, StepFailure, StepProgress, StepStatus};
 
 /// The steps that will occur, as a tree; empty status: nothing is known yet.
 pub(crate) fn plan(status: Option<&AsyncTaskStatus>, view: View) -> String {

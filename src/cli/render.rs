@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use super::plan_page::{at_work, plan};
 use super::words::{Paint, ahead, clean, clean_lines, elapsed, indent, moment, size, table};
-use crate::api::condition::{CANCEL_REQUESTED, NOT_NOW, READY};
-use crate::api::task::{AsyncTask, AsyncTaskStatus, Failure, QueueStatus, Transition};
-use crate::api::{TaskDefinition, TaskState};
+use asynctask_api::condition::{CANCEL_REQUESTED, NOT_NOW, READY};
+use asynctask_api::task::{AsyncTask, AsyncTaskStatus, Failure, QueueStatus, Transition};
+use asynctask_api::{TaskDefinition, TaskState};
 
 /// What a page depends on beside the object.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 use super::{View, line, live, status};
-use crate::api::AsyncTask;
-use crate::cli::golden;
-use crate::cli::words::Paint;
+use crate::golden;
+use crate::words::Paint;
+use asynctask_api::AsyncTask;
 
 fn task(yaml: &str) -> AsyncTask {
     serde_yaml_ng::from_str(yaml).expect("an AsyncTask")

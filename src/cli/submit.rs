@@ -8,9 +8,9 @@ use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use serde_json::{Map, Value};
 
-use crate::api::AsyncTask;
-use crate::api::names::KUEUE_QUEUE;
-use crate::api::task::{AsyncTaskSpec, DefinitionRef, InputRef, OutputRef, RetryOf};
+use asynctask_api::AsyncTask;
+use asynctask_api::names::KUEUE_QUEUE;
+use asynctask_api::task::{AsyncTaskSpec, DefinitionRef, InputRef, OutputRef, RetryOf};
 
 /// Annotation with the checksum of each input's file. An upload has a new id each time; this tells whether it is the
 /// same file. Not under the operator's own prefix, which is guarded.

@@ -3,9 +3,9 @@
 
 use super::fan_out::number;
 use super::words::{clean, grouped};
-use crate::api::TaskState;
-use crate::api::state::StepState;
-use crate::api::task::{AsyncTask, AsyncTaskStatus, PlannedStep, StepStatus};
+use asynctask_api::TaskState;
+use asynctask_api::state::StepState;
+use asynctask_api::task::{AsyncTask, AsyncTaskStatus, PlannedStep, StepStatus};
 
 /// What becomes of the steps of a run in its retry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,8 +109,8 @@ fn part(planned: &PlannedStep, step: &StepStatus) -> Option<Part> {
 #[cfg(test)]
 mod tests {
     use super::{Takeover, refusal};
-    use crate::api::AsyncTask;
-    use crate::api::state::{StepState, TaskState};
+    use asynctask_api::AsyncTask;
+    use asynctask_api::state::{StepState, TaskState};
     use serde_json::{Value, json};
 
     fn golden(text: &str) -> AsyncTask {

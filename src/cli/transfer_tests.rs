@@ -20,7 +20,7 @@ use super::download::{DownloadError, Outcome, to_file};
 use super::gateway::Gateway;
 use super::meter::Meter;
 use super::upload::{UploadError, upload};
-use crate::contract::people::{FileView, UploadRequest};
+use asynctask_contract::people::{FileView, UploadRequest};
 
 const TOKEN: &str = "token-canary";
 const UPLOADS: &str = "/api/v1/namespaces/ns/uploads";

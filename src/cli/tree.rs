@@ -4,7 +4,7 @@
 //! is back at the level it left, and the step says after whom. What occurs on a condition only is a branch of the step it
 //! answers to.
 
-use crate::api::task::PlannedStep;
+use asynctask_api::task::PlannedStep;
 
 /// Where a step stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,8 +122,8 @@ fn common(one: Vec<usize>, other: Vec<usize>) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::places;
-    use crate::api::definition::{Outcome, WhenSpec};
-    use crate::api::task::{BuiltInKind, PlannedStep};
+    use asynctask_api::definition::{Outcome, WhenSpec};
+    use asynctask_api::task::{BuiltInKind, PlannedStep};
 
     fn step(name: &str, needs: &[&str]) -> PlannedStep {
         PlannedStep {

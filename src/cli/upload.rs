@@ -16,8 +16,8 @@ use super::gateway::{Gateway, GatewayError, accepted};
 use super::inputs::{CHUNK, digest, section};
 use super::meter::Meter;
 use super::retry::Retry;
-use crate::contract::people::{UploadCompletion, UploadRequest, UploadView};
-use crate::contract::wire::{PartToSign, PartsReply, PartsRequest, SentPart, SignedRequest, StoredPart, UploadPlan};
+use asynctask_contract::people::{UploadCompletion, UploadRequest, UploadView};
+use asynctask_contract::wire::{PartToSign, PartsReply, PartsRequest, SentPart, SignedRequest, StoredPart, UploadPlan};
 
 /// Parts on their way at once.
 const IN_FLIGHT: usize = 4;

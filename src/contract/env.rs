@@ -9,7 +9,7 @@ pub const PARAMETERS: &str = "ASYNCTASK_PARAMETERS";
 pub const INPUTS: &str = "ASYNCTASK_INPUTS";
 /// Folder into which the program writes its outputs, at the paths the definition declares.
 pub const OUTPUTS: &str = "ASYNCTASK_OUTPUTS";
-/// FIFO for JSON lines of progress (see [`crate::contract::wire::ProgressLine`]).
+/// FIFO for JSON lines of progress (see [`crate::wire::ProgressLine`]).
 pub const PROGRESS: &str = "ASYNCTASK_PROGRESS";
 /// FIFO for the items a planner emits: one JSON value per line.
 pub const EMIT: &str = "ASYNCTASK_EMIT";

@@ -8,7 +8,7 @@ use super::wire::{ItemCounts, SignedRequest, UploadPlan};
 
 /// The outputs of one task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct OutputList {
     /// Declared outputs in the order of the definition, then `log`.
@@ -17,7 +17,7 @@ pub struct OutputList {
 
 /// One output and its files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct OutputView {
     /// Name in the definition.
@@ -55,7 +55,7 @@ pub struct OutputView {
 
 /// Why an output is no longer there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct GoneView {
     /// When (RFC 3339).
@@ -69,7 +69,7 @@ pub struct GoneView {
 
 /// Outputs of some runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct FoundOutputs {
     /// The outputs.
@@ -81,7 +81,7 @@ pub struct FoundOutputs {
 
 /// An output and the run it is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct FoundOutput {
     /// Name of the AsyncTask.
@@ -120,7 +120,7 @@ pub struct FoundOutput {
 
 /// Some shards of a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ShardList {
     /// The step.
@@ -134,7 +134,7 @@ pub struct ShardList {
 
 /// What became of a shard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ShardView {
     /// Its number, from 0.
@@ -160,7 +160,7 @@ pub struct ShardView {
 
 /// Some of the segments that an appended output consists of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SegmentList {
     /// The output.
@@ -182,7 +182,7 @@ pub struct SegmentList {
 
 /// A part of an appended output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SegmentView {
     /// Its place, from 0: the `n` of its download route.
@@ -198,7 +198,7 @@ pub struct SegmentView {
 
 /// What became of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ShardState {
     /// It gave its result.
     Succeeded,
@@ -210,7 +210,7 @@ pub enum ShardState {
 
 /// Asks for another run that takes over what succeeded in this one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RetryRequest {
     /// Name of the new run; absent: `<name>-retry-<…>`.
@@ -220,7 +220,7 @@ pub struct RetryRequest {
 
 /// One file of an output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct FileView {
     /// Path the author gave it.
@@ -236,7 +236,7 @@ pub struct FileView {
 
 /// Permission to read one file once, now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct DownloadTicket {
     /// The GET to make. A path of the gateway needs the caller's own token.
@@ -253,7 +253,7 @@ pub struct DownloadTicket {
 
 /// Announces a file that will be an input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UploadRequest {
     /// Name of the TaskDefinition that will read it.
@@ -271,7 +271,7 @@ pub struct UploadRequest {
 
 /// A started upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UploadStarted {
     /// Goes into `spec.inputs.<name>.upload` once the upload is complete.
@@ -285,7 +285,7 @@ pub struct UploadStarted {
 
 /// How far an upload has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UploadView {
     /// As it was begun, its requests signed anew.
@@ -298,7 +298,7 @@ pub struct UploadView {
 
 /// Ends an upload: for a multipart plan with its parts, else with none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UploadCompletion {
     /// From [`UploadPlan::Multipart`].
@@ -311,7 +311,7 @@ pub struct UploadCompletion {
 
 /// Asks for a run. Its owner is the user who asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewTask {
     /// Name of the TaskDefinition.
@@ -345,7 +345,7 @@ pub struct NewTask {
 
 /// Where an input of a new run comes from: exactly one of both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewInput {
     /// Id of a completed upload of the same user.
@@ -358,7 +358,7 @@ pub struct NewInput {
 
 /// An output, of one file, of a finished run of the same owner or the same team.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OutputOfRun {
     /// Name of the AsyncTask.
@@ -369,7 +369,7 @@ pub struct OutputOfRun {
 
 /// A request to cancel is written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CancelRequested {
     /// The task says so now, for good.
@@ -384,7 +384,7 @@ pub struct CancelRequested {
 
 /// What became of the runs that had one name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryList {
     /// History records, the newest run first: `spec`, `state`, every one of `transitions`, `steps`, `failure`, `outputs`.
@@ -393,7 +393,7 @@ pub struct HistoryList {
 
 /// History records of some runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PastRuns {
     /// The records, as in [`HistoryList`], the newest month first.
@@ -408,7 +408,7 @@ pub struct PastRuns {
 
 /// Some tasks of a namespace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TaskList {
     /// AsyncTask objects.
@@ -420,7 +420,7 @@ pub struct TaskList {
 
 /// An error, as RFC 9457 has it (`application/problem+json`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// `about:blank`: the status says what kind it is.

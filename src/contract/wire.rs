@@ -219,7 +219,7 @@ pub struct InputSource {
 /// A `url` that begins with `/` is a path of the gateway and needs the caller's own token; any other is complete
 /// as it is, and **no token may be attached**: credentials stay with the host they were made for.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SignedRequest {
     /// HTTP method.
@@ -276,7 +276,7 @@ pub struct NewFile {
 
 /// How to store a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "kind", rename_all_fields = "camelCase")]
 pub enum UploadPlan {
     /// One PUT of the whole file.
@@ -296,7 +296,7 @@ pub enum UploadPlan {
 
 /// Asks for the URLs of some parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PartsRequest {
     /// Output and number of the file; absent in the people's API, where the path names the upload.
@@ -310,7 +310,7 @@ pub struct PartsRequest {
 
 /// Which file of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct FileRef {
     /// Name of the output.
@@ -321,7 +321,7 @@ pub struct FileRef {
 
 /// One part before it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PartToSign {
     /// From 1.
@@ -334,7 +334,7 @@ pub struct PartToSign {
 
 /// The signed PUTs, in the order asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PartsReply {
     /// One per part.
@@ -343,7 +343,7 @@ pub struct PartsReply {
 
 /// Ends a multipart upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CompleteRequest {
     /// Output and number of the file; absent in the people's API.
@@ -357,7 +357,7 @@ pub struct CompleteRequest {
 
 /// One part after it was stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SentPart {
     /// From 1.
@@ -370,7 +370,7 @@ pub struct SentPart {
 
 /// One part that is in the store, of an upload that was broken off.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct StoredPart {
     /// From 1.
@@ -442,7 +442,7 @@ pub struct FailedItem {
 
 /// What became of the items of an attempt. Succeeded are those that neither failed nor were skipped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ItemCounts {
     /// Items given to the program, or reported by it where it was given none.

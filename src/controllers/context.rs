@@ -11,10 +11,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::plan::agent::{Agent, GatewayAccess, Injection};
-use crate::plan::queue::Limits;
-use crate::runtime::metrics::Metrics;
-use crate::runtime::stores::Stores;
+use asynctask_plan::agent::{Agent, GatewayAccess, Injection};
+use asynctask_plan::queue::Limits;
+use asynctask_runtime::metrics::Metrics;
+use asynctask_runtime::stores::Stores;
 
 /// What every controller is handed.
 pub struct Context {

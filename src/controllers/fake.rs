@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::context::{AgentSettings, Context, Reconciles};
-use crate::plan::agent::{GatewayAccess, Injection};
-use crate::plan::queue::Limits;
-use crate::runtime::metrics::Metrics;
-use crate::runtime::stores::Stores;
+use asynctask_plan::agent::{GatewayAccess, Injection};
+use asynctask_plan::queue::Limits;
+use asynctask_runtime::metrics::Metrics;
+use asynctask_runtime::stores::Stores;
 
 /// When a write fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::api::names::MANAGER_OPERATOR;
-use crate::runtime::client::{explain, is_status};
+use asynctask_api::names::MANAGER_OPERATOR;
+use asynctask_runtime::client::{explain, is_status};
 
 /// The list of finalizers cannot be written.
 #[derive(Debug, thiserror::Error)]

@@ -16,12 +16,12 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::names::MANAGER_OPERATOR;
-use crate::contract::env::{AGENT_DIR, AGENT_FILE};
-use crate::plan::agent::Injection;
-use crate::runtime::backoff::Backoff;
-use crate::runtime::client::{explain, explain_watch, is_status};
-use crate::runtime::health::Readiness;
+use asynctask_api::names::MANAGER_OPERATOR;
+use asynctask_contract::env::{AGENT_DIR, AGENT_FILE};
+use asynctask_plan::agent::Injection;
+use asynctask_runtime::backoff::Backoff;
+use asynctask_runtime::client::{explain, explain_watch, is_status};
+use asynctask_runtime::health::Readiness;
 
 /// ConfigMap that remembers. Deleting it and restarting the operator asks the nodes again.
 const MEMORY: &str = "asynctask-agent-injection";
@@ -277,7 +277,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{pod_name, probe_pod, recall, remembered, verdict};
-    use crate::plan::agent::Injection;
+    use asynctask_plan::agent::Injection;
 
     fn judged(status: Value) -> Option<(Injection, bool)> {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).expect("pod");

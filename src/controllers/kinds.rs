@@ -5,9 +5,9 @@ use std::time::Duration;
 use kube::Client;
 use tokio::time::sleep;
 
-use crate::api::names::GROUP;
-use crate::runtime::client::explain;
-use crate::runtime::health::Readiness;
+use asynctask_api::names::GROUP;
+use asynctask_runtime::client::explain;
+use asynctask_runtime::health::Readiness;
 
 /// Plural names of the kinds the controllers need.
 const KINDS: [&str; 4] = ["asynctasks", "outputstores", "taskdefinitions", "taskrevisions"];

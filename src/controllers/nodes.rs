@@ -21,8 +21,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::context::Context;
 use super::watches::PAGE;
-use crate::api::names::{LABEL_TASK_UID, MANAGER_OPERATOR};
-use crate::runtime::client::{explain, explain_watch, is_status};
+use asynctask_api::names::{LABEL_TASK_UID, MANAGER_OPERATOR};
+use asynctask_runtime::client::{explain, explain_watch, is_status};
 
 type NodeEvent = watcher::Event<Node>;
 

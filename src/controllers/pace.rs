@@ -8,7 +8,7 @@ use kube::runtime::controller::Action;
 use tokio::time::timeout;
 
 use super::context::Reconciles;
-use crate::runtime::backoff::Backoff;
+use asynctask_runtime::backoff::Backoff;
 
 /// An error that a metric and a condition can name.
 pub(super) trait Reason: Error {
@@ -105,8 +105,8 @@ mod tests {
     use kube::runtime::controller::Action;
 
     use super::{Next, Pace, Reason};
-    use crate::controllers::context::Reconciles;
-    use crate::runtime::metrics::Metrics;
+    use crate::context::Reconciles;
+    use asynctask_runtime::metrics::Metrics;
 
     #[derive(Debug, thiserror::Error)]
     #[error("no answer")]

@@ -22,14 +22,14 @@ use super::context::Context;
 use super::hold::{self, HoldError};
 use super::pace::{Next, Pace, Reason};
 use super::watches;
-use crate::api::condition::{Claim, LIMITS_KEPT, READY, cut};
-use crate::api::names::{FINALIZER_TASKS, MANAGER_OPERATOR};
-use crate::api::store::{OutputStoreStatus, StoreLimits};
-use crate::api::{AsyncTask, OutputStore};
-use crate::runtime::client::explain;
-use crate::runtime::stores::OpenStoreError;
-use crate::storage::limits::{Limits, limits};
-use crate::storage::probe::{ProbeError, probe};
+use asynctask_api::condition::{Claim, LIMITS_KEPT, READY, cut};
+use asynctask_api::names::{FINALIZER_TASKS, MANAGER_OPERATOR};
+use asynctask_api::store::{OutputStoreStatus, StoreLimits};
+use asynctask_api::{AsyncTask, OutputStore};
+use asynctask_runtime::client::explain;
+use asynctask_runtime::stores::OpenStoreError;
+use asynctask_storage::limits::{Limits, limits};
+use asynctask_storage::probe::{ProbeError, probe};
 
 /// Between two looks at a store that works.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
@@ -307,8 +307,8 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::{Limits, NotReady, flipped, found, status, works};
-    use crate::api::store::OutputStoreStatus;
-    use crate::runtime::stores::OpenStoreError;
+    use asynctask_api::store::OutputStoreStatus;
+    use asynctask_runtime::stores::OpenStoreError;
 
     const BEST: Limits =
         Limits { length: true, checksum: true, once: true, attachment: true, parts: true, any_origin: false };

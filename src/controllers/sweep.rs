@@ -23,15 +23,15 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::context::Context;
 use super::task::{Emptied, require_owner};
 use super::watches::PAGE;
-use crate::api::condition::{READY, is_true};
-use crate::api::{AsyncTask, OutputStore};
-use crate::plan::keep::needs_uploads;
-use crate::plan::queue::upload_lease;
-use crate::runtime::client::{explain, is_status};
-use crate::runtime::stores::{OpenStore, OpenStoreError};
-use crate::storage::layout::{InvalidPart, Prefix, RECORD, UPLOAD_RECORD};
-use crate::storage::records::{GoneRecord, HistoryDue, RECORD_MAX, RecordError, UploadRecord, decode};
-use crate::storage::{StoreError, delete_prefix};
+use asynctask_api::condition::{READY, is_true};
+use asynctask_api::{AsyncTask, OutputStore};
+use asynctask_plan::keep::needs_uploads;
+use asynctask_plan::queue::upload_lease;
+use asynctask_runtime::client::{explain, is_status};
+use asynctask_runtime::stores::{OpenStore, OpenStoreError};
+use asynctask_storage::layout::{InvalidPart, Prefix, RECORD, UPLOAD_RECORD};
+use asynctask_storage::records::{GoneRecord, HistoryDue, RECORD_MAX, RecordError, UploadRecord, decode};
+use asynctask_storage::{StoreError, delete_prefix};
 
 /// Longest time between two sweeps.
 const SWEEP_AGAIN: Duration = Duration::from_secs(3600);
@@ -289,11 +289,11 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::{Needed, Runs, SweepError, Swept, sweep};
-    use crate::runtime::stores::OpenStore;
-    use crate::storage::digest::Digest;
-    use crate::storage::memory::MemoryStore;
-    use crate::storage::records::{GoneRecord, HistoryDue, UploadRecord, encode};
-    use crate::storage::{Layout, PutMode};
+    use asynctask_runtime::stores::OpenStore;
+    use asynctask_storage::digest::Digest;
+    use asynctask_storage::memory::MemoryStore;
+    use asynctask_storage::records::{GoneRecord, HistoryDue, UploadRecord, encode};
+    use asynctask_storage::{Layout, PutMode};
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 

@@ -3,9 +3,9 @@
 use kube::api::{Api, PostParams};
 use tracing::{info, warn};
 
-use crate::api::store::FilesystemSpec;
-use crate::api::{OutputStore, OutputStoreSpec};
-use crate::runtime::client::{explain, is_status};
+use asynctask_api::store::FilesystemSpec;
+use asynctask_api::{OutputStore, OutputStoreSpec};
+use asynctask_runtime::client::{explain, is_status};
 
 /// Makes the filesystem store of this name unless one is there; what somebody made of it since is left as it is.
 pub(super) async fn ensure(client: kube::Client, name: String) {

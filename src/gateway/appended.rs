@@ -3,11 +3,11 @@
 use super::Gateway;
 use super::problem::Refusal;
 use super::sealed::Sealed;
-use crate::api::AsyncTask;
-use crate::api::definition::OutputSpec;
-use crate::plan::definition::ValidatedDefinition;
-use crate::runtime::stores::OpenStore;
-use crate::storage::records::ManifestFile;
+use asynctask_api::AsyncTask;
+use asynctask_api::definition::OutputSpec;
+use asynctask_plan::definition::ValidatedDefinition;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::records::ManifestFile;
 
 /// The file; `None`: there is to be none, its step did not occur, or wrote none.
 pub(crate) async fn base_file(

@@ -9,8 +9,8 @@ use kube::{Api, Client};
 use super::cache::Cache;
 use super::identity::{Caller, Person};
 use super::problem::Refusal;
-use crate::api::names::GROUP;
-use crate::storage::digest::Digest;
+use asynctask_api::names::GROUP;
+use asynctask_storage::digest::Digest;
 
 /// How long a yes is believed: a right taken away is gone after this. A no is asked anew each time, so a right given
 /// is there at once.

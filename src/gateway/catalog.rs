@@ -8,13 +8,13 @@ use kube::{Api, Client, ResourceExt};
 
 use super::cache::Cache;
 use super::problem::Refusal;
-use crate::api::task::RevisionRef;
-use crate::api::{TaskDefinition, TaskRevision, condition};
-use crate::plan::definition::{ValidatedDefinition, validate};
-use crate::runtime::stores::OpenStore;
-use crate::storage::digest::Digest;
-use crate::storage::layout::StepKeys;
-use crate::storage::records::{Manifest, ManifestPage, RECORD_MAX};
+use asynctask_api::task::RevisionRef;
+use asynctask_api::{TaskDefinition, TaskRevision, condition};
+use asynctask_plan::definition::{ValidatedDefinition, validate};
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::digest::Digest;
+use asynctask_storage::layout::StepKeys;
+use asynctask_storage::records::{Manifest, ManifestPage, RECORD_MAX};
 
 /// Not for freshness, which is eternal: so that what nobody asks for any more goes.
 const KEPT: Duration = Duration::from_secs(300);

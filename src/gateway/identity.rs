@@ -23,8 +23,8 @@ use super::audit::Trail;
 use super::cache::Cache;
 use super::problem::Refusal;
 use super::proxy::behind;
-use crate::contract::env::TOKEN_AUDIENCE;
-use crate::storage::digest::Digest;
+use asynctask_contract::env::TOKEN_AUDIENCE;
+use asynctask_storage::digest::Digest;
 
 /// How long the API server's word about a token is believed. A token revoked meanwhile gets no further than that, and
 /// the pod behind an agent's token is read besides.

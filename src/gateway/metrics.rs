@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::runtime::metrics::Metrics;
+use asynctask_runtime::metrics::Metrics;
 
 /// Count and time of calls.
 #[derive(Clone, Debug)]

@@ -10,12 +10,12 @@ use axum::http::header::{CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTIC
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use crate::contract::people::Problem;
-use crate::contract::wire::CANCELED;
-use crate::runtime::client::explain;
-use crate::runtime::stores::OpenStoreError;
-use crate::storage::records::RecordError;
-use crate::storage::{RetryClass, StoreError};
+use asynctask_contract::people::Problem;
+use asynctask_contract::wire::CANCELED;
+use asynctask_runtime::client::explain;
+use asynctask_runtime::stores::OpenStoreError;
+use asynctask_storage::records::RecordError;
+use asynctask_storage::{RetryClass, StoreError};
 
 /// Why a call was not answered as asked.
 #[derive(Debug, thiserror::Error)]

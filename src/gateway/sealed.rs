@@ -8,13 +8,13 @@ use kube::ResourceExt;
 
 use super::Gateway;
 use super::problem::Refusal;
-use crate::api::AsyncTask;
-use crate::api::task::StepStatus;
-use crate::runtime::stores::OpenStore;
-use crate::storage::StoreError;
-use crate::storage::digest::Digest;
-use crate::storage::layout::{AttemptKeys, InvalidPart, StepKeys};
-use crate::storage::records::{Manifest, ManifestFile, ManifestPage, PageRef, SealedShard, Volume};
+use asynctask_api::AsyncTask;
+use asynctask_api::task::StepStatus;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::StoreError;
+use asynctask_storage::digest::Digest;
+use asynctask_storage::layout::{AttemptKeys, InvalidPart, StepKeys};
+use asynctask_storage::records::{Manifest, ManifestFile, ManifestPage, PageRef, SealedShard, Volume};
 
 /// Pages of shards read for one answer.
 const PAGES_AT_ONCE: usize = 16;

@@ -11,7 +11,7 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::health::Readiness;
+use asynctask_runtime::health::Readiness;
 
 /// How long calls in flight may take once the process is to end.
 pub const DRAIN: Duration = Duration::from_secs(20);

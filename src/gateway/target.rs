@@ -9,10 +9,10 @@ use axum::http::header::CONTENT_TYPE;
 
 use super::problem::Refusal;
 use super::transfer::{self, SHA256, SIZE};
-use crate::contract::wire::{PartToSign, PartsRequest, SentPart, SignedRequest, StoredPart, UploadPlan};
-use crate::runtime::stores::OpenStore;
-use crate::storage::digest::{Digest, Expected, InvalidDigest};
-use crate::storage::{Audience, PartLimits, PutLimits, PutMode, Signer, StoreError, UploadShape, plan_upload};
+use asynctask_contract::wire::{PartToSign, PartsRequest, SentPart, SignedRequest, StoredPart, UploadPlan};
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::digest::{Digest, Expected, InvalidDigest};
+use asynctask_storage::{Audience, PartLimits, PutLimits, PutMode, Signer, StoreError, UploadShape, plan_upload};
 
 /// Most parts signed by one call.
 const PARTS_AT_ONCE: usize = 100;

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use x509_parser::extensions::GeneralName;
 
-use crate::runtime::health::Readiness;
+use asynctask_runtime::health::Readiness;
 
 /// Secret with the certificate, in our own namespace; the operator keeps it, or somebody like cert-manager.
 const SECRET: &str = "asynctask-gateway-tls";

@@ -16,8 +16,8 @@ use futures::stream::{BoxStream, unfold};
 use futures::{Stream, StreamExt, TryStreamExt};
 
 use super::problem::Refusal;
-use crate::storage::digest::{Digest, Expected};
-use crate::storage::{Incoming, ObjectStore};
+use asynctask_storage::digest::{Digest, Expected};
+use asynctask_storage::{Incoming, ObjectStore};
 
 /// Without a byte for this long a sender counts as gone.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -102,8 +102,8 @@ impl Download<'_> {
         Ok((status, headers, Body::from_stream(counted(object.stream, size, sent))).into_response())
     }
 
-    fn behind_the_end(&self, size: u64) -> crate::storage::StoreError {
-        crate::storage::StoreError::RangeNotSatisfiable { key: self.key.to_owned(), size }
+    fn behind_the_end(&self, size: u64) -> asynctask_storage::StoreError {
+        asynctask_storage::StoreError::RangeNotSatisfiable { key: self.key.to_owned(), size }
     }
 }
 

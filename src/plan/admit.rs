@@ -14,13 +14,13 @@ use super::failure::refusal;
 use super::fanout::{BuiltIn, FanOut, MAX_SHARDS, Source};
 use super::snapshot::{Admission, DefinitionFact, Execution, RetryFact, Trouble, is_held};
 use super::{cancel, inputs, life, parameters, queue, retention};
-use crate::api::definition::WhenSpec;
-use crate::api::state::StepState;
-use crate::api::task::{
+use asynctask_api::definition::WhenSpec;
+use asynctask_api::state::StepState;
+use asynctask_api::task::{
     AsyncTaskStatus, BuiltInKind, PlannedFanOut, PlannedStep, QueueStatus, RevisionRef, ShardsStatus, StepStatus,
     StoreRef,
 };
-use crate::api::{AsyncTask, TaskState};
+use asynctask_api::{AsyncTask, TaskState};
 
 /// How long a definition may be missing: an apply of many files may create the run a moment before it.
 const DEFINITION_PATIENCE: Duration = Duration::from_secs(30);

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use super::definition::ValidatedDefinition;
 use super::fanout::assemble_name;
 use super::snapshot::{RetryFact, state};
-use crate::api::AsyncTask;
-use crate::api::state::{StepState, TaskState};
-use crate::api::task::{OutputStatus, RunRef, StepStatus};
-use crate::contract::env::LOG_OUTPUT;
+use asynctask_api::AsyncTask;
+use asynctask_api::state::{StepState, TaskState};
+use asynctask_api::task::{OutputStatus, RunRef, StepStatus};
+use asynctask_contract::env::LOG_OUTPUT;
 
 /// What is taken over.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -10,8 +10,8 @@ use super::failure;
 use super::retry::Cause;
 use super::seal::{self, Sealed};
 use super::snapshot::{Execution, JobEnd, JobFact, PodFact, READY_PATIENCE, Results, Trouble};
-use crate::api::condition::cut;
-use crate::api::task::{Failure, Waiting};
+use asynctask_api::condition::cut;
+use asynctask_api::task::{Failure, Waiting};
 
 /// Between two looks at a pod that does not start.
 const START_AGAIN: Duration = Duration::from_secs(15);

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::agent::Agent;
-use crate::contract::env::{AGENT_FILE, CONTAINER};
+use asynctask_contract::env::{AGENT_FILE, CONTAINER};
 
 /// Of an author's pod what says where pods may run and whose images they may pull.
 const KEPT: [&str; 5] = ["imagePullSecrets", "nodeSelector", "tolerations", "affinity", "runtimeClassName"];

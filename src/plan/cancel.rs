@@ -3,10 +3,10 @@
 use super::definition::ValidatedStep;
 use super::queue::replaced;
 use super::snapshot::{Trouble, replaced_by};
-use crate::api::AsyncTask;
-use crate::api::definition::Allowed;
-use crate::api::state::StepState;
-use crate::api::task::StepStatus;
+use asynctask_api::AsyncTask;
+use asynctask_api::definition::Allowed;
+use asynctask_api::state::StepState;
+use asynctask_api::task::StepStatus;
 
 /// When a run can be cancelled, as its author declared it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +43,8 @@ impl Cancellation {
     /// From the definition; one that was not validated counts as what its words say.
     #[must_use]
     pub fn of(
-        spec: Option<&crate::api::definition::CancellationSpec>,
-        steps: &[crate::api::definition::StepSpec],
+        spec: Option<&asynctask_api::definition::CancellationSpec>,
+        steps: &[asynctask_api::definition::StepSpec],
     ) -> Self {
         let Some(spec) = spec else { return Self::default() };
         let guarded = spec.stage.as_ref().and_then(|stage| {
@@ -109,7 +109,7 @@ pub(super) fn why(task: &AsyncTask) -> Trouble {
 /// Whether a step goes on, or starts, although the run is being cancelled: it is there for that.
 #[must_use]
 pub fn is_cleanup(step: &ValidatedStep) -> bool {
-    step.when.as_ref().is_some_and(|when| when.outcomes.contains(&crate::api::definition::Outcome::Canceled))
+    step.when.as_ref().is_some_and(|when| when.outcomes.contains(&asynctask_api::definition::Outcome::Canceled))
 }
 
 #[cfg(test)]

@@ -11,13 +11,13 @@ use super::life;
 use super::retention;
 use super::seal::Sealed;
 use super::snapshot::{JobFact, JobRef, Remains, Seen, Snapshot, Trouble, is_held, is_marked, state};
-use crate::api::definition::{ConcurrencyPolicy, OutputSpec};
-use crate::api::names::ANNOTATION_ABANDON;
-use crate::api::outputs::{Gone, KeepStatus, KeptUntil};
-use crate::api::task::{
+use asynctask_api::definition::{ConcurrencyPolicy, OutputSpec};
+use asynctask_api::names::ANNOTATION_ABANDON;
+use asynctask_api::outputs::{Gone, KeepStatus, KeptUntil};
+use asynctask_api::task::{
     Failure, OutputStatus, PlannedStep, QueueStatus, RevisionRef, RunRef, ShardsStatus, StepStatus, StoreRef, Waiting,
 };
-use crate::api::{AsyncTask, TaskState};
+use asynctask_api::{AsyncTask, TaskState};
 
 /// Between two looks at pods that have to end: nothing wakes us when they do.
 pub(super) const PODS_AGAIN: Duration = Duration::from_secs(1);

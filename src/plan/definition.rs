@@ -13,12 +13,12 @@ pub use super::findings::{InvalidDefinition, Part, Violation};
 use super::flow::When;
 use super::retention::Retention;
 use super::{parameters, retention, retry, steps};
-use crate::api::TaskDefinitionSpec;
-use crate::api::definition::{
+use asynctask_api::TaskDefinitionSpec;
+use asynctask_api::definition::{
     Allowed, CancellationSpec, ConcurrencyPolicy, InputSpec, Outcome, OutputSpec, StepInputSpec, StepSpec,
 };
-use crate::api::quantity;
-use crate::contract::env::LOG_OUTPUT;
+use asynctask_api::quantity;
+use asynctask_contract::env::LOG_OUTPUT;
 
 /// Largest definition, in bytes of JSON.
 const MAX_BYTES: usize = 256 * 1024;
@@ -350,8 +350,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{Concurrency, InvalidDefinition, Part, ValidatedDefinition, validate};
-    use crate::api::TaskDefinitionSpec;
-    use crate::api::definition::ConcurrencyPolicy;
+    use asynctask_api::TaskDefinitionSpec;
+    use asynctask_api::definition::ConcurrencyPolicy;
 
     fn definition(change: impl FnOnce(&mut Value)) -> Result<ValidatedDefinition, InvalidDefinition> {
         let mut spec = json!({

@@ -1,8 +1,8 @@
 //! What becomes of the revisions of a definition: one is current, others drain until nothing runs on them, and of the
 //! retired ones only the newest are kept.
 
-use crate::api::condition::cut;
-use crate::api::state::{RevisionState, TaskState};
+use asynctask_api::condition::cut;
+use asynctask_api::state::{RevisionState, TaskState};
 
 /// Longest text of `status.draining`, in bytes.
 const MAX_WORDS: usize = 100;

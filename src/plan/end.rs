@@ -5,9 +5,9 @@ use super::failure::of_deadline;
 use super::life::{Life, OVERDUE, RUNNING, fate, state};
 use super::snapshot::Trouble;
 use super::{cancel, flow};
-use crate::api::TaskState;
-use crate::api::state::StepState;
-use crate::api::task::{Failure, StepStatus};
+use asynctask_api::TaskState;
+use asynctask_api::state::StepState;
+use asynctask_api::task::{Failure, StepStatus};
 
 /// How the run ends; `None` while a step is not over, or a Job of one that is has not ended.
 pub(super) fn verdict(life: &Life<'_>) -> Option<Verdict> {

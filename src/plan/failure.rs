@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::retry::{Cause, Kind};
 use super::snapshot::{ExitFact, FailureFact, JobEnd, PodFact, Results};
-use crate::api::condition::cut;
-use crate::api::definition::FailureKind;
-use crate::api::task::{Failure, StepFailure, Waiting};
-use crate::contract::env::exit;
+use asynctask_api::condition::cut;
+use asynctask_api::definition::FailureKind;
+use asynctask_api::task::{Failure, StepFailure, Waiting};
+use asynctask_contract::env::exit;
 
 /// Longest text of a failure in a status.
 const MESSAGE_MAX: usize = 4096;

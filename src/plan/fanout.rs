@@ -16,8 +16,8 @@ use super::definition::ValidatedStep;
 use super::findings::Findings;
 use super::graph::{Graph, find};
 use super::retry::{Backoff, Policy};
-use crate::api::TaskDefinitionSpec;
-use crate::api::definition::{FailureKind, FanOutSpec, ItemsFrom, OutputSpec, RetryAction, StepSpec};
+use asynctask_api::TaskDefinitionSpec;
+use asynctask_api::definition::{FailureKind, FanOutSpec, ItemsFrom, OutputSpec, RetryAction, StepSpec};
 
 /// Most shards of a step.
 pub const MAX_SHARDS: u32 = 100_000;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use crate::api::quantity;
+use asynctask_api::quantity;
 
 /// What is wrong with a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use super::definition::ValidatedStep;
 use super::fanout::{BuiltIn, FanOut, Source};
 use super::retry::Codes;
-use crate::api::definition::Outcome;
-use crate::api::state::StepState;
+use asynctask_api::definition::Outcome;
+use asynctask_api::state::StepState;
 
 /// A step occurs only when another one has ended so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,8 +181,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::TaskDefinitionSpec;
-    use crate::plan::definition::validate;
+    use crate::definition::validate;
+    use asynctask_api::TaskDefinitionSpec;
 
     fn read(steps: &[Value]) -> Option<Vec<ValidatedStep>> {
         let with_template = |step: &Value| {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::api::definition::StepSpec;
+use asynctask_api::definition::StepSpec;
 
 /// The steps of a definition as a graph, by their indexes. Names that belong to no step are left out.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use super::definition::ValidatedStep;
 use super::fanout::FanOut;
 use super::retry::{Codes, Policy, Rule};
 use super::shards::ShardSet;
-use crate::api::definition::{FailureKind, RetryAction};
-use crate::api::names::{ANNOTATION_FAILED_BEFORE, ANNOTATION_SHARDS};
-use crate::contract::env::{CONTAINER, exit};
+use asynctask_api::definition::{FailureKind, RetryAction};
+use asynctask_api::names::{ANNOTATION_FAILED_BEFORE, ANNOTATION_SHARDS};
+use asynctask_contract::env::{CONTAINER, exit};
 
 /// Which shards a Job runs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::definition::ValidatedInput;
 use super::snapshot::{OutputFact, UploadFact};
-use crate::api::condition::cut;
-use crate::api::outputs::Visibility;
-use crate::api::task::{AsyncTaskSpec, OutputRef};
-use crate::api::{AsyncTask, TaskState};
+use asynctask_api::condition::cut;
+use asynctask_api::outputs::Visibility;
+use asynctask_api::task::{AsyncTaskSpec, OutputRef};
+use asynctask_api::{AsyncTask, TaskState};
 
 /// Why uploads cannot be judged now: the store does not answer.
 pub(super) fn unreadable(uploads: &BTreeMap<String, UploadFact>) -> Option<String> {
@@ -100,8 +100,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{UploadFact, ValidatedInput, may_take, unreadable, violations};
-    use crate::api::AsyncTask;
-    use crate::api::task::AsyncTaskSpec;
+    use asynctask_api::AsyncTask;
+    use asynctask_api::task::AsyncTaskSpec;
 
     const ID: &str = "0a1b2c3d-0000-4000-8000-000000000000";
 

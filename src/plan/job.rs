@@ -14,8 +14,8 @@ use super::agent::{Agent, Injection};
 use super::definition::ValidatedStep;
 use super::indexed::ShardRun;
 use super::{built_in, names, retry};
-use crate::api::names::{ANNOTATION_REVISION, GROUP, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK, LABEL_TASK_UID, PREFIX};
-use crate::contract::env::{self, AGENT_DIR, AGENT_FILE, CONTAINER, TOKEN_AUDIENCE, TOKEN_FILE, WORK_DIR};
+use asynctask_api::names::{ANNOTATION_REVISION, GROUP, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK, LABEL_TASK_UID, PREFIX};
+use asynctask_contract::env::{self, AGENT_DIR, AGENT_FILE, CONTAINER, TOKEN_AUDIENCE, TOKEN_FILE, WORK_DIR};
 
 /// Seconds a pod's token is good for; the kubelet renews it before.
 const TOKEN_SECONDS: u32 = 600;
@@ -337,9 +337,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{Run, build, pod_of};
-    use crate::api::TaskDefinitionSpec;
-    use crate::plan::agent::{Agent, GatewayAccess, Injection};
-    use crate::plan::definition::{ValidatedStep, validate};
+    use crate::agent::{Agent, GatewayAccess, Injection};
+    use crate::definition::{ValidatedStep, validate};
+    use asynctask_api::TaskDefinitionSpec;
 
     fn agent(injection: Injection) -> Agent {
         let gateway =

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::decide::later;
 use super::findings::Findings;
-use crate::api::outputs::{KeepStatus, RetentionSpec};
-use crate::api::task::AsyncTaskStatus;
-use crate::api::{AsyncTask, TaskState};
+use asynctask_api::outputs::{KeepStatus, RetentionSpec};
+use asynctask_api::task::AsyncTaskStatus;
+use asynctask_api::{AsyncTask, TaskState};
 
 /// Reads it; inside, `None` where nothing is said.
 pub(super) fn validate(said: &RetentionSpec, findings: &mut Findings) -> Option<Option<KeepStatus>> {

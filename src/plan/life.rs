@@ -16,9 +16,9 @@ use super::job::{self, Run};
 use super::retry::{self, Next};
 use super::snapshot::{Execution, JobFact, JobRef, PodFact, Trouble, Turn, attempt, job_name};
 use super::{cancel, end, seal, spread, wait};
-use crate::api::state::{StepState, TaskState};
-use crate::api::task::{AsyncTaskStatus, ShardsStatus, StepStatus, Waiting};
-use crate::api::{AsyncTask, names};
+use asynctask_api::state::{StepState, TaskState};
+use asynctask_api::task::{AsyncTaskStatus, ShardsStatus, StepStatus, Waiting};
+use asynctask_api::{AsyncTask, names};
 
 /// Between two looks while the operator does not know yet how to build a Job.
 const AGENT_AGAIN: Duration = Duration::from_secs(1);
@@ -323,7 +323,7 @@ impl<'a> Life<'a> {
     fn failed(
         &mut self,
         index: usize,
-        failure: crate::api::task::Failure,
+        failure: asynctask_api::task::Failure,
         log: Option<super::seal::Sealed>,
         next: Next,
     ) {
@@ -339,7 +339,7 @@ impl<'a> Life<'a> {
                 if let Some(sealed) = &log {
                     self.seal(step, sealed);
                 }
-                let failure = crate::api::task::Failure { retriable: failure.retriable.or(retriable), ..failure };
+                let failure = asynctask_api::task::Failure { retriable: failure.retriable.or(retriable), ..failure };
                 self.news(index, StepNews::Fails(failure, log));
             }
         }

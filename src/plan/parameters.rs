@@ -7,7 +7,7 @@
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::{Map, Value};
 
-use crate::api::condition::cut;
+use asynctask_api::condition::cut;
 
 /// Largest parameters, in bytes of JSON.
 pub const MAX_BYTES: usize = 64 * 1024;

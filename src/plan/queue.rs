@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::snapshot::Trouble;
-use crate::api::definition::ConcurrencyPolicy;
-use crate::api::names::LEASE_PREFIX;
+use asynctask_api::definition::ConcurrencyPolicy;
+use asynctask_api::names::LEASE_PREFIX;
 
 /// Name of the Lease that stands for a concurrency key: the same for the same values, whatever their order.
 #[must_use]

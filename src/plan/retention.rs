@@ -14,11 +14,11 @@ use super::definition::ValidatedDefinition;
 use super::findings::Findings;
 use super::keep;
 use super::snapshot::Trouble;
-use crate::api::AsyncTask;
-use crate::api::definition::{OutputSpec, TaskDefinitionSpec};
-use crate::api::outputs::{Gone, GoneWhy, KeepStatus, KeptUntil, OutputRetention, OutputStatus, Until, Visibility};
-use crate::api::task::{AsyncTaskStatus, StepStatus};
-use crate::contract::env::LOG_OUTPUT;
+use asynctask_api::AsyncTask;
+use asynctask_api::definition::{OutputSpec, TaskDefinitionSpec};
+use asynctask_api::outputs::{Gone, GoneWhy, KeepStatus, KeptUntil, OutputRetention, OutputStatus, Until, Visibility};
+use asynctask_api::task::{AsyncTaskStatus, StepStatus};
+use asynctask_contract::env::LOG_OUTPUT;
 
 /// How long a download may be repeated where the definition does not say.
 const WINDOW: Duration = Duration::from_secs(3600);
@@ -325,7 +325,7 @@ pub(super) fn trimmed(status: AsyncTaskStatus) -> AsyncTaskStatus {
         plan: Vec::new(),
         steps: status.steps.into_iter().map(step).collect(),
         transitions: status.transitions.into_iter().skip(last).collect(),
-        failure: status.failure.map(|failure| crate::api::task::Failure { log_tail: None, ..failure }),
+        failure: status.failure.map(|failure| asynctask_api::task::Failure { log_tail: None, ..failure }),
         ..status
     }
 }
@@ -356,7 +356,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::plan::definition::validate as definition;
+    use crate::definition::validate as definition;
 
     fn at(text: &str) -> Timestamp {
         text.parse().expect("a time")
@@ -386,7 +386,7 @@ mod tests {
         let given =
             |name: &str| OutputStatus { name: name.into(), step: "s".into(), files: 1, ..OutputStatus::default() };
         let mut status = AsyncTaskStatus {
-            state: Some(crate::api::TaskState::Complete),
+            state: Some(asynctask_api::TaskState::Complete),
             outputs: names.chain([LOG_OUTPUT]).map(given).collect(),
             kept_until: pinned(&retention, parameters).expect("dates"),
             ..AsyncTaskStatus::default()

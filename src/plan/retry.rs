@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::api::definition::{FailureKind, RetryAction};
+use asynctask_api::definition::{FailureKind, RetryAction};
 
 /// Exit codes: single ones and ranges. Empty: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::names;
-use crate::api::{TaskDefinition, TaskDefinitionSpec, TaskRevision, TaskRevisionSpec};
+use asynctask_api::{TaskDefinition, TaskDefinitionSpec, TaskRevision, TaskRevisionSpec};
 
 /// Hex SHA-256 of the content, whatever the order in which its maps were written.
 #[must_use]
@@ -93,7 +93,7 @@ mod tests {
     use serde_json::json;
 
     use super::{build, canonical, hash, unpinned_images};
-    use crate::api::{TaskDefinition, TaskDefinitionSpec};
+    use asynctask_api::{TaskDefinition, TaskDefinitionSpec};
 
     fn content(image: &str) -> TaskDefinitionSpec {
         serde_json::from_value(json!({"title": "T", "steps": [{"name": "s", "template": {"spec": {

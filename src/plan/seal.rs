@@ -2,11 +2,11 @@
 
 use super::snapshot::{CommitFact, Results};
 use super::status::ShardSeal;
-use crate::api::definition::OutputSpec;
-use crate::api::state::StepState;
-use crate::api::task::{EmittedStatus, OutputStatus};
-use crate::contract::env::LOG_OUTPUT;
-use crate::contract::wire::{CommittedFile, Emitted, ItemCounts};
+use asynctask_api::definition::OutputSpec;
+use asynctask_api::state::StepState;
+use asynctask_api::task::{EmittedStatus, OutputStatus};
+use asynctask_contract::env::LOG_OUTPUT;
+use asynctask_contract::wire::{CommittedFile, Emitted, ItemCounts};
 
 /// The files of one attempt, chosen to be the result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ pub(super) fn outputs(step: &str, sealed: &Sealed) -> Vec<OutputStatus> {
 #[cfg(test)]
 mod tests {
     use super::{CommitFact, Sealed, outputs, winner};
-    use crate::contract::wire::CommittedFile;
+    use asynctask_contract::wire::CommittedFile;
 
     fn file(output: &str, seq: u32, size: u64) -> CommittedFile {
         let (path, sha256) = (format!("{output}/{seq}"), "0".repeat(64));

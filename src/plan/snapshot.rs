@@ -13,11 +13,11 @@ use super::names;
 use super::shards::ShardSet;
 use super::stores::NoStore;
 use super::tally::Tally;
-use crate::api::names::{ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, FINALIZER_OUTPUTS};
-use crate::api::state::StepState;
-use crate::api::task::{AsyncTaskStatus, RevisionRef, StepStatus, StoreRef};
-use crate::api::{AsyncTask, TaskState};
-use crate::contract::wire::{CommittedFile, Emitted, FailureReport, ItemCounts, Termination};
+use asynctask_api::names::{ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, FINALIZER_OUTPUTS};
+use asynctask_api::state::StepState;
+use asynctask_api::task::{AsyncTaskStatus, RevisionRef, StepStatus, StoreRef};
+use asynctask_api::{AsyncTask, TaskState};
+use asynctask_contract::wire::{CommittedFile, Emitted, FailureReport, ItemCounts, Termination};
 
 /// Longest name of an object.
 const NAME_MAX: usize = 253;

@@ -16,10 +16,10 @@ use super::retry::{self, Backoff, Cause, Kind, Next, Policy};
 use super::shards::ShardSet;
 use super::snapshot::{IndexFact, JobEnd, JobFact, attempt};
 use super::tally::Tally;
-use crate::api::TaskState;
-use crate::api::definition::FailureKind;
-use crate::api::state::StepState;
-use crate::api::task::{AsyncTaskStatus, Failure, FailureCount, ShardsStatus};
+use asynctask_api::TaskState;
+use asynctask_api::definition::FailureKind;
+use asynctask_api::state::StepState;
+use asynctask_api::task::{AsyncTaskStatus, Failure, FailureCount, ShardsStatus};
 
 /// Longest list of failed shards in a status.
 const INDEXES_MAX: usize = 1000;

@@ -13,12 +13,12 @@ use super::seal::{self, Sealed};
 use super::snapshot::{DefinitionFact, JobFact, Phase, Seen, Snapshot, Trouble, phase};
 use super::spread::summed;
 use super::tally::{ShardFact, Tally};
-use crate::api::condition::{self, Claim, cut};
-use crate::api::definition::OutputSpec;
-use crate::api::outputs::{Gone, OutputStatus};
-use crate::api::state::{StepState, TaskState};
-use crate::api::task::{AsyncTaskStatus, Failure, QueueStatus, StepStatus, Transition};
-use crate::contract::env::LOG_OUTPUT;
+use asynctask_api::condition::{self, Claim, cut};
+use asynctask_api::definition::OutputSpec;
+use asynctask_api::outputs::{Gone, OutputStatus};
+use asynctask_api::state::{StepState, TaskState};
+use asynctask_api::task::{AsyncTaskStatus, Failure, QueueStatus, StepStatus, Transition};
+use asynctask_contract::env::LOG_OUTPUT;
 
 /// Transitions kept in the status; all are in the history record.
 pub(super) const TRANSITIONS: usize = 32;
@@ -416,8 +416,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::Writer;
-    use crate::api::state::TaskState;
-    use crate::api::task::AsyncTaskStatus;
+    use asynctask_api::state::TaskState;
+    use asynctask_api::task::AsyncTaskStatus;
 
     /// An AsyncTask as it is right after it came to a state.
     fn task(state: TaskState) -> Value {
@@ -435,7 +435,7 @@ mod tests {
         let page = serde_json::to_string_pretty(&tasks).expect("tasks are JSON") + "\n";
         // CARGO_MANIFEST_DIR of the run, not of the build: checkouts share a target folder.
         let root = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
-        let file = std::path::Path::new(&root).join("tests/kstatus/tasks.json");
+        let file = std::path::Path::new(&root).join("../../tests/kstatus/tasks.json");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(&file, &page).expect("written");
         }

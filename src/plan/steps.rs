@@ -9,9 +9,9 @@ use super::flow::When;
 use super::graph::{Graph, find};
 use super::retry::{Backoff, Codes, Policy, Rule};
 use super::template;
-use crate::api::TaskDefinitionSpec;
-use crate::api::definition::{BackoffSpec, Outcome, RetryRule, RetrySpec, StepInputSpec, StepSpec, WhenSpec};
-use crate::api::quantity;
+use asynctask_api::TaskDefinitionSpec;
+use asynctask_api::definition::{BackoffSpec, Outcome, RetryRule, RetrySpec, StepInputSpec, StepSpec, WhenSpec};
+use asynctask_api::quantity;
 
 /// Most steps of a definition.
 const MAX_STEPS: usize = 24;
@@ -240,8 +240,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::definition::{FailureKind, RetryAction};
-    use crate::plan::definition::{ValidatedDefinition, validate};
+    use crate::definition::{ValidatedDefinition, validate};
+    use asynctask_api::definition::{FailureKind, RetryAction};
 
     /// Steps by their names and what is declared beside name and template.
     fn definition(steps: &[(&str, Value)], extra: Value) -> Result<ValidatedDefinition, Vec<String>> {

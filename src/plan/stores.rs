@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{ParseExpressionError, Selector, SelectorExt};
 
-use crate::api::{OutputStore, condition};
+use asynctask_api::{OutputStore, condition};
 
 /// Why a run has no store. The sentences do not tell a store that is closed to the namespace from one that does not
 /// exist.
@@ -99,7 +99,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{NoStore, choose};
-    use crate::api::OutputStore;
+    use asynctask_api::OutputStore;
 
     fn store(name: &str, day: u32, default: bool, ready: &str, namespaces: Value) -> OutputStore {
         let mut store = json!({

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::shards::ShardSet;
-use crate::api::condition::cut;
-use crate::api::task::{FailureCount, ItemsStatus};
-use crate::contract::env::exit;
-use crate::contract::wire::{ItemCounts, REASONS};
+use asynctask_api::condition::cut;
+use asynctask_api::task::{FailureCount, ItemsStatus};
+use asynctask_contract::env::exit;
+use asynctask_contract::wire::{ItemCounts, REASONS};
 
 /// Kinds of failure told apart while they are counted; a status shows the most frequent of them.
 const KINDS: usize = 64;

@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec, VolumeMoun
 use serde_json::Value;
 
 use super::findings::{Findings, Part};
-use crate::api::names::PREFIX;
-use crate::contract::env::{AGENT_DIR, CONTAINER, TERMINATION_FILE, TOKEN_FILE, WORK_DIR};
+use asynctask_api::names::PREFIX;
+use asynctask_contract::env::{AGENT_DIR, CONTAINER, TERMINATION_FILE, TOKEN_FILE, WORK_DIR};
 
 /// Names of volumes and init containers that begin so are ours.
 pub(super) const OURS: &str = "asynctask-";

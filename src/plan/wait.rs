@@ -3,8 +3,8 @@
 use super::decide::{Claim, Key, Plan, Verdict, later};
 use super::failure::refusal;
 use super::life::Life;
-use crate::api::TaskState;
-use crate::api::task::QueueStatus;
+use asynctask_api::TaskState;
+use asynctask_api::task::QueueStatus;
 
 /// What keeps it from asking for its turn, if anything.
 pub(super) fn before_the_queue(life: &mut Life<'_>) -> Option<Plan> {

@@ -4,9 +4,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 
 use super::stores::OpenStoreError;
-use crate::api::store::{AzureSpec, EncryptionMode, GcsSpec, OutputStoreSpec, S3Spec, Transfer};
-use crate::storage::cloud::{AzureCredential, AzureOptions, GoogleOptions};
-use crate::storage::s3::{Encryption, Keys, S3Options};
+use asynctask_api::store::{AzureSpec, EncryptionMode, GcsSpec, OutputStoreSpec, S3Spec, Transfer};
+use asynctask_storage::cloud::{AzureCredential, AzureOptions, GoogleOptions};
+use asynctask_storage::s3::{Encryption, Keys, S3Options};
 
 /// Region when the store names none.
 const DEFAULT_REGION: &str = "us-east-1";

@@ -129,7 +129,7 @@ async fn figures(State(Health { metrics, .. }): State<Health>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::{Readiness, routes};
-    use crate::runtime::metrics::Metrics;
+    use crate::metrics::Metrics;
     use axum::body::{Body, to_bytes};
     use axum::http::{Request, StatusCode};
     use tower::ServiceExt;

@@ -13,15 +13,15 @@ use kube::{Api, Client, ResourceExt};
 
 use super::backends::{Credentials, azure_options, google_options, s3_options};
 use super::client::{explain, is_status};
-use crate::api::OutputStore;
-use crate::api::quantity;
-use crate::api::store::FilesystemSpec;
-use crate::api::task::StoreRef;
-use crate::storage::cloud::CloudStore;
-use crate::storage::filesystem::FilesystemStore;
-use crate::storage::layout::InvalidPart;
-use crate::storage::s3::S3Store;
-use crate::storage::{Layout, ObjectStore, RetryClass, StoreError};
+use asynctask_api::OutputStore;
+use asynctask_api::quantity;
+use asynctask_api::store::FilesystemSpec;
+use asynctask_api::task::StoreRef;
+use asynctask_storage::cloud::CloudStore;
+use asynctask_storage::filesystem::FilesystemStore;
+use asynctask_storage::layout::InvalidPart;
+use asynctask_storage::s3::S3Store;
+use asynctask_storage::{Layout, ObjectStore, RetryClass, StoreError};
 
 /// How long an answer of the API server about a store or its Secret is believed.
 pub const FRESH: Duration = Duration::from_secs(10);
@@ -174,9 +174,13 @@ pub struct Stores {
     client: Client,
     namespace: String,
     filesystem_root: Option<PathBuf>,
+    wrap: Option<Wrap>,
     open: Arc<Mutex<HashMap<String, Opened>>>,
     objects: Arc<Mutex<HashMap<String, Read>>>,
 }
+
+/// What every store passes through when it is opened.
+type Wrap = fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>;
 
 /// An OutputStore, and when it was read.
 type Read = (Instant, Arc<OutputStore>);
@@ -193,7 +197,15 @@ impl Stores {
     /// `namespace` is where the Secrets are; `filesystem_root` where the volume for filesystem stores is mounted.
     #[must_use]
     pub fn new(client: Client, namespace: impl Into<String>, filesystem_root: Option<PathBuf>) -> Self {
-        Self { client, namespace: namespace.into(), filesystem_root, open: Arc::default(), objects: Arc::default() }
+        let (namespace, open, objects) = (namespace.into(), Arc::default(), Arc::default());
+        Self { client, namespace, filesystem_root, wrap: None, open, objects }
+    }
+
+    /// Passes every store through `wrap` when it is opened. For tests: some stores behave worse than those at hand.
+    #[must_use]
+    pub fn wrapped(mut self, wrap: Wrap) -> Self {
+        self.wrap = Some(wrap);
+        self
     }
 
     /// Opens a store, or gives the open one if neither it nor its Secret changed.
@@ -306,9 +318,11 @@ impl Stores {
             (None, None, None, Some(filesystem)) => (Arc::new(self.folder(filesystem)?), None),
             _ => return Err(OpenStoreError::Kind),
         };
-        #[cfg(test)]
-        let backend = tests::as_told(backend);
-        Ok(OpenStore { store: backend, layout, ttl, ca })
+        let store = match self.wrap {
+            Some(wrap) => wrap(backend),
+            None => backend,
+        };
+        Ok(OpenStore { store, layout, ttl, ca })
     }
 
     fn folder(&self, spec: &FilesystemSpec) -> Result<FilesystemStore, OpenStoreError> {
@@ -358,18 +372,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{OpenStoreError, Stores};
-    use crate::api::OutputStore;
-    use crate::api::task::StoreRef;
-    use crate::storage::ObjectStore;
-    use crate::storage::unconditional::Unconditional;
-
-    /// `make test-stores` runs the gateway's suite once more on a store that ignores conditions.
-    pub(super) fn as_told(backend: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
-        match std::env::var_os("ASYNCTASK_UNCONDITIONAL") {
-            Some(_) => Arc::new(Unconditional(backend)),
-            None => backend,
-        }
-    }
+    use asynctask_api::OutputStore;
+    use asynctask_api::task::StoreRef;
 
     /// An API server that knows these paths and counts what it is asked.
     #[derive(Clone, Default)]

@@ -23,7 +23,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::digest::Digest;
-use crate::contract::env::LOG_OUTPUT;
+use asynctask_contract::env::LOG_OUTPUT;
 
 /// Longest part of a key: a Kubernetes object name.
 const PART_MAX: usize = 253;
@@ -158,7 +158,7 @@ impl Layout {
     }
 
     /// To find the days on which something of a namespace is due: its folders.
-    pub(crate) fn due_in(&self, namespace: &str) -> Result<Prefix, InvalidPart> {
+    pub fn due_in(&self, namespace: &str) -> Result<Prefix, InvalidPart> {
         Ok(Prefix(format!("{}{}/_due/", self.root, checked("namespace", namespace)?)))
     }
 

@@ -18,7 +18,7 @@ use super::layout::Layout;
 use super::probe::ProbeError;
 use super::signing::{Audience, GetShape, PartLimits, PutLimits, Signer};
 use super::{ObjectStore, PutMode, delete_prefix};
-use crate::contract::wire::{SentPart, SignedRequest};
+use asynctask_contract::wire::{SentPart, SignedRequest};
 
 /// What a store keeps of what was signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::digest::Digest;
-use crate::contract::wire::{CommittedFile, Emitted, FailureReport, ItemCounts};
+use asynctask_contract::wire::{CommittedFile, Emitted, FailureReport, ItemCounts};
 
 /// Version written into records; readers refuse a newer one.
 pub const VERSION: u32 = 1;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::PutMode;
 use super::digest::Digest;
 use super::error::StoreError;
-use crate::contract::wire::{SentPart, SignedRequest, StoredPart};
+use asynctask_contract::wire::{SentPart, SignedRequest, StoredPart};
 
 /// Up to here a file goes in one PUT.
 const SINGLE_PUT_MAX: u64 = 64 << 20;

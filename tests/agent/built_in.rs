@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use asynctask_operator::contract::wire::{AssembledOutput, BuiltIn, EmitLimits, Emitted, OutputDeclaration};
+use asynctask_contract::wire::{AssembledOutput, BuiltIn, EmitLimits, Emitted, OutputDeclaration};
 use nix::sys::signal::Signal;
 use tokio::sync::Notify;
 

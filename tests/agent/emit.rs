@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use asynctask_operator::contract::wire::{EmitLimits, Emitted};
+use asynctask_contract::wire::{EmitLimits, Emitted};
 use nix::sys::signal::Signal;
 use tokio::sync::Notify;
 use tokio::time::timeout;

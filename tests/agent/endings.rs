@@ -1,6 +1,6 @@
 //! How an attempt ends: the exit code, the report, the termination message.
 
-use asynctask_operator::contract::wire::Assignment;
+use asynctask_contract::wire::Assignment;
 use nix::sys::signal::Signal;
 
 use crate::world::{World, output};

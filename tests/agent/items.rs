@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use asynctask_operator::contract::env::IDEMPOTENCY_KEY;
-use asynctask_operator::contract::wire::{Assignment, ItemCounts, OutputDeclaration, ShardWork};
+use asynctask_contract::env::IDEMPOTENCY_KEY;
+use asynctask_contract::wire::{Assignment, ItemCounts, OutputDeclaration, ShardWork};
 
 use crate::world::{Ended, Fault, World, output, work};
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use asynctask_operator::contract::wire::{Commit, Progress, StageRequest};
+use asynctask_contract::wire::{Commit, Progress, StageRequest};
 use tokio::sync::Notify;
 
 use crate::world::{Fault, World, output, sha256};

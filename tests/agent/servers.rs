@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use asynctask_operator::contract::wire::{
+use asynctask_contract::wire::{
     CANCELED, NewFile, PartsReply, PartsRequest, Segment, Segments, SignedRequest, UploadPlan,
 };
 use axum::Router;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use asynctask_operator::contract::env;
-use asynctask_operator::contract::wire::{
+use asynctask_contract::env;
+use asynctask_contract::wire::{
     Assignment, Commit, FailureReport, InputSource, ItemsSource, Limits, OutputDeclaration, Segment, ShardWork,
     SignedRequest, Termination, Work,
 };

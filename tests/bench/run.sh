@@ -46,4 +46,6 @@ helm upgrade --install asynctask "$root/charts/asynctask-operator" --namespace a
 "$here/../await-kinds.sh"
 cd "$root"
 # shellcheck disable=SC2086
-cargo test --locked --features full ${BENCH_PROFILE---release} --test bench -- --ignored --nocapture --exact the_budgets_are_measured
+cargo build --locked --workspace ${BENCH_PROFILE---release} --bin asynctask-operator --bin asynctask-gateway
+# shellcheck disable=SC2086
+cargo test --locked --workspace ${BENCH_PROFILE---release} --test bench -- --ignored --nocapture --exact the_budgets_are_measured

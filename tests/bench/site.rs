@@ -37,7 +37,7 @@ impl<'a> Site<'a> {
         let volume = folder().join("volume");
         std::fs::create_dir_all(&volume).unwrap();
         let metrics = free("127.0.0.1");
-        let mut start = start("asynctask-operator", env!("CARGO_BIN_EXE_asynctask-operator"), &volume);
+        let mut start = start("asynctask-operator", &volume);
         start.arguments.push(format!("--listen={metrics}"));
         let operator = Operator::new(start, OPERATOR);
         until("the trial store is Ready", || {
@@ -48,7 +48,7 @@ impl<'a> Site<'a> {
             (!get(&["-n", SYSTEM, "configmap", "asynctask-gateway-ca"]).is_null()).then_some(())
         });
         let gateway_address = free(&host().to_string());
-        let mut start = self::start("asynctask-gateway", env!("CARGO_BIN_EXE_asynctask-gateway"), &volume);
+        let mut start = self::start("asynctask-gateway", &volume);
         start.arguments.extend([format!("--listen={gateway_address}"), "--health-listen=127.0.0.1:0".to_owned()]);
         let gateway = Operator::new(start, GATEWAY);
         let site = Self {
@@ -125,8 +125,15 @@ fn pid(name: &str) -> u32 {
     std::fs::read_to_string(folder().join(format!("{name}.pid"))).unwrap().parse().unwrap()
 }
 
-/// As the Deployment of the chart has it, with a kubeconfig of its account, and the volume where it is on this machine.
-fn start(account: &str, binary: &str, volume: &Path) -> Start {
+/// A binary of the build that this suite is from: `<target>/<profile>/` holds it, `deps/` below that us.
+fn beside_us(binary: &str) -> PathBuf {
+    let us = std::env::current_exe().unwrap();
+    us.ancestors().nth(2).unwrap().join(binary)
+}
+
+/// As the Deployment of the chart has it, with a kubeconfig of its account, whose name is the binary's too, and the volume
+/// where it is on this machine.
+fn start(account: &str, volume: &Path) -> Start {
     let deployment = get(&["-n", SYSTEM, "deployment", account]);
     let arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
     let here = |argument: &Value| match argument.as_str().unwrap() {
@@ -140,7 +147,7 @@ fn start(account: &str, binary: &str, volume: &Path) -> Start {
     view["users"][0]["user"] = json!({"token": token.trim()});
     std::fs::write(&kubeconfig, view.to_string()).unwrap();
     let log = folder().join(format!("{account}.log"));
-    Start { binary: binary.into(), kubeconfig, log, arguments: arguments.iter().map(here).collect() }
+    Start { binary: beside_us(account), kubeconfig, log, arguments: arguments.iter().map(here).collect() }
 }
 
 /// Keeps a process, all its threads, on some of the cores.

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use kube::runtime::wait::await_condition;
 
-use crate::api::condition::CANCEL_REQUESTED;
-use crate::api::task::AsyncTaskStatus;
-use crate::api::{AsyncTask, TaskDefinitionSpec, TaskRevision};
-use crate::cli::change::{each, over, read, set};
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::follow::{Show, follow};
-use crate::cli::format::qualified;
-use crate::cli::render::cancel_request;
-use crate::cli::terminal::{ask, print, say};
-use crate::cli::words::clean;
-use crate::plan::cancel::Cancellation;
+use crate::change::{each, over, read, set};
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::follow::{Show, follow};
+use crate::format::qualified;
+use crate::render::cancel_request;
+use crate::terminal::{ask, print, say};
+use crate::words::clean;
+use asynctask_api::condition::CANCEL_REQUESTED;
+use asynctask_api::task::AsyncTaskStatus;
+use asynctask_api::{AsyncTask, TaskDefinitionSpec, TaskRevision};
+use asynctask_plan::cancel::Cancellation;
 
 /// How long the operator's answer is waited for.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -120,8 +120,8 @@ async fn answered(session: &Session, name: &str) -> Option<AsyncTask> {
 #[cfg(test)]
 mod tests {
     use super::warning;
-    use crate::api::AsyncTask;
-    use crate::plan::cancel::{Cancellation, Until};
+    use asynctask_api::AsyncTask;
+    use asynctask_plan::cancel::{Cancellation, Until};
 
     fn task(guarded: bool) -> AsyncTask {
         serde_json::from_value(serde_json::json!({

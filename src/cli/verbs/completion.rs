@@ -2,9 +2,9 @@
 
 use clap::{CommandFactory, ValueEnum};
 
-use crate::cli::Cli;
-use crate::cli::exit::Exit;
-use crate::cli::terminal::{PrintError, print};
+use crate::Cli;
+use crate::exit::Exit;
+use crate::terminal::{PrintError, print};
 
 /// Print a completion script for the shell
 #[derive(Debug, clap::Args)]

@@ -4,16 +4,16 @@ use jiff::Timestamp;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 
-use crate::api::{TaskDefinition, TaskRevision};
-use crate::cli::cluster::ClusterError;
-use crate::cli::connect::Session;
-use crate::cli::definition_page::{self, RevisionLine};
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::render::readiness;
-use crate::cli::terminal::{print, say, view};
-use crate::cli::words::{clean, elapsed, table};
-use crate::plan::drain;
+use crate::cluster::ClusterError;
+use crate::connect::Session;
+use crate::definition_page::{self, RevisionLine};
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::render::readiness;
+use crate::terminal::{print, say, view};
+use crate::words::{clean, elapsed, table};
+use asynctask_api::{TaskDefinition, TaskRevision};
+use asynctask_plan::drain;
 
 /// Most runs that are counted on a revision.
 const MOST_COUNTED: u32 = 500;

@@ -4,17 +4,17 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::task::Transition;
-use crate::api::{AsyncTask, TaskState};
-use crate::cli::cluster::ClusterError;
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::format::Document;
-use crate::cli::gateway::GatewayError;
-use crate::cli::render::transition;
-use crate::cli::terminal::{print, say, view};
-use crate::cli::words::{Paint, clean, indent, moment, table};
+use crate::cluster::ClusterError;
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::format::Document;
+use crate::gateway::GatewayError;
+use crate::render::transition;
+use crate::terminal::{print, say, view};
+use crate::words::{Paint, clean, indent, moment, table};
+use asynctask_api::task::Transition;
+use asynctask_api::{AsyncTask, TaskState};
 
 /// Show every change of state of the runs of a name, also when they are deleted
 #[derive(Debug, clap::Args)]
@@ -140,8 +140,8 @@ fn block(run: &Value, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::{of, page};
-    use crate::cli::golden;
-    use crate::cli::words::Paint;
+    use crate::golden;
+    use crate::words::Paint;
     use serde_json::json;
 
     #[test]

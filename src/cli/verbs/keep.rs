@@ -4,15 +4,15 @@ use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::api::AsyncTask;
-use crate::cli::change::MANAGER;
-use crate::cli::cluster::ClusterError;
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::terminal::print;
-use crate::cli::words::{clean, moment, table};
-use crate::plan::retention::{expiry, moment as date};
+use crate::change::MANAGER;
+use crate::cluster::ClusterError;
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::terminal::print;
+use crate::words::{clean, moment, table};
+use asynctask_api::AsyncTask;
+use asynctask_plan::retention::{expiry, moment as date};
 
 /// Keep what a run gave back to a later date, as far as its definition allows
 #[derive(Debug, clap::Args)]

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::names::GROUP;
-use crate::api::{TaskDefinitionSpec, crd};
-use crate::cli::exit::Exit;
-use crate::cli::terminal::{PrintError, print};
-use crate::cli::words::clean;
-use crate::plan::definition::validate;
-use crate::plan::parameters;
+use crate::exit::Exit;
+use crate::terminal::{PrintError, print};
+use crate::words::clean;
+use asynctask_api::names::GROUP;
+use asynctask_api::{TaskDefinitionSpec, crd};
+use asynctask_plan::definition::validate;
+use asynctask_plan::parameters;
 
 /// The one kind that is checked.
 const KIND: &str = "TaskDefinition";
@@ -154,7 +154,7 @@ fn forbid_unknown(schema: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::Report;
-    use crate::cli::golden;
+    use crate::golden;
 
     fn linted(text: &str) -> (String, bool) {
         let mut report = Report::default();

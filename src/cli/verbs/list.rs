@@ -6,18 +6,18 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 
-use crate::api::{AsyncTask, TaskState};
-use crate::cli::change::read;
-use crate::cli::cluster::ClusterError;
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::format::{Document, ListFormat, qualified, tidy};
-use crate::cli::render::list_row;
-use crate::cli::terminal::{print, say};
-use crate::cli::words::{clean, table};
-use crate::contract::people::PastRuns;
-use crate::plan::retention::moment;
+use crate::change::read;
+use crate::cluster::ClusterError;
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::format::{Document, ListFormat, qualified, tidy};
+use crate::render::list_row;
+use crate::terminal::{print, say};
+use crate::words::{clean, table};
+use asynctask_api::{AsyncTask, TaskState};
+use asynctask_contract::people::PastRuns;
+use asynctask_plan::retention::moment;
 
 /// Objects asked for at once.
 const PAGE: u32 = 500;
@@ -250,7 +250,7 @@ fn document(tasks: Vec<DynamicObject>) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::{Args, page, past_page, selector, since, state};
-    use crate::api::TaskState;
+    use asynctask_api::TaskState;
     use jiff::Timestamp;
     use kube::api::DynamicObject;
     use serde_json::json;

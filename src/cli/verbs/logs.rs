@@ -10,21 +10,21 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use reqwest::Url;
 
-use crate::api::AsyncTask;
-use crate::api::names::{ANNOTATION_SHARDS, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK_UID};
-use crate::cli::cluster::{ClusterError, is_transient, status, watch_failure};
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::follow::exit_of;
-use crate::cli::gateway::Gateway;
-use crate::cli::inputs::CHUNK;
-use crate::cli::terminal::{PrintError, say};
-use crate::cli::verbs::outputs;
-use crate::cli::verbs::shards::{sharded, step_of};
-use crate::contract::env::{CONTAINER, LOG_OUTPUT};
-use crate::contract::people::DownloadTicket;
-use crate::plan::shards::ShardSet;
+use crate::cluster::{ClusterError, is_transient, status, watch_failure};
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::follow::exit_of;
+use crate::gateway::Gateway;
+use crate::inputs::CHUNK;
+use crate::terminal::{PrintError, say};
+use crate::verbs::outputs;
+use crate::verbs::shards::{sharded, step_of};
+use asynctask_api::AsyncTask;
+use asynctask_api::names::{ANNOTATION_SHARDS, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK_UID};
+use asynctask_contract::env::{CONTAINER, LOG_OUTPUT};
+use asynctask_contract::people::DownloadTicket;
+use asynctask_plan::shards::ShardSet;
 
 /// Labels of pods that Kubernetes sets.
 const JOB: &str = "batch.kubernetes.io/job-name";
@@ -380,13 +380,13 @@ fn waits_for(task: &AsyncTask, pods: &[Pod]) -> String {
     let words =
         words.unwrap_or_else(|| [known.and_then(|s| s.reason.as_deref()), known.and_then(|s| s.message.as_deref())]);
     let words: Vec<&str> = words.into_iter().flatten().collect();
-    if words.is_empty() { "nothing is known of it yet".to_owned() } else { crate::cli::words::clean(&words.join(": ")) }
+    if words.is_empty() { "nothing is known of it yet".to_owned() } else { crate::words::clean(&words.join(": ")) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Args, Part, has_started, of_shard, part, waits_for};
-    use crate::api::AsyncTask;
+    use asynctask_api::AsyncTask;
     use k8s_openapi::api::batch::v1::Job;
     use k8s_openapi::api::core::v1::Pod;
     use serde_json::{Value, json};

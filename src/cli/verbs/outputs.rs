@@ -4,22 +4,24 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use crate::api::AsyncTask;
-use crate::cli::change::each;
-use crate::cli::connect::Session;
-use crate::cli::download::{Outcome, to_file, to_stdout};
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::format::{Document, qualified};
-use crate::cli::gateway::{Gateway, GatewayError};
-use crate::cli::meter::Meter;
-use crate::cli::target::Target;
-use crate::cli::terminal::{ask, is_terminal, print, say};
-use crate::cli::verbs::list::since;
-use crate::cli::verbs::shards::sharded;
-use crate::cli::words::{clean, size, table};
-use crate::contract::env::LOG_OUTPUT;
-use crate::contract::people::{DownloadTicket, FileView, FoundOutput, FoundOutputs, GoneView, OutputList, OutputView};
+use crate::change::each;
+use crate::connect::Session;
+use crate::download::{Outcome, to_file, to_stdout};
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::format::{Document, qualified};
+use crate::gateway::{Gateway, GatewayError};
+use crate::meter::Meter;
+use crate::target::Target;
+use crate::terminal::{ask, is_terminal, print, say};
+use crate::verbs::list::since;
+use crate::verbs::shards::sharded;
+use crate::words::{clean, size, table};
+use asynctask_api::AsyncTask;
+use asynctask_contract::env::LOG_OUTPUT;
+use asynctask_contract::people::{
+    DownloadTicket, FileView, FoundOutput, FoundOutputs, GoneView, OutputList, OutputView,
+};
 
 /// List or fetch what a run gave back
 #[derive(Debug, clap::Args)]
@@ -389,7 +391,7 @@ fn choose<'a>(list: &'a OutputList, args: &GetArgs) -> Result<Vec<Chosen<'a>>, O
 #[cfg(test)]
 mod tests {
     use super::{GetArgs, OutputsError, Said, choose, page};
-    use crate::contract::people::{FileView, GoneView, OutputList, OutputView};
+    use asynctask_contract::people::{FileView, GoneView, OutputList, OutputView};
 
     fn file(path: &str) -> FileView {
         FileView { path: path.into(), size: 2048, sha256: "ab".repeat(32), media_type: None }

@@ -2,15 +2,15 @@
 
 use kube::api::PostParams;
 
-use crate::cli::change::{MANAGER, read};
-use crate::cli::cluster::ClusterError;
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::following::{Following, finish};
-use crate::cli::submit::{generated_name, once_more};
-use crate::cli::terminal::say;
-use crate::cli::words::clean;
+use crate::change::{MANAGER, read};
+use crate::cluster::ClusterError;
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::following::{Following, finish};
+use crate::submit::{generated_name, once_more};
+use crate::terminal::say;
+use crate::words::clean;
 
 /// Submit a new run with the definition, parameters, inputs, team and priority of one that exists
 #[derive(Debug, clap::Args)]

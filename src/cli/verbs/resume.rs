@@ -1,9 +1,9 @@
 //! `resume`: let held runs go on.
 
-use crate::cli::change::{each, hold};
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
+use crate::change::{each, hold};
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
 
 /// Let suspended runs go on
 #[derive(Debug, clap::Args)]

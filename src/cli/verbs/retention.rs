@@ -2,15 +2,15 @@
 
 use jiff::{Timestamp, ToSpan};
 
-use crate::api::AsyncTask;
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::terminal::{print, say};
-use crate::cli::verbs::keep::until;
-use crate::cli::verbs::list::tasks;
-use crate::cli::words::{clean, moment, size, table};
-use crate::plan::retention::{end_of_task, expiry};
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::terminal::{print, say};
+use crate::verbs::keep::until;
+use crate::verbs::list::tasks;
+use crate::words::{clean, moment, size, table};
+use asynctask_api::AsyncTask;
+use asynctask_plan::retention::{end_of_task, expiry};
 
 /// What will be deleted, and when
 #[derive(Debug, clap::Args)]

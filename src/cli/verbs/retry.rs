@@ -2,19 +2,19 @@
 
 use kube::api::PostParams;
 
-use crate::api::AsyncTask;
-use crate::cli::change::{MANAGER, over, read};
-use crate::cli::cluster::ClusterError;
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::following::{Following, finish};
-use crate::cli::format::qualified;
-use crate::cli::submit::{retry_name, retry_of};
-use crate::cli::takeover::{Takeover, refusal};
-use crate::cli::terminal::say;
-use crate::cli::verbs::run::RunError;
-use crate::cli::words::clean;
+use crate::change::{MANAGER, over, read};
+use crate::cluster::ClusterError;
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::following::{Following, finish};
+use crate::format::qualified;
+use crate::submit::{retry_name, retry_of};
+use crate::takeover::{Takeover, refusal};
+use crate::terminal::say;
+use crate::verbs::run::RunError;
+use crate::words::clean;
+use asynctask_api::AsyncTask;
 
 /// Submit a new run that takes over what succeeded in one that is over, and runs only the rest
 #[derive(Debug, clap::Args)]
@@ -92,8 +92,8 @@ fn goes_on(existing: &AsyncTask, source: &AsyncTask, named: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::goes_on;
-    use crate::api::AsyncTask;
-    use crate::cli::submit::retry_of;
+    use crate::submit::retry_of;
+    use asynctask_api::AsyncTask;
 
     #[test]
     fn a_retry_that_goes_on_is_taken_up_and_one_that_is_over_is_followed_by_another() {

@@ -3,15 +3,15 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::AsyncTask;
-use crate::cli::change::read;
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::gateway::{Gateway, GatewayError};
-use crate::cli::terminal::{print, say};
-use crate::cli::words::{clean, grouped, table};
-use crate::contract::wire::ItemCounts;
+use crate::change::read;
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::gateway::{Gateway, GatewayError};
+use crate::terminal::{print, say};
+use crate::words::{clean, grouped, table};
+use asynctask_api::AsyncTask;
+use asynctask_contract::wire::ItemCounts;
 
 /// Shards asked for at a time.
 const PAGE: usize = 500;
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     limit: Option<u32>,
     /// Print them in this format
     #[arg(short, long, value_name = "FORMAT")]
-    output: Option<crate::cli::format::Document>,
+    output: Option<crate::format::Document>,
 }
 
 /// Shards that cannot be shown.
@@ -203,7 +203,7 @@ fn items(items: &ItemCounts) -> String {
 #[cfg(test)]
 mod tests {
     use super::{page, step_of};
-    use crate::api::AsyncTask;
+    use asynctask_api::AsyncTask;
     use serde_json::json;
 
     #[test]

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use crate::api::TaskState;
-use crate::api::state::StepState;
-use crate::cli::exit::Exit;
-use crate::cli::terminal::{PrintError, print};
-use crate::cli::words::{indent, table};
+use crate::exit::Exit;
+use crate::terminal::{PrintError, print};
+use crate::words::{indent, table};
+use asynctask_api::TaskState;
+use asynctask_api::state::StepState;
 
 /// Print the states of runs and steps, and the legal moves between them; talks to nobody
 #[derive(Debug, clap::Args)]
@@ -38,7 +38,7 @@ fn page() -> String {
 #[cfg(test)]
 mod tests {
     use super::page;
-    use crate::cli::golden;
+    use crate::golden;
 
     #[test]
     fn the_table_is_what_people_read_in_the_book_too() {

@@ -3,14 +3,14 @@
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject};
 
-use crate::api::AsyncTask;
-use crate::cli::cluster::ClusterError;
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::format::{Document, tidy};
-use crate::cli::render;
-use crate::cli::terminal::{print, view};
+use crate::cluster::ClusterError;
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::format::{Document, tidy};
+use crate::render;
+use crate::terminal::{print, view};
+use asynctask_api::AsyncTask;
 
 /// Show the plan of a run, how far it is, why it failed and what it gave back
 #[derive(Debug, clap::Args)]

@@ -1,9 +1,9 @@
 //! `suspend`: hold runs.
 
-use crate::cli::change::{each, hold};
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
+use crate::change::{each, hold};
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
 
 /// Hold runs: pods that run are stopped and start anew with `resume`; no retry is spent
 #[derive(Debug, clap::Args)]

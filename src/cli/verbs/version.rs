@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::connect::{ConnectError, Session};
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::format::Document;
-use crate::cli::terminal::{print, say};
-use crate::cli::words::table;
+use crate::connect::{ConnectError, Session};
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::format::Document;
+use crate::terminal::{print, say};
+use crate::words::table;
 
 /// Print the versions of this command and of the gateway
 #[derive(Debug, clap::Args)]

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::api::quantity;
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::follow::{Show, follow};
-use crate::cli::render;
-use crate::cli::terminal::{print, view};
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::follow::{Show, follow};
+use crate::render;
+use crate::terminal::{print, view};
+use asynctask_api::quantity;
 
 /// Follow a run until it ends; the exit code says how
 #[derive(Debug, clap::Args)]

@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 
-use crate::cli::cause::cause;
-use crate::cli::change::read;
-use crate::cli::connect::Session;
-use crate::cli::error::CliError;
-use crate::cli::exit::Exit;
-use crate::cli::facts::facts;
-use crate::cli::terminal::print;
+use crate::cause::cause;
+use crate::change::read;
+use crate::connect::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::facts::facts;
+use crate::terminal::print;
 
 /// Say why a run does not go on, or why it failed, and what to do
 #[derive(Debug, clap::Args)]

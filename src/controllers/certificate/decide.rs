@@ -107,7 +107,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::{CERTIFICATE, CROSS, Decision, KEY, MANAGED_BY, PREVIOUS, ROOTS, US, decide};
-    use crate::controllers::certificate::authority::{Authority, Facts, Leaf};
+    use crate::certificate::authority::{Authority, Facts, Leaf};
 
     fn at(day: u32) -> Timestamp {
         Timestamp::from_second(1_800_000_000).expect("in range") + Duration::from_secs(24 * 3600) * day

@@ -30,11 +30,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::authority::{Authority, Leaf, MintError};
 use self::decide::{CERTIFICATE, CROSS, Decision, KEY, MANAGED_BY, PREVIOUS, ROOTS, US, decide};
-use crate::api::names::MANAGER_OPERATOR;
-use crate::plan::agent::GatewayAccess;
-use crate::runtime::backoff::Backoff;
-use crate::runtime::client::explain;
-use crate::runtime::health::Readiness;
+use asynctask_api::names::MANAGER_OPERATOR;
+use asynctask_plan::agent::GatewayAccess;
+use asynctask_runtime::backoff::Backoff;
+use asynctask_runtime::client::explain;
+use asynctask_runtime::health::Readiness;
 
 /// Secret of the authority, and ConfigMap of its roots.
 const AUTHORITY: &str = "asynctask-gateway-ca";

@@ -6,11 +6,11 @@ use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, Precon
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
-use crate::api::names::MANAGER_OPERATOR;
-use crate::api::state::RevisionState;
-use crate::api::{AsyncTask, TaskRevision};
-use crate::plan::drain::{self, Drain, RevisionFact};
-use crate::runtime::client::{explain, is_status};
+use asynctask_api::names::MANAGER_OPERATOR;
+use asynctask_api::state::RevisionState;
+use asynctask_api::{AsyncTask, TaskRevision};
+use asynctask_plan::drain::{self, Drain, RevisionFact};
+use asynctask_runtime::client::{explain, is_status};
 
 /// Revisions that are asked about at a time.
 const AT_A_TIME: usize = 4;

@@ -7,9 +7,9 @@ use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::{Api, Client};
 use serde_json::Value;
 
-use crate::api::names::MANAGER_OPERATOR;
-use crate::plan::job;
-use crate::runtime::client::explain;
+use asynctask_api::names::MANAGER_OPERATOR;
+use asynctask_plan::job;
+use asynctask_runtime::client::explain;
 
 /// What came of a dry-run.
 #[derive(Debug, thiserror::Error)]

@@ -3,11 +3,11 @@
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 
-use crate::api::names::MANAGER_OPERATOR;
-use crate::api::task::RevisionRef;
-use crate::api::{TaskDefinition, TaskRevision};
-use crate::plan::revision;
-use crate::runtime::client::{explain, is_status};
+use asynctask_api::names::MANAGER_OPERATOR;
+use asynctask_api::task::RevisionRef;
+use asynctask_api::{TaskDefinition, TaskRevision};
+use asynctask_plan::revision;
+use asynctask_runtime::client::{explain, is_status};
 
 /// Why there is no revision.
 #[derive(Debug, thiserror::Error)]
@@ -107,8 +107,8 @@ mod tests {
     use serde_json::json;
 
     use super::{FreezeError, adopt, next_number};
-    use crate::api::TaskDefinition;
-    use crate::plan::revision::build;
+    use asynctask_api::TaskDefinition;
+    use asynctask_plan::revision::build;
 
     fn definition(uid: &str, title: &str) -> TaskDefinition {
         let spec = json!({"title": title, "steps": []});

@@ -28,13 +28,13 @@ use super::context::Context;
 use super::hold::{self, HoldError};
 use super::pace::{Next, Pace, Reason};
 use super::watches;
-use crate::api::TaskDefinition;
-use crate::api::names::FINALIZER_RUNS;
-use crate::plan::agent::Agent;
-use crate::plan::definition::{Part, ValidatedDefinition, validate};
-use crate::plan::indexed::ShardRun;
-use crate::plan::job::{self, Run};
-use crate::plan::revision::unpinned_images;
+use asynctask_api::TaskDefinition;
+use asynctask_api::names::FINALIZER_RUNS;
+use asynctask_plan::agent::Agent;
+use asynctask_plan::definition::{Part, ValidatedDefinition, validate};
+use asynctask_plan::indexed::ShardRun;
+use asynctask_plan::job::{self, Run};
+use asynctask_plan::revision::unpinned_images;
 
 /// Longest delay between two tries.
 const MAX_DELAY: Duration = Duration::from_secs(60);

@@ -8,14 +8,14 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
-use crate::api::TaskDefinition;
-use crate::api::condition::{Claim, IMAGES_PINNED, READY, cut};
-use crate::api::definition::TaskDefinitionStatus;
-use crate::api::names::MANAGER_OPERATOR;
-use crate::api::task::RevisionRef;
-use crate::controllers::pace::{Next, Reason};
-use crate::plan::revision::unpinned_images;
-use crate::runtime::client::explain;
+use crate::pace::{Next, Reason};
+use asynctask_api::TaskDefinition;
+use asynctask_api::condition::{Claim, IMAGES_PINNED, READY, cut};
+use asynctask_api::definition::TaskDefinitionStatus;
+use asynctask_api::names::MANAGER_OPERATOR;
+use asynctask_api::task::RevisionRef;
+use asynctask_plan::revision::unpinned_images;
+use asynctask_runtime::client::explain;
 
 /// What was found about a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,9 +164,9 @@ mod tests {
     use serde_json::json;
 
     use super::{Finding, status};
-    use crate::api::TaskDefinition;
-    use crate::api::definition::TaskDefinitionStatus;
-    use crate::api::task::RevisionRef;
+    use asynctask_api::TaskDefinition;
+    use asynctask_api::definition::TaskDefinitionStatus;
+    use asynctask_api::task::RevisionRef;
 
     fn definition(image: &str) -> TaskDefinition {
         let template = json!({"spec": {"containers": [{"name": "task", "image": image, "command": ["x"]}]}});

@@ -5,11 +5,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::TaskRevision;
-use crate::api::names::FINALIZER_RUNS;
-use crate::api::state::RevisionState;
-use crate::controllers::fake::{Senders, Server, context};
-use crate::plan::revision;
+use crate::fake::{Senders, Server, context};
+use asynctask_api::TaskRevision;
+use asynctask_api::names::FINALIZER_RUNS;
+use asynctask_api::state::RevisionState;
+use asynctask_plan::revision;
 
 const OURS: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio";
 

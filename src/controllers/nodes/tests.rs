@@ -16,10 +16,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Progress, is_known, lost_since, progress, slim, sweep};
-use crate::controllers::context::{AgentSettings, Context, Reconciles};
-use crate::plan::queue::Limits;
-use crate::runtime::metrics::Metrics;
-use crate::runtime::stores::Stores;
+use crate::context::{AgentSettings, Context, Reconciles};
+use asynctask_plan::queue::Limits;
+use asynctask_runtime::metrics::Metrics;
+use asynctask_runtime::stores::Stores;
 
 const AFTER: Duration = Duration::from_secs(300);
 

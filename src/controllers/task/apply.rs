@@ -14,16 +14,16 @@ use super::error::TaskError;
 use super::facts::job_fact;
 use super::results::require_owner;
 use super::shards::unsealed;
-use crate::api::names::{ANNOTATION_ABANDON, ANNOTATION_FINISHED, FINALIZER_OUTPUTS, MANAGER_OPERATOR};
-use crate::api::task::StoreRef;
-use crate::api::{AsyncTask, TaskState};
-use crate::plan::decide::Action;
-use crate::plan::seal::Sealed;
-use crate::plan::snapshot::{JobRef, Trouble, Turn};
-use crate::plan::status::Applied;
-use crate::runtime::client::{explain, is_status};
-use crate::storage::records::{GoneRecord, Manifest, ManifestFile, VERSION, encode};
-use crate::storage::{PutMode, StoreError, delete_chosen, delete_prefix};
+use asynctask_api::names::{ANNOTATION_ABANDON, ANNOTATION_FINISHED, FINALIZER_OUTPUTS, MANAGER_OPERATOR};
+use asynctask_api::task::StoreRef;
+use asynctask_api::{AsyncTask, TaskState};
+use asynctask_plan::decide::Action;
+use asynctask_plan::seal::Sealed;
+use asynctask_plan::snapshot::{JobRef, Trouble, Turn};
+use asynctask_plan::status::Applied;
+use asynctask_runtime::client::{explain, is_status};
+use asynctask_storage::records::{GoneRecord, Manifest, ManifestFile, VERSION, encode};
+use asynctask_storage::{PutMode, StoreError, delete_chosen, delete_prefix};
 
 /// What came of the actions.
 #[derive(Debug, Default)]

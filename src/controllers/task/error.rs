@@ -1,7 +1,7 @@
 //! What can fail while a run is looked after. Each is tried again with growing delays.
 
-use crate::controllers::pace::Reason;
-use crate::runtime::client::explain;
+use crate::pace::Reason;
+use asynctask_runtime::client::explain;
 
 /// A call to the API server that failed.
 #[derive(Debug, thiserror::Error)]

@@ -3,10 +3,12 @@
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
-use crate::api::AsyncTask;
-use crate::api::names::{ANNOTATION_FAILED_BEFORE, ANNOTATION_REVISION, ANNOTATION_SHARDS, LABEL_ATTEMPT, LABEL_STEP};
-use crate::plan::shards::{InvalidShards, ShardSet};
-use crate::plan::snapshot::{IndexFact, JobEnd, JobFact};
+use asynctask_api::AsyncTask;
+use asynctask_api::names::{
+    ANNOTATION_FAILED_BEFORE, ANNOTATION_REVISION, ANNOTATION_SHARDS, LABEL_ATTEMPT, LABEL_STEP,
+};
+use asynctask_plan::shards::{InvalidShards, ShardSet};
+use asynctask_plan::snapshot::{IndexFact, JobEnd, JobFact};
 
 /// What counts about a Job.
 pub(super) fn job_fact(job: &Job, task: &AsyncTask) -> JobFact {
@@ -73,9 +75,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::job_fact;
-    use crate::api::AsyncTask;
-    use crate::controllers::task::watch::slim_job;
-    use crate::plan::snapshot::IndexFact;
+    use crate::task::watch::slim_job;
+    use asynctask_api::AsyncTask;
+    use asynctask_plan::snapshot::IndexFact;
 
     fn indexes(annotations: &Value, spec: &Value, status: &Value) -> Option<IndexFact> {
         let mut job: Job = serde_json::from_value(json!({

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kube::ResourceExt;
 
-use crate::api::AsyncTask;
+use asynctask_api::AsyncTask;
 
 /// The versions we wrote last, by UID, of objects whose watch has not caught up yet.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ mod tests {
     use serde_json::json;
 
     use super::Freshness;
-    use crate::api::AsyncTask;
+    use asynctask_api::AsyncTask;
 
     fn task(version: &str) -> AsyncTask {
         serde_json::from_value(json!({

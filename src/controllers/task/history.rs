@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use super::TaskController;
 use super::results::require_owner;
-use crate::api::AsyncTask;
-use crate::api::outputs::HistoryParameters;
-use crate::plan::keep::history_until;
-use crate::plan::snapshot::Trouble;
-use crate::storage::records::{HistoryDue, HistoryRecord, RECORD_MAX, VERSION, decode, encode};
-use crate::storage::{PutMode, StoreError};
+use asynctask_api::AsyncTask;
+use asynctask_api::outputs::HistoryParameters;
+use asynctask_plan::keep::history_until;
+use asynctask_plan::snapshot::Trouble;
+use asynctask_storage::records::{HistoryDue, HistoryRecord, RECORD_MAX, VERSION, decode, encode};
+use asynctask_storage::{PutMode, StoreError};
 
 impl TaskController {
     /// Writes down what is known of the run, beside what was recorded before.

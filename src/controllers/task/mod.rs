@@ -47,11 +47,11 @@ use self::shards::Tallies;
 use self::watch::{Caches, Guarded};
 use super::context::Context;
 use super::pace::{Next, Pace};
-use crate::api::{AsyncTask, TaskState};
-use crate::plan::decide::{Action as PlannedAction, Plan, StepNews, Verdict, plan};
-use crate::plan::fanout::MAX_SHARDS;
-use crate::plan::snapshot::{Phase, Seen, Snapshot, Turn, phase, state};
-use crate::runtime::client::{explain_watch, is_status};
+use asynctask_api::{AsyncTask, TaskState};
+use asynctask_plan::decide::{Action as PlannedAction, Plan, StepNews, Verdict, plan};
+use asynctask_plan::fanout::MAX_SHARDS;
+use asynctask_plan::snapshot::{Phase, Seen, Snapshot, Turn, phase, state};
+use asynctask_runtime::client::{explain_watch, is_status};
 
 /// Longest delay between two tries.
 const MAX_DELAY: Duration = Duration::from_secs(60);

@@ -7,9 +7,9 @@ use kube::ResourceExt;
 
 use super::TaskController;
 use super::error::TaskError;
-use crate::api::AsyncTask;
-use crate::plan::retention::is_due;
-use crate::plan::snapshot::{OutputFact, Phase, RetryFact, phase};
+use asynctask_api::AsyncTask;
+use asynctask_plan::retention::is_due;
+use asynctask_plan::snapshot::{OutputFact, Phase, RetryFact, phase};
 
 impl TaskController {
     /// The run that this one continues.
@@ -83,7 +83,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::adopters;
-    use crate::api::AsyncTask;
+    use asynctask_api::AsyncTask;
 
     fn run(name: &str, status: &Value) -> AsyncTask {
         serde_json::from_value(json!({

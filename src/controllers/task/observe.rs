@@ -18,20 +18,20 @@ use super::facts::job_fact;
 use super::results;
 use super::revisions::Known as KnownRevision;
 use super::shards::{self, Ended};
-use crate::api::condition::{self, READY};
-use crate::api::names::{LABEL_STEP, LABEL_TASK_UID};
-use crate::api::state::StepState;
-use crate::api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
-use crate::api::{AsyncTask, OutputStore, TaskDefinition};
-use crate::plan::definition::ValidatedDefinition;
-use crate::plan::snapshot::{
+use asynctask_api::condition::{self, READY};
+use asynctask_api::names::{LABEL_STEP, LABEL_TASK_UID};
+use asynctask_api::state::StepState;
+use asynctask_api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
+use asynctask_api::{AsyncTask, OutputStore, TaskDefinition};
+use asynctask_plan::definition::ValidatedDefinition;
+use asynctask_plan::snapshot::{
     Admission, DefinitionFact, Execution, JobFact, JobRef, Phase, Remains, Results, RetryFact, Seen, Snapshot, Trouble,
     Turn, UploadFact, attempt, job_name, needs_pods, phase, running,
 };
-use crate::plan::stores::{NoStore, choose};
-use crate::plan::tally::Tally;
-use crate::storage::StoreError;
-use crate::storage::records::{self, RECORD_MAX, UploadRecord};
+use asynctask_plan::stores::{NoStore, choose};
+use asynctask_plan::tally::Tally;
+use asynctask_storage::StoreError;
+use asynctask_storage::records::{self, RECORD_MAX, UploadRecord};
 
 /// Field selector of pods whose program may still run.
 const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";

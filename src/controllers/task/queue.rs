@@ -20,13 +20,13 @@ use tokio::sync::OnceCell;
 
 use super::error::TaskError;
 use super::watch::Guarded;
-use crate::api::definition::ConcurrencyPolicy;
-use crate::api::names::{ANNOTATION_REPLACED_BY, MANAGER_OPERATOR};
-use crate::api::{AsyncTask, TaskState};
-use crate::plan::decide::{Claim, Key};
-use crate::plan::queue::{Entries, Entry, Full, Limits, Place, next, place, replaced, replaces, upload_lease, used};
-use crate::plan::snapshot::{Phase, Trouble, Turn, phase, state};
-use crate::runtime::client::is_status;
+use asynctask_api::definition::ConcurrencyPolicy;
+use asynctask_api::names::{ANNOTATION_REPLACED_BY, MANAGER_OPERATOR};
+use asynctask_api::{AsyncTask, TaskState};
+use asynctask_plan::decide::{Claim, Key};
+use asynctask_plan::queue::{Entries, Entry, Full, Limits, Place, next, place, replaced, replaces, upload_lease, used};
+use asynctask_plan::snapshot::{Phase, Trouble, Turn, phase, state};
+use asynctask_runtime::client::is_status;
 
 /// How long the value of a PriorityClass is believed; it is immutable, but the class can be made anew.
 const BELIEVED: Duration = Duration::from_secs(300);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::api::AsyncTask;
-use crate::api::state::StepState;
+use asynctask_api::AsyncTask;
+use asynctask_api::state::StepState;
 
 /// Between two writes that tell of nothing but counts.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::Quiet;
-    use crate::api::AsyncTask;
+    use asynctask_api::AsyncTask;
 
     fn task(step: &Value) -> AsyncTask {
         serde_json::from_value(json!({

@@ -13,16 +13,16 @@ use serde_json::json;
 
 use super::TaskController;
 use super::error::TaskError;
-use crate::api::condition::cut;
-use crate::api::names::MANAGER_OPERATOR;
-use crate::api::state::StepState;
-use crate::api::task::{AsyncTaskStatus, StepStatus};
-use crate::api::{AsyncTask, TaskState};
-use crate::plan::decide::Plan;
-use crate::plan::snapshot::{Snapshot, state};
-use crate::plan::status::{Applied, operators_part, status};
-use crate::runtime::client::explain;
-use crate::runtime::metrics::Metrics;
+use asynctask_api::condition::cut;
+use asynctask_api::names::MANAGER_OPERATOR;
+use asynctask_api::state::StepState;
+use asynctask_api::task::{AsyncTaskStatus, StepStatus};
+use asynctask_api::{AsyncTask, TaskState};
+use asynctask_plan::decide::Plan;
+use asynctask_plan::snapshot::{Snapshot, state};
+use asynctask_plan::status::{Applied, operators_part, status};
+use asynctask_runtime::client::explain;
+use asynctask_runtime::metrics::Metrics;
 
 /// Longest note of an Event.
 const NOTE_MAX: usize = 1024;

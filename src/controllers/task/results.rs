@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt;
 
-use crate::api::AsyncTask;
-use crate::api::names::{LABEL_ATTEMPT, LABEL_STEP};
-use crate::contract::env::{CONTAINER, LOG_OUTPUT};
-use crate::contract::wire::{CommittedFile, Termination};
-use crate::plan::snapshot::{CommitFact, ExitFact, FailureFact, LogFact, PodFact, Results, Trouble};
-use crate::runtime::stores::{OpenStore, Stores};
-use crate::storage::layout::{AttemptKey, AttemptKind, InvalidPart, StepKeys};
-use crate::storage::records::{self, CommitRecord, FailureRecord, RECORD_MAX, RecordError};
-use crate::storage::{Digest, StoreError};
+use asynctask_api::AsyncTask;
+use asynctask_api::names::{LABEL_ATTEMPT, LABEL_STEP};
+use asynctask_contract::env::{CONTAINER, LOG_OUTPUT};
+use asynctask_contract::wire::{CommittedFile, Termination};
+use asynctask_plan::snapshot::{CommitFact, ExitFact, FailureFact, LogFact, PodFact, Results, Trouble};
+use asynctask_runtime::stores::{OpenStore, Stores};
+use asynctask_storage::layout::{AttemptKey, AttemptKind, InvalidPart, StepKeys};
+use asynctask_storage::records::{self, CommitRecord, FailureRecord, RECORD_MAX, RecordError};
+use asynctask_storage::{Digest, StoreError};
 
 /// Keys per page of a listing.
 pub(super) const PAGE: usize = 1000;
@@ -153,7 +153,7 @@ impl Reader<'_> {
 
 /// A store that was emptied, or whose volume is not mounted, answers every question with "nothing there".
 #[derive(Debug, thiserror::Error)]
-pub(in crate::controllers) enum Emptied {
+pub(crate) enum Emptied {
     /// Not even our own mark is there.
     #[error(
         "the store at {location} lacks the record {key} that the operator wrote there, so what it does not show may \
@@ -174,7 +174,7 @@ impl Emptied {
 }
 
 /// Makes sure that "nothing there" can be believed: the mark that was written when the store became Ready is there.
-pub(in crate::controllers) async fn require_owner(open: &OpenStore) -> Result<(), Emptied> {
+pub(crate) async fn require_owner(open: &OpenStore) -> Result<(), Emptied> {
     let key = open.layout.owner();
     match open.store.head(&key).await {
         Ok(_) => Ok(()),

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kube::{Api, Client, ResourceExt};
 
 use super::error::TaskError;
-use crate::api::TaskRevision;
-use crate::api::task::RevisionRef;
-use crate::plan::definition::{InvalidDefinition, ValidatedDefinition, validate};
+use asynctask_api::TaskRevision;
+use asynctask_api::task::RevisionRef;
+use asynctask_plan::definition::{InvalidDefinition, ValidatedDefinition, validate};
 
 /// Revisions kept: as many as run at a time in most clusters. All are dropped when they are more.
 const KEPT: usize = 128;

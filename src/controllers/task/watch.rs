@@ -12,13 +12,13 @@ use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, pred
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::OnceCell;
 
-use crate::api::names::{
+use crate::watches::PAGE;
+use asynctask_api::names::{
     ANNOTATION_ABANDON, ANNOTATION_FAILED_BEFORE, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_REVISION,
     ANNOTATION_SHARDS, LABEL_TASK_UID,
 };
-use crate::api::{AsyncTask, OutputStore, TaskDefinition};
-use crate::controllers::watches::PAGE;
-use crate::plan::snapshot::{Phase, phase};
+use asynctask_api::{AsyncTask, OutputStore, TaskDefinition};
+use asynctask_plan::snapshot::{Phase, phase};
 
 /// A run as the watch gives it: one that cannot be read does not stop the others.
 pub(super) type Guarded = DeserializeGuard<AsyncTask>;

@@ -9,16 +9,16 @@ use serde::Deserialize;
 use super::declared::Declared;
 use super::source::Source;
 use super::{Attempt, Desk, attempt::not_yet};
-use crate::api::state::StepState;
-use crate::contract::wire::{AssembledOutput, Segment, Segments, path};
-use crate::gateway::appended::base_file;
-use crate::gateway::identity::Agent;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{Filters, Names};
-use crate::gateway::sealed::{Sealed, status_of};
-use crate::gateway::{Gateway, Shared};
-use crate::plan::fanout::BuiltIn;
-use crate::storage::records::ManifestFile;
+use crate::appended::base_file;
+use crate::identity::Agent;
+use crate::problem::Refusal;
+use crate::request::{Filters, Names};
+use crate::sealed::{Sealed, status_of};
+use crate::{Gateway, Shared};
+use asynctask_api::state::StepState;
+use asynctask_contract::wire::{AssembledOutput, Segment, Segments, path};
+use asynctask_plan::fanout::BuiltIn;
+use asynctask_storage::records::ManifestFile;
 
 /// Segments of one answer: their signed URLs are a few hundred KiB.
 const AT_ONCE: usize = 500;

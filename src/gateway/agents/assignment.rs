@@ -6,15 +6,15 @@ use axum::extract::State;
 use super::declared::Declared;
 use super::fence::{self, Verdict};
 use super::{Attempt, Desk, assembly, attempt::not_yet, inputs, items};
-use crate::api::definition::OutputSpec;
-use crate::contract::wire::{Assignment, BuiltIn, EmitLimits, Limits, OutputDeclaration, Work};
-use crate::gateway::identity::Agent;
-use crate::gateway::problem::Refusal;
-use crate::gateway::{Gateway, Shared};
-use crate::plan::definition::ValidatedStep;
-use crate::plan::fanout::{self, MAX_ITEMS, MAX_LINE, MAX_SHARDS};
-use crate::storage::StoreError;
-use crate::storage::layout::AttemptKind;
+use crate::identity::Agent;
+use crate::problem::Refusal;
+use crate::{Gateway, Shared};
+use asynctask_api::definition::OutputSpec;
+use asynctask_contract::wire::{Assignment, BuiltIn, EmitLimits, Limits, OutputDeclaration, Work};
+use asynctask_plan::definition::ValidatedStep;
+use asynctask_plan::fanout::{self, MAX_ITEMS, MAX_LINE, MAX_SHARDS};
+use asynctask_storage::StoreError;
+use asynctask_storage::layout::AttemptKind;
 
 pub(super) async fn assignment(State(gateway): State<Shared>, agent: Agent) -> Result<Json<Assignment>, Refusal> {
     let attempt = match gateway.attempts.live(&agent.pod).await {

@@ -10,13 +10,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::{Api, Client, ResourceExt};
 
 use super::fence::{self, Closed, JobFacts, TaskFacts};
-use crate::api::AsyncTask;
-use crate::api::names::{ANNOTATION_SHARDS, GROUP, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK_UID};
-use crate::api::task::{RevisionRef, StoreRef};
-use crate::gateway::cache::Cache;
-use crate::gateway::identity::PodIdentity;
-use crate::gateway::problem::Refusal;
-use crate::plan::shards::ShardSet;
+use crate::cache::Cache;
+use crate::identity::PodIdentity;
+use crate::problem::Refusal;
+use asynctask_api::AsyncTask;
+use asynctask_api::names::{ANNOTATION_SHARDS, GROUP, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK_UID};
+use asynctask_api::task::{RevisionRef, StoreRef};
+use asynctask_plan::shards::ShardSet;
 
 /// Label, and annotation, of a pod of an Indexed Job: which of its indexes it runs.
 const COMPLETION_INDEX: &str = "batch.kubernetes.io/job-completion-index";

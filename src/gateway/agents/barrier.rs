@@ -2,9 +2,9 @@
 //! Pure; whoever asks writes the entry on exactly the version that was judged, so that of a request to cancel and an
 //! entry one comes first for everybody.
 
-use crate::api::task::StepStatus;
-use crate::api::{AsyncTask, TaskState};
-use crate::gateway::problem::Refusal;
+use crate::problem::Refusal;
+use asynctask_api::task::StepStatus;
+use asynctask_api::{AsyncTask, TaskState};
 
 /// Lets the step of this task pass.
 pub(super) fn pass(task: &AsyncTask, step: &StepStatus) -> Result<(), Refusal> {

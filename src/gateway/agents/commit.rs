@@ -10,16 +10,16 @@ use futures::stream::{self, TryStreamExt};
 use super::declared::Declared;
 use super::files::digest;
 use super::{DONE, Desk, emitted};
-use crate::contract::env::LOG_OUTPUT;
-use crate::contract::wire::{Commit, CommittedFile, ItemCounts, Limits, REASONS};
-use crate::gateway::Shared;
-use crate::gateway::identity::Agent;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{LIST, Payload, media_type};
-use crate::plan::fanout::{BuiltIn, MAX_ITEMS, is_appended};
-use crate::storage::digest::Digest;
-use crate::storage::records::{self, CommitRecord, RECORD_MAX};
-use crate::storage::{PutMode, StoreError, validate_path};
+use crate::Shared;
+use crate::identity::Agent;
+use crate::problem::Refusal;
+use crate::request::{LIST, Payload, media_type};
+use asynctask_contract::env::LOG_OUTPUT;
+use asynctask_contract::wire::{Commit, CommittedFile, ItemCounts, Limits, REASONS};
+use asynctask_plan::fanout::{BuiltIn, MAX_ITEMS, is_appended};
+use asynctask_storage::digest::Digest;
+use asynctask_storage::records::{self, CommitRecord, RECORD_MAX};
+use asynctask_storage::{PutMode, StoreError, validate_path};
 
 /// Objects looked at side by side.
 const LOOKS: usize = 16;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::Attempt;
-use crate::api::definition::OutputSpec;
-use crate::gateway::Gateway;
-use crate::gateway::problem::Refusal;
-use crate::plan::definition::{ValidatedDefinition, ValidatedStep};
-use crate::plan::fanout::Source;
+use crate::Gateway;
+use crate::problem::Refusal;
+use asynctask_api::definition::OutputSpec;
+use asynctask_plan::definition::{ValidatedDefinition, ValidatedStep};
+use asynctask_plan::fanout::Source;
 
 /// A definition and a step of it.
 pub(super) struct Declared {

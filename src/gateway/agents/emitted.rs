@@ -1,10 +1,10 @@
 //! What a planner says it has emitted, against what it has stored.
 
 use super::Desk;
-use crate::contract::wire::Emitted;
-use crate::gateway::problem::Refusal;
-use crate::plan::fanout::{MAX_ITEMS, MAX_SHARDS};
-use crate::storage::layout::AttemptKind;
+use crate::problem::Refusal;
+use asynctask_contract::wire::Emitted;
+use asynctask_plan::fanout::{MAX_ITEMS, MAX_SHARDS};
+use asynctask_storage::layout::AttemptKind;
 
 /// Whether a commit speaks of emitted items as it must: `per_shard` is how the step emits.
 pub(super) fn check(per_shard: Option<u32>, said: Option<Emitted>) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! The fence: may this attempt start, and may it still write? Pure; the facts are read live by whoever asks.
 
-use crate::api::TaskState;
-use crate::api::state::StepState;
+use asynctask_api::TaskState;
+use asynctask_api::state::StepState;
 
 /// What counts about the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

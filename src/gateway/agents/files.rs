@@ -9,19 +9,19 @@ use axum::http::{HeaderMap, StatusCode};
 
 use super::declared::Declared;
 use super::{Attempt, DONE, Desk};
-use crate::contract::env::{ITEMS_OUTPUT, LOG_OUTPUT};
-use crate::contract::wire::{
+use crate::Shared;
+use crate::identity::Agent;
+use crate::problem::Refusal;
+use crate::request::{self, LIST, Names, Payload};
+use crate::target::{self, Target};
+use crate::transfer::{self, OPAQUE};
+use asynctask_contract::env::{ITEMS_OUTPUT, LOG_OUTPUT};
+use asynctask_contract::wire::{
     CompleteRequest, FileRef, Limits, NewFile, PartsReply, PartsRequest, SignedRequest, UploadPlan, path,
 };
-use crate::gateway::Shared;
-use crate::gateway::identity::Agent;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{self, LIST, Names, Payload};
-use crate::gateway::target::{self, Target};
-use crate::gateway::transfer::{self, OPAQUE};
-use crate::plan::fanout::MAX_SHARDS;
-use crate::storage::digest::{Digest, Expected};
-use crate::storage::{Audience, PutMode, validate_path};
+use asynctask_plan::fanout::MAX_SHARDS;
+use asynctask_storage::digest::{Digest, Expected};
+use asynctask_storage::{Audience, PutMode, validate_path};
 
 /// How long a signed request for an agent is good for: 64 MiB over a slow line.
 pub(super) const LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -69,7 +69,7 @@ fn undeclared(output: &str, what: &str) -> Refusal {
 
 pub(super) fn digest(text: &str) -> Result<Digest, Refusal> {
     text.parse()
-        .map_err(|error: crate::storage::digest::InvalidDigest| Refusal::invalid("InvalidDigest", error.to_string()))
+        .map_err(|error: asynctask_storage::digest::InvalidDigest| Refusal::invalid("InvalidDigest", error.to_string()))
 }
 
 /// `POST /agent/v1/files`

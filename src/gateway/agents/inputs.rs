@@ -10,20 +10,20 @@ use serde::Deserialize;
 use super::declared::Declared;
 use super::source::Source;
 use super::{Attempt, Desk};
-use crate::api::AsyncTask;
-use crate::api::definition::StepInputSpec;
-use crate::api::task::{InputRef, OutputRef};
-use crate::contract::wire::{InputSource, Limits, path};
-use crate::gateway::identity::Agent;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{self, Filters, Names};
-use crate::gateway::sealed::{Sealed, status_of};
-use crate::gateway::{Gateway, Shared};
-use crate::plan::fanout::BuiltIn;
-use crate::plan::inputs::may_take;
-use crate::storage::StoreError;
-use crate::storage::digest::Digest;
-use crate::storage::records::{ManifestFile, RECORD_MAX, UploadRecord, decode};
+use crate::identity::Agent;
+use crate::problem::Refusal;
+use crate::request::{self, Filters, Names};
+use crate::sealed::{Sealed, status_of};
+use crate::{Gateway, Shared};
+use asynctask_api::AsyncTask;
+use asynctask_api::definition::StepInputSpec;
+use asynctask_api::task::{InputRef, OutputRef};
+use asynctask_contract::wire::{InputSource, Limits, path};
+use asynctask_plan::fanout::BuiltIn;
+use asynctask_plan::inputs::may_take;
+use asynctask_storage::StoreError;
+use asynctask_storage::digest::Digest;
+use asynctask_storage::records::{ManifestFile, RECORD_MAX, UploadRecord, decode};
 
 /// One file a step reads.
 struct Input {

@@ -7,13 +7,13 @@ use axum::response::Response;
 use super::declared::Declared;
 use super::source::Source;
 use super::{Attempt, Desk, attempt::not_yet};
-use crate::contract::wire::{ItemsSource, ShardWork, path};
-use crate::gateway::identity::Agent;
-use crate::gateway::problem::Refusal;
-use crate::gateway::sealed::{Sealed, status_of};
-use crate::gateway::{Gateway, Shared};
-use crate::storage::Meta;
-use crate::storage::digest::Digest;
+use crate::identity::Agent;
+use crate::problem::Refusal;
+use crate::sealed::{Sealed, status_of};
+use crate::{Gateway, Shared};
+use asynctask_contract::wire::{ItemsSource, ShardWork, path};
+use asynctask_storage::Meta;
+use asynctask_storage::digest::Digest;
 
 /// Which shard an attempt runs; `None`: the step is one pod.
 pub(super) async fn work(

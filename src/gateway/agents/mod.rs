@@ -13,9 +13,9 @@ use axum::routing::{MethodRouter, get, post, put};
 use self::attempt::Attempt;
 use super::problem::Refusal;
 use super::{Gateway, Shared};
-use crate::contract::wire::path;
-use crate::runtime::stores::OpenStore;
-use crate::storage::layout::{AttemptKeys, StepKeys};
+use asynctask_contract::wire::path;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::layout::{AttemptKeys, StepKeys};
 
 mod assembly;
 mod assignment;
@@ -77,7 +77,7 @@ struct Desk {
 impl Desk {
     async fn of(gateway: &Gateway, attempt: &Attempt) -> Result<Self, Refusal> {
         let open = gateway.stores.by_ref(attempt.store()?).await?;
-        let defect = |error: crate::storage::layout::InvalidPart| Refusal::Defect(error.to_string());
+        let defect = |error: asynctask_storage::layout::InvalidPart| Refusal::Defect(error.to_string());
         let task = open.layout.task(&attempt.namespace, &attempt.task_uid()).map_err(defect)?;
         let step = task.step(&attempt.step).map_err(defect)?;
         // A plain step has the one shard 0.

@@ -7,12 +7,12 @@ use axum::response::Response;
 
 use super::Desk;
 use super::files::LIFETIME;
-use crate::contract::wire::SignedRequest;
-use crate::gateway::problem::Refusal;
-use crate::gateway::transfer::{Download, OPAQUE};
-use crate::runtime::stores::OpenStore;
-use crate::storage::digest::Digest;
-use crate::storage::{Audience, GetShape};
+use crate::problem::Refusal;
+use crate::transfer::{Download, OPAQUE};
+use asynctask_contract::wire::SignedRequest;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::digest::Digest;
+use asynctask_storage::{Audience, GetShape};
 
 /// Where the bytes are.
 pub(super) struct Source {

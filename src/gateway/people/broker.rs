@@ -12,15 +12,15 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
 use super::rights::Once;
-use crate::contract::people::{DownloadTicket, FileView};
-use crate::contract::wire::SignedRequest;
-use crate::gateway::Shared;
-use crate::gateway::disposition::attachment;
-use crate::gateway::problem::Refusal;
-use crate::gateway::transfer::{Download, OPAQUE, private};
-use crate::runtime::stores::OpenStore;
-use crate::storage::records::ManifestFile;
-use crate::storage::{Audience, GetShape};
+use crate::Shared;
+use crate::disposition::attachment;
+use crate::problem::Refusal;
+use crate::transfer::{Download, OPAQUE, private};
+use asynctask_contract::people::{DownloadTicket, FileView};
+use asynctask_contract::wire::SignedRequest;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::records::ManifestFile;
+use asynctask_storage::{Audience, GetShape};
 
 /// One file of a result that the caller may read.
 pub(super) struct Chosen {

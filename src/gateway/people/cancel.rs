@@ -6,15 +6,15 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::api::AsyncTask;
-use crate::api::names::{MANAGER_GATEWAY, subresource::CANCEL};
-use crate::contract::people::{CancelRequested, Problem};
-use crate::gateway::authorize::Access;
-use crate::gateway::identity::Caller;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{self, Names};
-use crate::gateway::{Gateway, Shared};
-use crate::plan::cancel::Cancellation;
+use crate::authorize::Access;
+use crate::identity::Caller;
+use crate::problem::Refusal;
+use crate::request::{self, Names};
+use crate::{Gateway, Shared};
+use asynctask_api::AsyncTask;
+use asynctask_api::names::{MANAGER_GATEWAY, subresource::CANCEL};
+use asynctask_contract::people::{CancelRequested, Problem};
+use asynctask_plan::cancel::Cancellation;
 
 /// Cancel a task
 ///

@@ -9,17 +9,17 @@ use serde::Deserialize;
 
 use super::rights::{Near, gone, visibility};
 use super::tasks::{Which, objects};
-use crate::api::AsyncTask;
-use crate::api::names::subresource::{OUTPUTS, VISIBILITY};
-use crate::contract::env::LOG_OUTPUT;
-use crate::contract::people::{FoundOutput, FoundOutputs, Problem};
-use crate::gateway::Shared;
-use crate::gateway::authorize::Access;
-use crate::gateway::identity::Caller;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{self, Filters, Names};
-use crate::plan::retention::{expiry, moment};
-use crate::runtime::client::is_status;
+use crate::Shared;
+use crate::authorize::Access;
+use crate::identity::Caller;
+use crate::problem::Refusal;
+use crate::request::{self, Filters, Names};
+use asynctask_api::AsyncTask;
+use asynctask_api::names::subresource::{OUTPUTS, VISIBILITY};
+use asynctask_contract::env::LOG_OUTPUT;
+use asynctask_contract::people::{FoundOutput, FoundOutputs, Problem};
+use asynctask_plan::retention::{expiry, moment};
+use asynctask_runtime::client::is_status;
 
 /// Runs looked at for one answer.
 const PAGE: u32 = 200;
@@ -97,7 +97,7 @@ fn found(task: &AsyncTask, near: Near, name: Option<&str>) -> Vec<FoundOutput> {
     let wanted = outputs.filter(|output| output.name != LOG_OUTPUT && name.is_none_or(|name| output.name == name));
     let there =
         wanted.filter(|output| near.sees(visibility(task, None, &output.name)) && gone(task, &output.name).is_none());
-    let view = |output: &crate::api::outputs::OutputStatus| FoundOutput {
+    let view = |output: &asynctask_api::outputs::OutputStatus| FoundOutput {
         task: task.name_any(),
         definition: task.spec.definition.name.clone(),
         owner: task.spec.owner.clone(),

@@ -8,18 +8,18 @@ use jiff::{Timestamp, ToSpan};
 use kube::Api;
 
 use super::stores::stores;
-use crate::api::AsyncTask;
-use crate::api::names::subresource::HISTORY;
-use crate::contract::people::{HistoryList, Problem};
-use crate::gateway::authorize::Access;
-use crate::gateway::identity::Caller;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{self, Names};
-use crate::gateway::{Gateway, Shared};
-use crate::plan::stores::is_open;
-use crate::runtime::stores::OpenStore;
-use crate::storage::StoreError;
-use crate::storage::records::{HistoryRecord, RECORD_MAX, decode};
+use crate::authorize::Access;
+use crate::identity::Caller;
+use crate::problem::Refusal;
+use crate::request::{self, Names};
+use crate::{Gateway, Shared};
+use asynctask_api::AsyncTask;
+use asynctask_api::names::subresource::HISTORY;
+use asynctask_contract::people::{HistoryList, Problem};
+use asynctask_plan::stores::is_open;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::StoreError;
+use asynctask_storage::records::{HistoryRecord, RECORD_MAX, decode};
 
 /// Months looked into, this one included: a year back whatever day it is.
 const MONTHS: usize = 13;

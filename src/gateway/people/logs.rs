@@ -6,15 +6,15 @@ use kube::ResourceExt;
 
 use super::readable::{Readable, taken_over};
 use super::shards::record;
-use crate::contract::env::LOG_OUTPUT;
-use crate::gateway::Gateway;
-use crate::gateway::problem::Refusal;
-use crate::gateway::sealed::{self, Sealed, status_of};
-use crate::runtime::stores::OpenStore;
-use crate::storage::StoreError;
-use crate::storage::digest::Expected;
-use crate::storage::layout::{AttemptKind, StepKeys};
-use crate::storage::records::{FailureRecord, ManifestFile};
+use crate::Gateway;
+use crate::problem::Refusal;
+use crate::sealed::{self, Sealed, status_of};
+use asynctask_contract::env::LOG_OUTPUT;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::StoreError;
+use asynctask_storage::digest::Expected;
+use asynctask_storage::layout::{AttemptKind, StepKeys};
+use asynctask_storage::records::{FailureRecord, ManifestFile};
 
 /// Longest log that is measured before it is sent: above what an agent stores.
 const LOG_MAX: u64 = 16 << 20;

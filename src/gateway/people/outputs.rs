@@ -10,13 +10,13 @@ use super::broker::{Chosen, view};
 use super::logs::log;
 use super::readable::{Readable, Results};
 use super::rights::{self, Once};
-use crate::contract::env::LOG_OUTPUT;
-use crate::contract::people::{DownloadTicket, GoneView, OutputList, OutputView, Problem};
-use crate::gateway::identity::Caller;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{Filters, Names};
-use crate::gateway::{Gateway, Shared};
-use crate::plan::retention::expiry;
+use crate::identity::Caller;
+use crate::problem::Refusal;
+use crate::request::{Filters, Names};
+use crate::{Gateway, Shared};
+use asynctask_contract::env::LOG_OUTPUT;
+use asynctask_contract::people::{DownloadTicket, GoneView, OutputList, OutputView, Problem};
+use asynctask_plan::retention::expiry;
 
 /// Files of an output that are listed with it; more have to be asked for by their number.
 const LISTED: usize = 1000;

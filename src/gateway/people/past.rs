@@ -12,18 +12,18 @@ use serde::Deserialize;
 
 use super::found::since;
 use super::stores::stores;
-use crate::api::OutputStore;
-use crate::api::names::subresource::HISTORY;
-use crate::contract::people::{PastRuns, Problem};
-use crate::gateway::Shared;
-use crate::gateway::authorize::Access;
-use crate::gateway::identity::Caller;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{self, Filters, Names};
-use crate::plan::stores::is_open;
-use crate::runtime::stores::OpenStore;
-use crate::storage::StoreError;
-use crate::storage::records::{HistoryRecord, RECORD_MAX, decode};
+use crate::Shared;
+use crate::authorize::Access;
+use crate::identity::Caller;
+use crate::problem::Refusal;
+use crate::request::{self, Filters, Names};
+use asynctask_api::OutputStore;
+use asynctask_api::names::subresource::HISTORY;
+use asynctask_contract::people::{PastRuns, Problem};
+use asynctask_plan::stores::is_open;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::StoreError;
+use asynctask_storage::records::{HistoryRecord, RECORD_MAX, decode};
 
 /// How far back is looked where the caller does not say.
 const DAYS: i32 = 30;

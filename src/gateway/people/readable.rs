@@ -6,22 +6,22 @@ use kube::{Api, ResourceExt};
 
 use super::rights::{Near, visibility};
 use super::stores::require_open;
-use crate::api::AsyncTask;
-use crate::api::definition::OutputSpec;
-use crate::api::names::subresource::{OUTPUTS, VISIBILITY};
-use crate::api::outputs::Visibility;
-use crate::api::task::StepStatus;
-use crate::contract::env::LOG_OUTPUT;
-use crate::gateway::Gateway;
-use crate::gateway::authorize::Access;
-use crate::gateway::identity::Caller;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request;
-use crate::gateway::sealed::Sealed;
-use crate::plan::definition::ValidatedDefinition;
-use crate::plan::fanout::{assemble_name, is_appended};
-use crate::runtime::stores::OpenStore;
-use crate::storage::records::ManifestFile;
+use crate::Gateway;
+use crate::authorize::Access;
+use crate::identity::Caller;
+use crate::problem::Refusal;
+use crate::request;
+use crate::sealed::Sealed;
+use asynctask_api::AsyncTask;
+use asynctask_api::definition::OutputSpec;
+use asynctask_api::names::subresource::{OUTPUTS, VISIBILITY};
+use asynctask_api::outputs::Visibility;
+use asynctask_api::task::StepStatus;
+use asynctask_contract::env::LOG_OUTPUT;
+use asynctask_plan::definition::ValidatedDefinition;
+use asynctask_plan::fanout::{assemble_name, is_appended};
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::records::ManifestFile;
 
 /// A task whose outputs the caller may read, as far as they are visible to them.
 pub(super) struct Readable {

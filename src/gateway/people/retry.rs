@@ -8,15 +8,15 @@ use kube::api::ObjectMeta;
 
 use super::readable::read;
 use super::tasks::{self, submit};
-use crate::api::AsyncTask;
-use crate::api::names::subresource::RETRY;
-use crate::api::task::{AsyncTaskSpec, RetryOf};
-use crate::contract::people::{Problem, RetryRequest};
-use crate::gateway::Shared;
-use crate::gateway::authorize::Access;
-use crate::gateway::identity::Caller;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{self, MaybePayload, Names};
+use crate::Shared;
+use crate::authorize::Access;
+use crate::identity::Caller;
+use crate::problem::Refusal;
+use crate::request::{self, MaybePayload, Names};
+use asynctask_api::AsyncTask;
+use asynctask_api::names::subresource::RETRY;
+use asynctask_api::task::{AsyncTaskSpec, RetryOf};
+use asynctask_contract::people::{Problem, RetryRequest};
 
 /// Run a task again
 ///
@@ -68,7 +68,7 @@ fn spec(source: &AsyncTask, caller: &Caller) -> Result<AsyncTaskSpec, Refusal> {
     let name = source.name_any();
     let conflict = |message: String| Refusal::Conflict { word: "NotRetriable", message };
     match status.state {
-        Some(crate::api::TaskState::Complete) => {
+        Some(asynctask_api::TaskState::Complete) => {
             return Err(conflict(format!("run {name} is Complete: nothing is left to do")));
         }
         Some(state) if state.is_terminal() => {}

@@ -13,17 +13,17 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::readable::{Readable, read};
-use crate::api::AsyncTask;
-use crate::api::TaskState;
-use crate::api::names::MANAGER_GATEWAY;
-use crate::api::outputs::{Gone, GoneWhy, OutputClaim, OutputDeletion, OutputStatus, Visibility};
-use crate::api::task::AsyncTaskStatus;
-use crate::contract::env::LOG_OUTPUT;
-use crate::gateway::identity::{Caller, Person};
-use crate::gateway::problem::Refusal;
-use crate::gateway::{Gateway, Shared};
-use crate::plan::definition::ValidatedDefinition;
-use crate::runtime::client::is_status;
+use crate::identity::{Caller, Person};
+use crate::problem::Refusal;
+use crate::{Gateway, Shared};
+use asynctask_api::AsyncTask;
+use asynctask_api::TaskState;
+use asynctask_api::names::MANAGER_GATEWAY;
+use asynctask_api::outputs::{Gone, GoneWhy, OutputClaim, OutputDeletion, OutputStatus, Visibility};
+use asynctask_api::task::AsyncTaskStatus;
+use asynctask_contract::env::LOG_OUTPUT;
+use asynctask_plan::definition::ValidatedDefinition;
+use asynctask_runtime::client::is_status;
 
 /// How long an output for one use is there after its last byte was sent through here, should its end not have arrived.
 const AFTER_LAST_BYTE: Duration = Duration::from_secs(30);

@@ -8,19 +8,19 @@ use kube::ResourceExt;
 use serde::Deserialize;
 
 use super::readable::{read, store, taken_over};
-use crate::api::AsyncTask;
-use crate::api::task::StepStatus;
-use crate::contract::people::{Problem, ShardList, ShardState, ShardView};
-use crate::gateway::Shared;
-use crate::gateway::authorize::Access;
-use crate::gateway::identity::Caller;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{self, Filters, Names};
-use crate::gateway::sealed::{Sealed, keys};
-use crate::runtime::stores::OpenStore;
-use crate::storage::StoreError;
-use crate::storage::layout::{AttemptKind, StepKeys};
-use crate::storage::records::{CommitRecord, FailureRecord, RECORD_MAX, SealedShard, decode};
+use crate::Shared;
+use crate::authorize::Access;
+use crate::identity::Caller;
+use crate::problem::Refusal;
+use crate::request::{self, Filters, Names};
+use crate::sealed::{Sealed, keys};
+use asynctask_api::AsyncTask;
+use asynctask_api::task::StepStatus;
+use asynctask_contract::people::{Problem, ShardList, ShardState, ShardView};
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::StoreError;
+use asynctask_storage::layout::{AttemptKind, StepKeys};
+use asynctask_storage::records::{CommitRecord, FailureRecord, RECORD_MAX, SealedShard, decode};
 
 /// Shards on a page where the caller does not say.
 const PAGE: usize = 100;

@@ -6,11 +6,11 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use crate::api::OutputStore;
-use crate::gateway::Gateway;
-use crate::gateway::problem::Refusal;
-use crate::plan::stores::is_open;
-use crate::runtime::client::is_status;
+use crate::Gateway;
+use crate::problem::Refusal;
+use asynctask_api::OutputStore;
+use asynctask_plan::stores::is_open;
+use asynctask_runtime::client::is_status;
 
 /// The OutputStores of the cluster, and the labels of a namespace, which decide which of them are open to it.
 pub(super) async fn stores(

@@ -16,17 +16,17 @@ use serde_json::Value;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use crate::api::names::MANAGER_GATEWAY;
-use crate::api::task::{AsyncTaskSpec, DefinitionRef, InputRef, OutputRef, RetryOf};
-use crate::api::{AsyncTask, TaskDefinitionSpec, TaskState};
-use crate::contract::people::{NewInput, NewTask, Problem, TaskList};
-use crate::gateway::authorize::Access;
-use crate::gateway::identity::{Caller, Person};
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{self, Filters, Names, Payload};
-use crate::gateway::{Gateway, Shared};
-use crate::plan::parameters;
-use crate::runtime::client::is_status;
+use crate::authorize::Access;
+use crate::identity::{Caller, Person};
+use crate::problem::Refusal;
+use crate::request::{self, Filters, Names, Payload};
+use crate::{Gateway, Shared};
+use asynctask_api::names::MANAGER_GATEWAY;
+use asynctask_api::task::{AsyncTaskSpec, DefinitionRef, InputRef, OutputRef, RetryOf};
+use asynctask_api::{AsyncTask, TaskDefinitionSpec, TaskState};
+use asynctask_contract::people::{NewInput, NewTask, Problem, TaskList};
+use asynctask_plan::parameters;
+use asynctask_runtime::client::is_status;
 
 /// Tasks of one page where the caller names no limit, and the most they may name.
 const PAGE: u32 = 100;

@@ -10,24 +10,24 @@ use axum::http::StatusCode;
 use uuid::Uuid;
 
 use super::stores::stores;
-use crate::api::names::subresource::UPLOADS;
-use crate::api::{OutputStore, TaskDefinitionSpec};
-use crate::contract::people::{Problem, UploadCompletion, UploadRequest, UploadStarted, UploadView};
-use crate::contract::wire::{PartsReply, PartsRequest, UploadPlan};
-use crate::gateway::authorize::Access;
-use crate::gateway::identity::Caller;
-use crate::gateway::problem::Refusal;
-use crate::gateway::request::{self, LIST, Names, Payload};
-use crate::gateway::target::{self, Target};
-use crate::gateway::transfer::OPAQUE;
-use crate::gateway::{Gateway, Shared};
-use crate::plan::definition::{ValidatedInput, validate};
-use crate::plan::stores::{choose, is_open};
-use crate::runtime::stores::OpenStore;
-use crate::storage::digest::{Digest, Expected, InvalidDigest};
-use crate::storage::layout::UploadKeys;
-use crate::storage::records::{RECORD_MAX, UploadRecord, decode, encode};
-use crate::storage::{Audience, PutMode, StoreError, UploadShape, plan_upload};
+use crate::authorize::Access;
+use crate::identity::Caller;
+use crate::problem::Refusal;
+use crate::request::{self, LIST, Names, Payload};
+use crate::target::{self, Target};
+use crate::transfer::OPAQUE;
+use crate::{Gateway, Shared};
+use asynctask_api::names::subresource::UPLOADS;
+use asynctask_api::{OutputStore, TaskDefinitionSpec};
+use asynctask_contract::people::{Problem, UploadCompletion, UploadRequest, UploadStarted, UploadView};
+use asynctask_contract::wire::{PartsReply, PartsRequest, UploadPlan};
+use asynctask_plan::definition::{ValidatedInput, validate};
+use asynctask_plan::stores::{choose, is_open};
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::digest::{Digest, Expected, InvalidDigest};
+use asynctask_storage::layout::UploadKeys;
+use asynctask_storage::records::{RECORD_MAX, UploadRecord, decode, encode};
+use asynctask_storage::{Audience, PutMode, StoreError, UploadShape, plan_upload};
 
 /// How long a signed request for an uploader is good for: a part of some tens of MiB over a slow line.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -341,7 +341,7 @@ pub(super) async fn complete(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::wire::PartToSign;
+    use asynctask_contract::wire::PartToSign;
 
     fn input() -> ValidatedInput {
         ValidatedInput {

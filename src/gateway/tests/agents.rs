@@ -5,7 +5,7 @@ use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::fake::{Answer, JOB, POD, TASK, World};
-use crate::storage::Digest;
+use asynctask_storage::Digest;
 
 fn file(content: &[u8]) -> Value {
     json!({"output": "report", "seq": 0, "path": "report.json", "size": content.len(), "sha256": Digest::of(content).to_string()})

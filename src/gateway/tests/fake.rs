@@ -8,12 +8,14 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use kube::Client;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tower::ServiceExt;
 
-use crate::gateway::metrics::Requests;
-use crate::gateway::{Gateway, Shared, router};
-use crate::runtime::metrics::Metrics;
-use crate::runtime::stores::Stores;
+use super::unconditional::as_told;
+use crate::metrics::Requests;
+use crate::{Gateway, Shared, router};
+use asynctask_runtime::metrics::Metrics;
+use asynctask_runtime::stores::Stores;
 
 pub(super) const NS: &str = "studio";
 pub(super) const TASKS: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/asynctasks";
@@ -227,6 +229,10 @@ fn client(cluster: &Arc<Cluster>) -> Client {
     Client::new(service, "default")
 }
 
+fn stores(client: &Client, volume: &TempDir) -> Stores {
+    Stores::new(client.clone(), "asynctask-system", Some(volume.path().to_owned())).wrapped(as_told)
+}
+
 /// A gateway and the cluster it stands in.
 pub(super) struct World {
     pub(super) cluster: Arc<Cluster>,
@@ -246,7 +252,7 @@ impl World {
         populate(&cluster);
         let client = client(&cluster);
         let volume = Arc::new(tempfile::tempdir().expect("a folder"));
-        let stores = Stores::new(client.clone(), "asynctask-system", Some(volume.path().to_owned()));
+        let stores = stores(&client, &volume);
         let gateway = Arc::new(Gateway::new(client, stores).paced(per_second));
         let router = router(Arc::clone(&gateway), Requests::new(&Metrics::new("gateway")));
         Self { cluster, router, volume, gateway }
@@ -255,7 +261,7 @@ impl World {
     /// The same cluster and volume with a gateway that knows nothing yet.
     pub(super) fn again(&self) -> Self {
         let client = client(&self.cluster);
-        let stores = Stores::new(client.clone(), "asynctask-system", Some(self.volume.path().to_owned()));
+        let stores = stores(&client, &self.volume);
         let gateway = Arc::new(Gateway::new(client, stores));
         let router = router(Arc::clone(&gateway), Requests::new(&Metrics::new("gateway")));
         Self { cluster: Arc::clone(&self.cluster), router, volume: Arc::clone(&self.volume), gateway }

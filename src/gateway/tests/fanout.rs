@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::fake::{Answer, TASK, World};
 use super::shards::{self, keys, put, run, say, seal, seal_send, volume};
-use crate::storage::Digest;
+use asynctask_storage::Digest;
 
 async fn assignment(world: &World, pod: &str) -> Value {
     let answer = world.call(pod, "GET", "/agent/v1/assignment", None).await;

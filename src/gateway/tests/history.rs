@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::fake::{TASK, World};
-use crate::storage::PutMode;
-use crate::storage::records::{HistoryRecord, VERSION, encode};
+use asynctask_storage::PutMode;
+use asynctask_storage::records::{HistoryRecord, VERSION, encode};
 
 const HISTORY: &str = "/api/v1/namespaces/studio/tasks/run-1/history";
 

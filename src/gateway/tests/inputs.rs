@@ -4,8 +4,8 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::fake::{TASK, World};
-use crate::storage::records::{Manifest, ManifestFile, VERSION};
-use crate::storage::{Digest, PutMode};
+use asynctask_storage::records::{Manifest, ManifestFile, VERSION};
+use asynctask_storage::{Digest, PutMode};
 
 /// Step `fetch` has given `pages/a.txt` and `pages/b/c.txt`, each with its own path as content, and a log.
 async fn seal(world: &World) {

@@ -12,5 +12,6 @@ mod people;
 mod pieces;
 mod shards;
 mod spread;
+mod unconditional;
 mod uploads;
 mod wire;

@@ -5,7 +5,7 @@ use axum::http::{Request, StatusCode};
 use serde_json::json;
 
 use super::fake::{TASK, World};
-use crate::gateway::{agents, people};
+use crate::{agents, people};
 
 /// Method and path of every route, with names put in.
 pub(super) fn routes(which: &str) -> Vec<(String, String)> {
@@ -89,7 +89,7 @@ async fn who_may_see_a_task_may_not_therefore_read_its_outputs() {
 async fn an_upload_of_somebody_else_is_as_unknown_as_one_that_never_was() {
     let world = World::new();
     world.cluster.grant("bob", "create asynctasks/uploads");
-    let sha256 = crate::storage::Digest::of(b"x").to_string();
+    let sha256 = asynctask_storage::Digest::of(b"x").to_string();
     let asked = json!({"definition": "course-import", "input": "archive", "size": 1, "sha256": sha256, "mediaType": "application/gzip"});
     let begun = world.call("alice", "POST", "/api/v1/namespaces/studio/uploads", Some(asked)).await;
     assert_eq!(begun.status, StatusCode::CREATED, "{}", begun.text());
@@ -104,7 +104,7 @@ async fn an_upload_of_somebody_else_is_as_unknown_as_one_that_never_was() {
 #[tokio::test]
 async fn without_the_right_nothing_is_listed_created_or_begun() {
     let world = World::new();
-    let sha256 = crate::storage::Digest::of(b"x").to_string();
+    let sha256 = asynctask_storage::Digest::of(b"x").to_string();
     for (method, path, body) in [
         ("GET", "/api/v1/namespaces/studio/tasks", None),
         ("POST", "/api/v1/namespaces/studio/tasks", Some(json!({"definition": "course-import"}))),

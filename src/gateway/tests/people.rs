@@ -5,8 +5,8 @@ use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::fake::{Answer, TASK, TASKS, World};
-use crate::storage::records::{Manifest, ManifestFile, VERSION};
-use crate::storage::{Digest, PutMode};
+use asynctask_storage::records::{Manifest, ManifestFile, VERSION};
+use asynctask_storage::{Digest, PutMode};
 
 const NEW: &str = "/api/v1/namespaces/studio/tasks";
 const UPLOADS: &str = "/api/v1/namespaces/studio/uploads";
@@ -273,6 +273,6 @@ async fn the_document_is_free_and_names_every_route() {
     let served = world.send(Request::get("/openapi.json").body(Body::empty()).expect("a request")).await.json();
     assert_eq!(served["paths"].as_object().map(serde_json::Map::len), Some(18));
     assert_eq!(served["info"]["version"], env!("CARGO_PKG_VERSION"));
-    let printed: Value = serde_json::from_str(&crate::gateway::openapi()).expect("JSON");
+    let printed: Value = serde_json::from_str(&crate::openapi()).expect("JSON");
     assert_eq!(served, printed);
 }

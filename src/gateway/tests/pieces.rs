@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::fake::{TASK, World};
 use super::shards::{run, say, seal, seal_send, world};
-use crate::storage::Digest;
+use asynctask_storage::Digest;
 
 const RUN: &str = "/api/v1/namespaces/studio/tasks/run-1";
 

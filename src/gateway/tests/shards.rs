@@ -4,13 +4,13 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::fake::{TASK, TREV, World};
-use crate::contract::wire::ItemCounts;
-use crate::runtime::stores::OpenStore;
-use crate::storage::layout::StepKeys;
-use crate::storage::records::{
+use asynctask_contract::wire::ItemCounts;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::layout::StepKeys;
+use asynctask_storage::records::{
     Manifest, ManifestFile, ManifestPage, PageRef, SealedShard, ShardFailure, VERSION, Volume, encode,
 };
-use crate::storage::{Digest, PutMode};
+use asynctask_storage::{Digest, PutMode};
 
 /// A world whose run is of such a definition. Steps are in no state yet.
 pub(super) fn world() -> World {

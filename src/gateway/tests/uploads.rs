@@ -9,7 +9,7 @@ use axum::http::{Method, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::fake::World;
-use crate::storage::Digest;
+use asynctask_storage::Digest;
 
 const UPLOADS: &str = "/api/v1/namespaces/studio/uploads";
 const DEFINITION: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/taskdefinitions/course-import";

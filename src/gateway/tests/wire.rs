@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fake::World;
-use crate::gateway::{server, tls};
-use crate::runtime::health::Readiness;
+use crate::{server, tls};
+use asynctask_runtime::health::Readiness;
 
 const NAME: &str = "asynctask-gateway.asynctask-system.svc";
 const LIST: &str = "/api/v1/namespaces/studio/tasks";
@@ -60,7 +60,7 @@ fn client(address: std::net::SocketAddr, trusted: &Authority, identity: Option<(
 
 #[tokio::test]
 async fn certificates_are_renewed_while_serving_and_known_users_come_in_by_theirs() {
-    crate::runtime::client::install_crypto_provider();
+    asynctask_runtime::client::install_crypto_provider();
     let (world, old, new, people) = (World::new(), Authority::new(), Authority::new(), Authority::new());
     let configured = |authority: &Authority| {
         Some(Arc::new(tls::configuration(&secret(authority), Some(&people.pem), NAME).expect("usable").0))

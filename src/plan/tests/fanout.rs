@@ -1,7 +1,7 @@
 //! What an author may declare of a fan-out: each mistake is told with its field.
 
 use super::*;
-use crate::plan::fanout::{FanOut, Source, Tolerance};
+use crate::fanout::{FanOut, Source, Tolerance};
 
 fn declared(change: impl FnOnce(&mut Value)) -> Result<ValidatedDefinition, Vec<String>> {
     let mut spec = json!({

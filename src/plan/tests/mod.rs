@@ -7,22 +7,22 @@ mod spread;
 mod steps;
 mod walks;
 
-use crate::api::condition;
-use crate::api::names::{ANNOTATION_ABANDON, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, FINALIZER_OUTPUTS};
-use crate::api::state::StepState;
-use crate::api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
-use crate::api::{AsyncTask, TaskDefinitionSpec, TaskState};
-use crate::contract::wire::{CommittedFile, FailureReport, Termination};
-use crate::plan::agent::{Agent, GatewayAccess, Injection};
-use crate::plan::decide::{Action, Claim, News, Plan, StepNews, Verdict, plan};
-use crate::plan::definition::{ValidatedDefinition, validate};
-use crate::plan::snapshot::{
+use crate::agent::{Agent, GatewayAccess, Injection};
+use crate::decide::{Action, Claim, News, Plan, StepNews, Verdict, plan};
+use crate::definition::{ValidatedDefinition, validate};
+use crate::snapshot::{
     Admission, CommitFact, DefinitionFact, Execution, ExitFact, FailureFact, JobEnd, JobFact, JobRef, LogFact, Phase,
     PodFact, Remains, Results, Seen, Snapshot, Trouble, Turn, UploadFact, job_name, needs_pods, phase, running,
 };
-use crate::plan::status::{Applied, ShardSeal, operators_part, status};
-use crate::plan::stores::NoStore;
-use crate::plan::tally::Tally;
+use crate::status::{Applied, ShardSeal, operators_part, status};
+use crate::stores::NoStore;
+use crate::tally::Tally;
+use asynctask_api::condition;
+use asynctask_api::names::{ANNOTATION_ABANDON, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, FINALIZER_OUTPUTS};
+use asynctask_api::state::StepState;
+use asynctask_api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
+use asynctask_api::{AsyncTask, TaskDefinitionSpec, TaskState};
+use asynctask_contract::wire::{CommittedFile, FailureReport, Termination};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;

@@ -1,12 +1,12 @@
 //! Steps that fan out: from the planner's items to the end of the last shard, and beyond it in another run.
 
 use super::*;
-use crate::api::task::EmittedStatus;
-use crate::contract::wire::{Emitted, ItemCounts};
-use crate::plan::seal::Sealed;
-use crate::plan::shards::ShardSet;
-use crate::plan::snapshot::{IndexFact, RetryFact};
-use crate::plan::tally::ShardFact;
+use crate::seal::Sealed;
+use crate::shards::ShardSet;
+use crate::snapshot::{IndexFact, RetryFact};
+use crate::tally::ShardFact;
+use asynctask_api::task::EmittedStatus;
+use asynctask_contract::wire::{Emitted, ItemCounts};
 
 /// plan emits, send fans out over it and appends to one file, report comes after.
 fn mail(more: &Value) -> Value {
@@ -63,7 +63,7 @@ impl Story {
         story.left("send", end, Ok(Results::default())).go(now)
     }
 
-    fn send(&self) -> &crate::api::task::StepStatus {
+    fn send(&self) -> &asynctask_api::task::StepStatus {
         self.status().steps.iter().find(|step| step.name == "send").expect("a step")
     }
 
@@ -324,5 +324,5 @@ proptest! {
 fn sealed_results_of_plain_steps_tell_their_items() {
     let counts = ItemCounts { attempted: 4, failed: 1, skipped: 0, reasons: BTreeMap::new() };
     let sealed = Sealed { pod_uid: "p".into(), files: vec![], emitted: None, items: Some(counts) };
-    assert_eq!(crate::plan::seal::state(&sealed), StepState::PartiallyComplete);
+    assert_eq!(crate::seal::state(&sealed), StepState::PartiallyComplete);
 }

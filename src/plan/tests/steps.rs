@@ -1,8 +1,8 @@
 //! Plans of several steps, retries, cancellation, holding, queue: one turn of the life of a run each.
 
 use super::*;
-use crate::api::state::StepState;
-use crate::plan::decide::CancelNews;
+use crate::decide::CancelNews;
+use asynctask_api::state::StepState;
 
 /// A diamond with an alternative and a cleanup:
 ///
@@ -47,7 +47,7 @@ impl Story {
         self.status().steps.iter().map(|step| (step.name.as_str(), step.state.expect("a state"))).collect()
     }
 
-    fn of(&self, step: &str) -> &crate::api::task::StepStatus {
+    fn of(&self, step: &str) -> &asynctask_api::task::StepStatus {
         self.status().steps.iter().find(|known| known.name == step).expect("a step")
     }
 

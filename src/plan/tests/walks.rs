@@ -2,7 +2,7 @@
 //! happens, the promises hold.
 
 use super::*;
-use crate::api::task::StepStatus;
+use asynctask_api::task::StepStatus;
 
 /// What may happen between two looks.
 #[derive(Clone, Debug)]

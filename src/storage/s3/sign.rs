@@ -13,7 +13,7 @@ use super::super::signing::{Audience, GetShape, PartLimits, PutLimits, Signer};
 use super::super::{Difference, PutMode};
 use super::S3Store;
 use super::failure::Act;
-use crate::contract::wire::{SentPart, SignedRequest, StoredPart};
+use asynctask_contract::wire::{SentPart, SignedRequest, StoredPart};
 
 impl S3Store {
     fn client_for(&self, audience: Audience) -> &Client {

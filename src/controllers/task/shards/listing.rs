@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::vec;
 
-use crate::controllers::task::results::{PAGE, stuck};
-use crate::plan::snapshot::Trouble;
-use crate::storage::layout::{AttemptKey, AttemptKind, StepKeys};
-use crate::storage::{Meta, ObjectStore};
+use crate::task::results::{PAGE, stuck};
+use asynctask_plan::snapshot::Trouble;
+use asynctask_storage::layout::{AttemptKey, AttemptKind, StepKeys};
+use asynctask_storage::{Meta, ObjectStore};
 
 /// What one pod left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

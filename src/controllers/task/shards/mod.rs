@@ -27,16 +27,16 @@ use self::reading::{Logs, Place};
 use self::sealed::Sealed;
 use super::TaskController;
 use super::results::{Reader, stuck};
-use crate::api::AsyncTask;
-use crate::api::task::StepStatus;
-use crate::plan::snapshot::Trouble;
-use crate::plan::status::ShardSeal;
-use crate::plan::tally::{ShardFact, Tally};
-use crate::runtime::client::explain;
-use crate::runtime::stores::OpenStore;
-use crate::storage::Digest;
-use crate::storage::layout::{InvalidPart, StepKeys};
-use crate::storage::records::SealedShard;
+use asynctask_api::AsyncTask;
+use asynctask_api::task::StepStatus;
+use asynctask_plan::snapshot::Trouble;
+use asynctask_plan::status::ShardSeal;
+use asynctask_plan::tally::{ShardFact, Tally};
+use asynctask_runtime::client::explain;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::Digest;
+use asynctask_storage::layout::{InvalidPart, StepKeys};
+use asynctask_storage::records::SealedShard;
 
 /// The run whose successful shards a step takes over.
 #[derive(Clone, Debug)]

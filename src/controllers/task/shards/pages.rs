@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 
 use super::reading::Place;
-use crate::plan::snapshot::Trouble;
-use crate::storage::records::{
+use asynctask_plan::snapshot::Trouble;
+use asynctask_storage::records::{
     Manifest, ManifestFile, ManifestPage, PageRef, RECORD_MAX, SealedShard, VERSION, Volume,
 };
-use crate::storage::{Digest, PutMode, StoreError};
+use asynctask_storage::{Digest, PutMode, StoreError};
 
 /// Shards in a page, and files in a page of more than one shard.
 pub(super) const PAGE: usize = 1000;
@@ -115,7 +115,7 @@ fn count(outputs: &mut BTreeMap<String, Volume>, file: &ManifestFile) {
 }
 
 /// Why the result of a step is not sealed yet.
-pub(in crate::controllers::task) fn unsealed(reason: &'static str, error: &dyn std::error::Error) -> Trouble {
+pub(in crate::task) fn unsealed(reason: &'static str, error: &dyn std::error::Error) -> Trouble {
     Trouble {
         reason,
         message: format!(

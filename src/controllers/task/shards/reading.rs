@@ -6,14 +6,14 @@ use futures::{Stream, StreamExt, stream};
 
 use super::listing::{Group, Left, Listing};
 use super::sealed::Sealed;
-use crate::api::condition::cut;
-use crate::contract::env::LOG_OUTPUT;
-use crate::contract::wire::{CommittedFile, ItemCounts, REASONS};
-use crate::controllers::task::results::{LOG_MAX, LOG_TYPE, Reader, require_owner, stuck};
-use crate::plan::snapshot::Trouble;
-use crate::storage::layout::{AttemptKeys, StepKeys};
-use crate::storage::records::{CommitRecord, FailureRecord, ManifestFile, SealedShard, ShardFailure};
-use crate::storage::{Expected, StoreError};
+use crate::task::results::{LOG_MAX, LOG_TYPE, Reader, require_owner, stuck};
+use asynctask_api::condition::cut;
+use asynctask_contract::env::LOG_OUTPUT;
+use asynctask_contract::wire::{CommittedFile, ItemCounts, REASONS};
+use asynctask_plan::snapshot::Trouble;
+use asynctask_storage::layout::{AttemptKeys, StepKeys};
+use asynctask_storage::records::{CommitRecord, FailureRecord, ManifestFile, SealedShard, ShardFailure};
+use asynctask_storage::{Expected, StoreError};
 
 /// Shards read side by side.
 pub(super) const READS: usize = 32;

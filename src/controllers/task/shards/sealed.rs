@@ -4,12 +4,12 @@ use std::vec;
 
 use super::reading::Place;
 use super::{Source, keys};
-use crate::controllers::task::results::stuck;
-use crate::plan::snapshot::Trouble;
-use crate::runtime::stores::OpenStore;
-use crate::storage::layout::StepKeys;
-use crate::storage::records::{Manifest, ManifestPage, PageRef, RECORD_MAX, RecordError, SealedShard};
-use crate::storage::{Digest, StoreError};
+use crate::task::results::stuck;
+use asynctask_plan::snapshot::Trouble;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::layout::StepKeys;
+use asynctask_storage::records::{Manifest, ManifestPage, PageRef, RECORD_MAX, RecordError, SealedShard};
+use asynctask_storage::{Digest, StoreError};
 
 /// Reads pages, and remembers one.
 pub(super) struct Sealed<'a> {

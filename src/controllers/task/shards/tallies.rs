@@ -5,33 +5,33 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::state::StepState;
-use crate::api::task::StepStatus;
-use crate::plan::snapshot::{JobEnd, JobFact, attempt};
-use crate::plan::tally::Tally;
+use asynctask_api::state::StepState;
+use asynctask_api::task::StepStatus;
+use asynctask_plan::snapshot::{JobEnd, JobFact, attempt};
+use asynctask_plan::tally::Tally;
 
 /// Sums kept: as many steps as end at a time in most clusters. The oldest is dropped when they are more.
 const KEPT: usize = 64;
 
 /// What a sum was made of. No pod of the attempt runs any more, so nothing is added to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::controllers::task) struct Ended {
-    pub(in crate::controllers::task) uid: String,
-    pub(in crate::controllers::task) step: String,
-    pub(in crate::controllers::task) attempt: u32,
-    pub(in crate::controllers::task) end: JobEnd,
+pub(in crate::task) struct Ended {
+    pub(in crate::task) uid: String,
+    pub(in crate::task) step: String,
+    pub(in crate::task) attempt: u32,
+    pub(in crate::task) end: JobEnd,
 }
 
 /// The last sums.
 #[derive(Debug, Default)]
-pub(in crate::controllers::task) struct Tallies(Mutex<VecDeque<(Ended, Tally)>>);
+pub(in crate::task) struct Tallies(Mutex<VecDeque<(Ended, Tally)>>);
 
 impl Tallies {
-    pub(in crate::controllers::task) fn recall(&self, ended: &Ended) -> Option<Tally> {
+    pub(in crate::task) fn recall(&self, ended: &Ended) -> Option<Tally> {
         self.lock().iter().find(|(known, _)| known == ended).map(|(_, tally)| tally.clone())
     }
 
-    pub(in crate::controllers::task) fn remember(&self, ended: Ended, tally: Tally) {
+    pub(in crate::task) fn remember(&self, ended: Ended, tally: Tally) {
         let mut kept = self.lock();
         kept.retain(|(known, _)| known.uid != ended.uid || known.step != ended.step);
         kept.push_back((ended, tally));
@@ -46,7 +46,7 @@ impl Tallies {
     }
 
     /// The run is gone.
-    pub(in crate::controllers::task) fn forget_all(&self, uid: &str) {
+    pub(in crate::task) fn forget_all(&self, uid: &str) {
         self.lock().retain(|(known, _)| known.uid != uid);
     }
 
@@ -57,7 +57,7 @@ impl Tallies {
 
 /// Whether it is time to add up the shards of a step that fans out: how the Job of its attempt ended. As long as that
 /// one is there and has not ended, its pods may still commit.
-pub(in crate::controllers::task) fn due(step: &StepStatus, jobs: &[JobFact], now: Timestamp) -> Option<JobEnd> {
+pub(in crate::task) fn due(step: &StepStatus, jobs: &[JobFact], now: Timestamp) -> Option<JobEnd> {
     let wanted = match step.state? {
         StepState::Running => true,
         StepState::Retrying => step.until.as_ref().is_none_or(|until| until.0 <= now),

@@ -13,20 +13,20 @@ use serde_json::json;
 
 use super::reading::{Place, READS};
 use super::{Source, due, keys, seal, tally};
-use crate::api::task::StepStatus;
-use crate::contract::wire::{CommittedFile, FailureReport, ItemCounts};
-use crate::controllers::task::results::Reader;
-use crate::plan::snapshot::{JobEnd, JobFact, Trouble};
-use crate::plan::status::ShardSeal;
-use crate::plan::tally::Tally;
-use crate::runtime::stores::OpenStore;
-use crate::storage::layout::Prefix;
-use crate::storage::layout::StepKeys;
-use crate::storage::memory::MemoryStore;
-use crate::storage::records::{
+use crate::task::results::Reader;
+use asynctask_api::task::StepStatus;
+use asynctask_contract::wire::{CommittedFile, FailureReport, ItemCounts};
+use asynctask_plan::snapshot::{JobEnd, JobFact, Trouble};
+use asynctask_plan::status::ShardSeal;
+use asynctask_plan::tally::Tally;
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::layout::Prefix;
+use asynctask_storage::layout::StepKeys;
+use asynctask_storage::memory::MemoryStore;
+use asynctask_storage::records::{
     self, CommitRecord, FailureRecord, Manifest, ManifestPage, SealedShard, VERSION, encode,
 };
-use crate::storage::{Digest, Expected, Incoming, Layout, Meta, Object, ObjectStore, Page, PutMode, StoreError};
+use asynctask_storage::{Digest, Expected, Incoming, Layout, Meta, Object, ObjectStore, Page, PutMode, StoreError};
 
 const RUN: &str = "run-2";
 const BEFORE: &str = "run-1";

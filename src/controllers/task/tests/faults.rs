@@ -1,7 +1,7 @@
 //! Each write of a run lost once, before it arrives or after it was done: the end is the same, and nothing is done twice.
 
 use super::*;
-use crate::controllers::fake::Fault;
+use crate::fake::Fault;
 
 /// A whole life: made, run, sealed, marked, deleted.
 async fn life(fault: Option<(usize, Fault)>) -> (Value, Vec<String>, Vec<String>) {

@@ -1,7 +1,7 @@
 //! A newer run of a concurrency key takes the place of an older one.
 
 use super::*;
-use crate::api::names::ANNOTATION_REPLACED_BY;
+use asynctask_api::names::ANNOTATION_REPLACED_BY;
 
 const NEWER: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/asynctasks/b";
 

@@ -1,7 +1,7 @@
 //! Runs as they are meant to go, and copies that are older than the truth.
 
 use super::*;
-use crate::storage::records::Manifest;
+use asynctask_storage::records::Manifest;
 
 #[tokio::test]
 async fn a_run_takes_four_writes_and_two_events_from_new_to_marked() {

@@ -9,13 +9,13 @@ use kube::runtime::watcher;
 use serde_json::{Value, json};
 
 use super::{JOB, OURS, POD, TASK, UID, World, condition, new_task, template, world, world_of};
-use crate::api::AsyncTask;
-use crate::controllers::pace::Next;
-use crate::controllers::task::observe::Known;
-use crate::plan::decide::Action;
-use crate::plan::snapshot::{Admission, DefinitionFact, Execution, OutputFact, Remains, RetryFact, Seen};
-use crate::storage::records::{Manifest, ManifestPage, RECORD_MAX};
-use crate::storage::{Digest, ObjectStore};
+use crate::pace::Next;
+use crate::task::observe::Known;
+use asynctask_api::AsyncTask;
+use asynctask_plan::decide::Action;
+use asynctask_plan::snapshot::{Admission, DefinitionFact, Execution, OutputFact, Remains, RetryFact, Seen};
+use asynctask_storage::records::{Manifest, ManifestPage, RECORD_MAX};
+use asynctask_storage::{Digest, ObjectStore};
 
 const OTHER: &str = "/apis/asynctask.dev/v1alpha1/namespaces/studio/asynctasks/before";
 const OTHER_UID: &str = "11111111-0000-4000-8000-000000000000";

@@ -43,7 +43,7 @@ mod submit;
 mod takeover;
 mod target;
 mod terminal;
-#[cfg(all(test, feature = "runtime"))]
+#[cfg(test)]
 mod transfer_tests;
 mod tree;
 mod upload;
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_book_names_every_verb_and_every_exit_code() {
-        let book = crate::cli::golden::project("docs/src/command-line.md");
+        let book = crate::golden::project("docs/src/command-line.md");
         for verb in Cli::command().get_subcommands() {
             assert!(book.contains(&format!("| `{}", verb.get_name())), "{} is missing", verb.get_name());
         }
@@ -173,8 +173,8 @@ mod tests {
     /// What the book shows of a fan-out is what the command draws.
     #[test]
     fn the_book_shows_a_fan_out_as_it_is_drawn() {
-        let book = crate::cli::golden::project("docs/src/command-line.md");
-        let page = crate::cli::golden::project("src/cli/golden/shards_during.txt");
+        let book = crate::golden::project("docs/src/command-line.md");
+        let page = crate::golden::project("src/cli/golden/shards_during.txt");
         let drawn: Vec<_> = page.lines().filter(|line| line.starts_with("  ")).take(5).collect();
         assert!(book.contains(&drawn.join("\n")), "{}", drawn.join("\n"));
     }

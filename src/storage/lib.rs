@@ -27,8 +27,6 @@ pub mod probe;
 pub mod records;
 pub mod s3;
 mod signing;
-#[cfg(test)]
-pub(crate) mod unconditional;
 mod walk;
 
 use std::fmt;

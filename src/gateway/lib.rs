@@ -31,10 +31,10 @@ use self::identity::Identities;
 use self::metrics::Requests;
 use self::pace::Pace;
 use self::problem::Refusal;
-use crate::runtime::health::Readiness;
-use crate::runtime::metrics::Metrics;
-use crate::runtime::shutdown::Supervisor;
-use crate::runtime::stores::Stores;
+use asynctask_runtime::health::Readiness;
+use asynctask_runtime::metrics::Metrics;
+use asynctask_runtime::shutdown::Supervisor;
+use asynctask_runtime::stores::Stores;
 
 mod agents;
 mod appended;

@@ -38,14 +38,14 @@ use tokio::sync::watch;
 use self::certificate::Keeper;
 use self::context::{AgentSettings, Context, Reconciles};
 use self::injection::{Choice, Injector};
-use crate::api::names::MANAGER_OPERATOR;
-use crate::plan::queue::Limits;
-use crate::runtime::client::{ConnectError, Connector};
-use crate::runtime::health::Readiness;
-use crate::runtime::lease::{self, LeaseSpec};
-use crate::runtime::metrics::Metrics;
-use crate::runtime::shutdown::Supervisor;
-use crate::runtime::stores::Stores;
+use asynctask_api::names::MANAGER_OPERATOR;
+use asynctask_plan::queue::Limits;
+use asynctask_runtime::client::{ConnectError, Connector};
+use asynctask_runtime::health::Readiness;
+use asynctask_runtime::lease::{self, LeaseSpec};
+use asynctask_runtime::metrics::Metrics;
+use asynctask_runtime::shutdown::Supervisor;
+use asynctask_runtime::stores::Stores;
 
 /// What an administrator sets.
 #[derive(Clone, Debug)]

@@ -127,7 +127,7 @@ impl Shared {
         let state = self.lock();
         // Without bodies and signatures.
         let calls: Vec<&str> = state.calls.iter().map(|call| call.what.as_str()).collect();
-        let [out, err] = state.streams.each_ref().map(|stream| text(stream));
+        let [out, err] = state.streams.each_ref().map(text);
         let evidence = [("calls", calls), ("stdout", out.lines().collect()), ("stderr", err.lines().collect())];
         let part = |(name, lines): (&str, Vec<&str>)| {
             let left_out = lines.len().saturating_sub(EVIDENCE);

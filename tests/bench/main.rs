@@ -17,7 +17,10 @@ mod sizes;
 mod stand_in;
 mod work;
 
-#[allow(dead_code, unreachable_pub, reason = "the end-to-end tests use the rest")]
+#[allow(dead_code, reason = "the end-to-end tests use the rest")]
+#[path = "../e2e/api.rs"]
+mod api;
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "the end-to-end tests use the rest")]
 #[path = "../e2e/support.rs"]
 mod support;
 

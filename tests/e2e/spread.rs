@@ -127,7 +127,8 @@ fn kill(ns: &Namespace, shard: usize) {
         std::thread::sleep(Duration::from_millis(100 * (shard as u64 * 3 % 10)));
     }
     let index = format!("asynctask.dev/step=spread,batch.kubernetes.io/job-completion-index={shard}");
-    let force: &[&str] = if shard / 4 % 2 == 0 { &["--grace-period=0", "--force"] } else { &["--grace-period=1"] };
+    let force: &[&str] =
+        if (shard / 4).is_multiple_of(2) { &["--grace-period=0", "--force"] } else { &["--grace-period=1"] };
     let running = ["--field-selector=status.phase=Running", "--wait=false"];
     ns.kubectl(&[&["delete", "pods", "-l", &index], &running[..], force].concat());
 }

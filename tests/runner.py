@@ -5,7 +5,8 @@ usage: runner.py stage NAME -- COMMAND…       runs a command; its lines are sh
        cargo test --no-run --message-format=json-render-diagnostics … | runner.py found
                                               remembers where cargo put the compiled suites
        runner.py suite SUITE… [--as NAME] [--size WORDS] [--limit SECONDS] [--show TEST] [-- ARGUMENTS…]
-                                              runs compiled suites, a line a test; what failed tests said is shown.
+                                              runs compiled suites; tests that fail are shown with what they said, and those
+                                              that take long.
                                               SUITE is the name of a test target, or of a crate for its unit tests
        runner.py show                         stages, slowest tests and failures so far; exit code 1 if anything failed
        runner.py table                        the same as one table of suites, for long runs
@@ -31,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Checkouts share a cache, and each has suites of its own.
 SUITES = CACHE / "suites" / f"{str(ROOT).strip('/').replace('/', '-')}.json"
 SLOWEST = 20
+# Seconds from which on a test that passed has a line: hundreds take none.
+TOLD = 0.5
 # The test harness tells times in its JSON format only, which it calls unstable: that of the stable channel offers it when
 # this variable is set. The binary is the same.
 UNSTABLE = {"RUSTC_BOOTSTRAP": "1"}
@@ -109,7 +112,8 @@ class Tests:
 
     def ended(self, test, seconds, passed, said):
         write_down("tests", {"suite": self.name, "test": test, "seconds": seconds, "ok": passed})
-        print(f"{'ok    ' if passed else 'FAILED'} {seconds:7.1f} s  {test}", flush=True)
+        if not passed or seconds >= TOLD:
+            print(f"{'ok    ' if passed else 'FAILED'} {seconds:7.1f} s  {test}", flush=True)
         if not passed or self.shown and self.shown in test:
             print(said.rstrip(), flush=True)
 

@@ -244,6 +244,7 @@ pub(super) fn context(server: &Server, volume: &Path) -> (Arc<Context>, Senders)
         require_digest: false,
         gateway,
         events: Recorder::new(client.clone(), reporter),
+        watches: client.clone(),
         client,
         stopping: CancellationToken::new(),
         metrics,

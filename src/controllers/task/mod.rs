@@ -83,7 +83,7 @@ struct TaskController {
 /// Runs until the process ends.
 pub(super) async fn run(context: Arc<Context>) {
     let (wake, woken) = mpsc::unbounded();
-    let (controller, caches) = watch::controller(&context.client, woken);
+    let (controller, caches) = watch::controller(&context.watches, woken);
     let state = Arc::new(TaskController {
         pace: Pace::new("task", DEADLINE, MAX_DELAY, context.reconciles.clone()),
         queue: Queue::new(context.client.clone(), context.limits, caches.tasks.clone(), wake),

@@ -346,6 +346,21 @@ impl Story {
         self
     }
 
+    /// Whether somebody looks again within 75 s if no event ever comes; of a run that is over nobody does.
+    fn is_looked_at_again(&self, now: i64) -> bool {
+        let plan = self.plan(at(now));
+        let waits = matches!(plan.news.verdict, Verdict::Is { state: TaskState::Pending, .. } | Verdict::Stays(_));
+        let soon = plan.wake_at.is_some_and(|wake| wake <= at(now + 75));
+        let over = match phase(&self.task) {
+            Phase::New | Phase::Pinned => false,
+            Phase::Restored => plan.news.verdict != Verdict::Unchanged,
+            Phase::Finished => plan == Plan::rest() || !plan.actions.is_empty(),
+            // What does not succeed is tried again.
+            Phase::Deleting => plan == Plan::rest() || plan.actions.contains(&Action::Release),
+        };
+        plan.blocked || waits || soon || over
+    }
+
     fn condition(&self, kind: &str) -> (&str, &str) {
         let found = self.status().conditions.iter().find(|condition| condition.type_ == kind).expect("condition");
         (&found.status, &found.reason)

@@ -2,6 +2,7 @@
 
 mod faults;
 mod replace;
+mod resync;
 mod run;
 mod shards;
 
@@ -25,7 +26,7 @@ use super::watch::{Caches, Guarded};
 use super::{Pace, TaskController};
 use crate::api::definition::TaskDefinitionStatus;
 use crate::api::task::RevisionRef;
-use crate::api::{AsyncTask, TaskDefinition};
+use crate::api::{AsyncTask, TaskDefinition, TaskState};
 use crate::contract::wire::CommittedFile;
 use crate::controllers::fake::{Senders, Server, context};
 use crate::controllers::pace::Next;
@@ -220,8 +221,18 @@ impl World {
 
     /// The Job controller says that the Job has ended, and the watch shows it.
     fn job_ends(&mut self, how: &str) {
-        self.server.change(JOB, |job| job["status"] = json!({"conditions": [condition(how)]}));
-        let job: Job = serde_json::from_value(self.server.get(JOB).expect("a Job")).expect("a Job");
+        self.job_is(&json!({"conditions": [condition(how)]}));
+    }
+
+    /// The Job controller gives the Job this status, and the watch shows it.
+    fn job_is(&mut self, status: &Value) {
+        self.server.change(JOB, |job| job["status"] = status.clone());
+        self.show(JOB);
+    }
+
+    /// The watch shows a Job.
+    fn show(&mut self, job: &str) {
+        let job: Job = serde_json::from_value(self.server.get(job).expect("a Job")).expect("a Job");
         self.jobs.apply_watcher_event(&watcher::Event::Apply(job));
     }
 

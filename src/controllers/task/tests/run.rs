@@ -90,6 +90,22 @@ async fn an_old_copy_of_a_finished_run_starts_nothing() {
 }
 
 #[tokio::test]
+async fn an_old_copy_of_a_run_takes_no_job_away_from_a_newer_attempt() {
+    let mut world = world();
+    world.look().await.expect("admitted");
+    let old = world.task();
+    world.server.change(TASK, |task| task["status"]["steps"][0]["attempt"] = json!(2));
+    let (first, second) = (world.server.get(JOB).expect("a Job"), JOB.replace("-1", "-2"));
+    let mut next = first.clone();
+    next["metadata"]["name"] = json!("a-run-0a1b2c3d-2");
+    next["metadata"]["labels"]["asynctask.dev/attempt"] = json!("2");
+    world.server.put(&second, next);
+    world.show(&second);
+    world.look_at(old).await.expect("the truth was asked for");
+    assert!(world.server.get(&second).is_some(), "{:?}", world.server.writes());
+}
+
+#[tokio::test]
 async fn a_run_made_anew_under_the_same_name_is_not_touched_through_the_old_copy() {
     let world = world();
     let mut old = world.task();

@@ -1,6 +1,7 @@
 //! The controller against an API server in memory and a real store on a folder.
 
 mod faults;
+mod queue;
 mod replace;
 mod resync;
 mod run;

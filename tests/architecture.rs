@@ -114,6 +114,14 @@ fn rooms_stay_free_of_what_they_must_not_know() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A watch made otherwise would believe a connection that died for five minutes.
+#[test]
+fn operator_and_gateway_make_their_watches_in_one_place() {
+    let files = ["runtime", "controllers", "gateway"].into_iter().flat_map(sources);
+    let makes = files.filter(|(_, text)| code(text).contains("watcher::Config::default()")).map(|(path, _)| path);
+    assert_eq!(makes.collect::<Vec<_>>(), [src().join("runtime/client.rs")]);
+}
+
 #[test]
 fn no_file_outgrows_its_room() {
     let mut found = Vec::new();

@@ -20,6 +20,8 @@ use asynctask_runtime::stores::Stores;
 pub struct Context {
     /// The operator's client; its user agent is `asynctask-operator/<version>`.
     pub client: Client,
+    /// The same for watches.
+    pub watches: Client,
     /// The operator's own namespace: its Secrets, its lease, its gateway.
     pub namespace: String,
     /// Most runs in progress at a time.

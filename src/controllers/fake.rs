@@ -33,6 +33,7 @@ pub(super) enum Fault {
 struct State {
     objects: BTreeMap<String, Value>,
     version: u64,
+    reads: usize,
     writes: Vec<String>,
     fault: Option<(usize, Fault)>,
 }
@@ -90,6 +91,11 @@ impl Server {
         self.state().writes.iter().filter(|write| !write.contains("/events")).cloned().collect()
     }
 
+    /// Reads so far.
+    pub(super) fn reads(&self) -> usize {
+        self.state().reads
+    }
+
     pub(super) fn events(&self) -> usize {
         self.state().writes.iter().filter(|write| write.contains("/events")).count()
     }
@@ -102,6 +108,7 @@ impl Server {
     fn answer(&self, method: &Method, path: &str, query: &str, body: &Value) -> Answer {
         let mut state = self.state();
         if method == Method::GET {
+            state.reads += 1;
             return state.read(path, query);
         }
         let number = state.writes.iter().filter(|write| !write.contains("/events")).count();
@@ -244,6 +251,7 @@ pub(super) fn context(server: &Server, volume: &Path) -> (Arc<Context>, Senders)
         require_digest: false,
         gateway,
         events: Recorder::new(client.clone(), reporter),
+        watches: client.clone(),
         client,
         stopping: CancellationToken::new(),
         metrics,

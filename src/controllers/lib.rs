@@ -143,6 +143,7 @@ pub async fn start(
         gateway,
         events: Recorder::new(client.clone(), reporter),
         client,
+        watches: connector.watch_client()?,
         stopping: supervisor.stopping(),
     });
     supervisor.spawn("agent injection", endless(injector.run(supervisor.stopping())));

@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::context::Context;
-use super::watches::PAGE;
+use super::watches;
 use asynctask_api::names::{LABEL_TASK_UID, MANAGER_OPERATOR};
 use asynctask_runtime::client::{explain, explain_watch, is_status};
 
@@ -68,9 +68,8 @@ fn is_known(before: bool, event: &Result<NodeEvent, watcher::Error>) -> bool {
 
 fn nodes(context: &Context) -> (Store<Node>, impl Stream<Item = Result<NodeEvent, watcher::Error>> + Send + 'static) {
     let (reader, writer) = reflector::store();
-    let config = watcher::Config::default().page_size(PAGE);
-    let stream =
-        watcher(Api::<Node>::all(context.client.clone()), config).modify(slim).default_backoff().reflect(writer);
+    let nodes = Api::<Node>::all(context.watches.clone());
+    let stream = watcher(nodes, watches::config()).modify(slim).default_backoff().reflect(writer);
     (reader, stream)
 }
 

@@ -110,7 +110,7 @@ struct StoreController {
 pub(super) async fn run(context: Arc<Context>) {
     let pace = Pace::new("store", DEADLINE, MAX_DELAY, context.reconciles.clone());
     let state = Arc::new(StoreController { context: Arc::clone(&context), pace, cluster_uid: OnceCell::new() });
-    watches::controller(Api::<DeserializeGuard<OutputStore>>::all(context.client.clone()))
+    watches::controller(Api::<DeserializeGuard<OutputStore>>::all(context.watches.clone()))
         .graceful_shutdown_on(context.stopping.clone().cancelled_owned())
         .run(reconcile, |_, never: &Infallible, _| match *never {}, state)
         .for_each(|_| std::future::ready(()))

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use x509_parser::extensions::GeneralName;
 
+use asynctask_runtime::client::watch_config;
 use asynctask_runtime::health::Readiness;
 
 /// Secret with the certificate, in our own namespace; the operator keeps it, or somebody like cert-manager.
@@ -127,7 +128,7 @@ fn named<K>(api: Api<K>, name: &str) -> impl Stream<Item = Result<Option<K>, wat
 where
     K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let config = watch_config().fields(&format!("metadata.name={name}"));
     watch_objects(api, config).default_backoff().filter_map(|event| {
         std::future::ready(match event {
             Ok(Event::Apply(object) | Event::InitApply(object)) => Some(Ok(Some(object))),

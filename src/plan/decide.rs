@@ -21,6 +21,9 @@ use asynctask_api::{AsyncTask, TaskState};
 
 /// Between two looks at pods that have to end: nothing wakes us when they do.
 pub(super) const PODS_AGAIN: Duration = Duration::from_secs(1);
+/// Longest time between two looks at a run that is under way, and up to a quarter more by UID, so that runs that were seen
+/// together part. Events wake it sooner: this is for the one that is lost.
+const RESYNC: Duration = Duration::from_secs(60);
 /// Between two looks at runs that need the results of one that is to be deleted.
 const ADOPTERS_AGAIN: Duration = Duration::from_secs(5);
 /// How long pods may take to end before the object says what it waits for.
@@ -273,17 +276,28 @@ impl Plan {
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let task = &snapshot.task;
     match &snapshot.seen {
-        Seen::New(admission) => admit::plan(task, admission, now),
+        Seen::New(admission) => resynced(admit::plan(task, admission, now), task, now),
         Seen::Pinned(execution) => {
             let status = task.status.clone().unwrap_or_default();
             let before = status.transitions.len();
             let plan = life::plan(task, status, execution, now);
-            recorded(plan, before)
+            resynced(recorded(plan, before), task, now)
         }
         Seen::Nothing => finished(task, &[], now),
         Seen::Finished { needed_by } => finished(task, needed_by, now),
         Seen::Deleting(remains) => deleting(snapshot, remains, now),
     }
+}
+
+/// Whatever event is lost, a run that is under way is looked at again. One that waits for its start asks for its turn again
+/// and again anyway, at a pace of its own.
+fn resynced(plan: Plan, task: &AsyncTask, now: Timestamp) -> Plan {
+    if matches!(plan.news.verdict, Verdict::Is { state: TaskState::Pending, .. }) {
+        return plan;
+    }
+    let uid = task.metadata.uid.as_deref().unwrap_or_default();
+    let spread = uid.bytes().map(u64::from).sum::<u64>() % (RESYNC.as_secs() / 4 + 1);
+    plan.wake(later(now, RESYNC + Duration::from_secs(spread)))
 }
 
 /// A transition that would fall out of the status is in the history record before.

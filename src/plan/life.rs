@@ -149,9 +149,12 @@ impl<'a> Life<'a> {
             }
             Some(why) => {
                 self.start_what_can(|step| state(step) == StepState::Retrying);
-                let verdict = Verdict::is(TaskState::InProgress, "SuspendLater", Some(why));
-                let verdict = end::verdict(self).unwrap_or(verdict);
-                return self.say(verdict);
+                // What is in the way is told, and tried again, whatever was asked.
+                if self.trouble.is_none() {
+                    let verdict = Verdict::is(TaskState::InProgress, "SuspendLater", Some(why));
+                    let verdict = end::verdict(self).unwrap_or(verdict);
+                    return self.say(verdict);
+                }
             }
         }
         self.go_on()

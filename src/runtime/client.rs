@@ -5,10 +5,16 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::USER_AGENT;
+use kube::runtime::watcher;
 use kube::{Client, Config};
 
-/// Longest silence on a connection: just above the 290 s after which a watch ends by itself.
-const READ_TIMEOUT: Duration = Duration::from_secs(295);
+/// Seconds after which the API server ends a watch, which is then begun again where it ended. Two seconds before, the
+/// server sends a bookmark: the new watch needs no list.
+const WATCH: u32 = 60;
+/// Longest silence on a connection; one that dies without a word is given up after it. The API server ends a watch, or
+/// gives up on any other request (its `--request-timeout`), within a minute. kube gives up on a watch a little later, and
+/// neither says so nor looks after its first request.
+pub const SILENCE: Duration = Duration::from_secs(63);
 /// A lease that could not be renewed in this time is as good as lost.
 const LEASE_READ_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -27,6 +33,7 @@ pub enum ConnectError {
 #[derive(Clone, Debug)]
 pub struct Connector {
     config: Config,
+    silence: Duration,
 }
 
 impl Connector {
@@ -40,16 +47,34 @@ impl Connector {
         let agent = HeaderValue::from_str(&format!("{component}/{}", env!("CARGO_PKG_VERSION")))
             .expect("invariant: component and version are ASCII");
         config.headers.push((USER_AGENT, agent));
-        config.read_timeout = Some(READ_TIMEOUT);
-        Ok(Self { config })
+        Ok(Self { config, silence: SILENCE })
     }
 
-    /// A client for everything but the lease. Nothing limits its rate: the API server's own fairness does.
+    /// A client for everything but watches and the lease. Nothing limits its rate: the API server's own fairness does.
     ///
     /// # Errors
     /// [`ConnectError::Client`] when the configuration cannot be used.
     pub fn client(&self) -> Result<Client, ConnectError> {
-        Client::try_from(self.config.clone()).map_err(ConnectError::Client)
+        Client::try_from(self.patient()).map_err(ConnectError::Client)
+    }
+
+    /// A client for watches. It does not try again by itself: the client's pauses double up to minutes, unseen, and a watch
+    /// makes its own, of half a minute to a minute at most.
+    ///
+    /// # Errors
+    /// [`ConnectError::Client`] when the configuration cannot be used.
+    pub fn watch_client(&self) -> Result<Client, ConnectError> {
+        let mut config = self.patient();
+        config.default_retry = false;
+        Client::try_from(config).map_err(ConnectError::Client)
+    }
+
+    fn patient(&self) -> Config {
+        let mut config = self.config.clone();
+        config.read_timeout = Some(self.silence);
+        // Counted from the request, not from the end of the one before it on the same connection.
+        config.reset_reader_on_write = true;
+        config
     }
 
     /// A client for the lease: it neither waits long nor tries again by itself, because the holder has to know in
@@ -64,6 +89,12 @@ impl Connector {
         config.default_retry = false;
         Client::try_from(config).map_err(ConnectError::Client)
     }
+}
+
+/// How every watch of this process is made: a view is never older than [`SILENCE`] without anybody noticing.
+#[must_use]
+pub fn watch_config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH)
 }
 
 /// An error of the client in words for people: the API server's own message, or what the connection said. kube's own
@@ -87,8 +118,8 @@ pub fn explain(error: &kube::Error) -> String {
 
 /// The same for an error of a watch.
 #[must_use]
-pub fn explain_watch(error: &kube::runtime::watcher::Error) -> String {
-    use kube::runtime::watcher::Error;
+pub fn explain_watch(error: &watcher::Error) -> String {
+    use watcher::Error;
     match error {
         Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => explain(error),
         Error::WatchError(status) => status.message.clone(),
@@ -110,8 +141,105 @@ pub fn install_crypto_provider() {
 
 #[cfg(test)]
 mod tests {
-    use super::{explain, is_status};
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use axum::Router;
+    use axum::body::{Body, Bytes};
+    use axum::extract::{RawQuery, State};
+    use axum::response::{IntoResponse, Response};
+    use futures::{StreamExt, stream};
+    use k8s_openapi::api::batch::v1::Job;
     use kube::core::Status;
+    use kube::runtime::watcher;
+    use kube::{Api, Config, ResourceExt};
+    use serde_json::json;
+
+    use super::{Connector, SILENCE, WATCH, explain, is_status, watch_config};
+
+    /// A server of Jobs whose first answers never come, in each of the ways in which they may not.
+    async fn silent_at_first(State(asked): State<Arc<AtomicUsize>>, RawQuery(query): RawQuery) -> Response {
+        let query = query.unwrap_or_default();
+        let watching = query.contains("watch=true");
+        assert!(!watching || query.contains("timeoutSeconds=60"), "{query}");
+        let job = json!({"type": "ADDED", "object": {
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "made-meanwhile", "resourceVersion": "2"},
+        }});
+        let line = |line: Option<String>| {
+            let lines = stream::iter(line).map(|line| Ok::<_, Infallible>(Bytes::from(line + "\n")));
+            Body::from_stream(lines.chain(stream::pending())).into_response()
+        };
+        match (asked.fetch_add(1, Ordering::Relaxed), watching) {
+            (0, false) | (2, true) => std::future::pending().await,
+            (_, false) => {
+                json!({"kind": "JobList", "apiVersion": "batch/v1", "metadata": {"resourceVersion": "1"}, "items": []})
+                    .to_string()
+                    .into_response()
+            }
+            (3, true) => line(None),
+            (_, true) => line(Some(job.to_string())),
+        }
+    }
+
+    async fn connector(server: Router, silence: Duration) -> Connector {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move { axum::serve(listener, server).await });
+        super::install_crypto_provider();
+        Connector { config: Config::new(url.parse().expect("a URL")), silence }
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_falls_silent_at_any_point_is_begun_again_and_shows_what_happened_meanwhile() {
+        let asked = Arc::<AtomicUsize>::default();
+        let server = Router::new().fallback(silent_at_first).with_state(Arc::clone(&asked));
+        let client = connector(server, Duration::from_millis(100)).await.watch_client().expect("a client");
+        let events = watcher(Api::<Job>::all(client), watch_config());
+        let shown = events.filter_map(|event| {
+            std::future::ready(match event {
+                Ok(watcher::Event::Apply(job)) => Some(job.name_any()),
+                _ => None,
+            })
+        });
+        let shown = tokio::time::timeout(Duration::from_secs(20), std::pin::pin!(shown).next()).await;
+        assert_eq!(shown.ok().flatten().as_deref(), Some("made-meanwhile"));
+        assert_eq!(
+            asked.load(Ordering::Relaxed),
+            5,
+            "a list and a start unanswered, a list, a silent watch, a live one"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_call_that_hangs_is_given_up_and_a_refused_watch_is_not_tried_again_unseen() {
+        let asked = Arc::<AtomicUsize>::default();
+        let refuse = |State(asked): State<Arc<AtomicUsize>>| async move {
+            asked.fetch_add(1, Ordering::Relaxed);
+            http::StatusCode::SERVICE_UNAVAILABLE
+        };
+        let server = Router::new()
+            .route("/api/v1/nodes", axum::routing::get(std::future::pending::<()>))
+            .fallback(refuse)
+            .with_state(Arc::clone(&asked));
+        let connector = connector(server, Duration::from_millis(100)).await;
+
+        let nodes = Api::<k8s_openapi::api::core::v1::Node>::all(connector.client().expect("a client"));
+        let hung = tokio::time::timeout(Duration::from_secs(20), nodes.list(&kube::api::ListParams::default())).await;
+        assert!(hung.expect("it is given up").is_err());
+
+        let jobs = Api::<Job>::all(connector.watch_client().expect("a client"));
+        assert!(jobs.list(&kube::api::ListParams::default()).await.is_err());
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn silence_is_longer_than_a_watch_and_shorter_than_what_kube_waits() {
+        let watch = Duration::from_secs(WATCH.into());
+        assert!(watch < SILENCE && SILENCE < watch + Duration::from_secs(5));
+        assert_eq!((watch_config().timeout, watch_config().bookmarks), (Some(WATCH), true));
+    }
 
     #[test]
     fn an_api_error_is_told_in_the_servers_words() {

@@ -129,8 +129,9 @@ fn kill(ns: &Namespace, shard: usize) {
     let index = format!("asynctask.dev/step=spread,batch.kubernetes.io/job-completion-index={shard}");
     let force: &[&str] =
         if (shard / 4).is_multiple_of(2) { &["--grace-period=0", "--force"] } else { &["--grace-period=1"] };
-    let running = ["--field-selector=status.phase=Running", "--wait=false"];
-    ns.kubectl(&[&["delete", "pods", "-l", &index], &running[..], force].concat());
+    // The program has begun, which the kubelet may not have said yet.
+    let unfinished = ["--field-selector=status.phase!=Succeeded,status.phase!=Failed", "--wait=false"];
+    ns.kubectl(&[&["delete", "pods", "-l", &index], &unfinished[..], force].concat());
 }
 
 #[test]

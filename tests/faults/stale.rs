@@ -116,7 +116,8 @@ fn r07_an_old_view_of_a_finished_task_starts_no_pod() {
     let old = kubectl(&["get", "--raw", tasks]).ok();
     site.operator.start();
     scenario.end(&ns);
-    ns.kubectl(&["delete", "jobs", "--all"]).ok();
+    // Gone with its pods: the garbage collector would delete them at its own pace.
+    ns.kubectl(&["delete", "jobs", "--all", "--cascade=foreground"]).ok();
     let before = End::of(&ns, site);
 
     site.operator.kill();

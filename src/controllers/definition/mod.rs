@@ -103,7 +103,7 @@ pub(super) async fn run(context: Arc<Context>) {
     let state = Arc::new(DefinitionController { context: Arc::clone(&context), pace, reporter, proven });
     // What the agent adds to a pod may be what the API server refuses, so all are proven again when it changes.
     let agent_changed = stream::select(changes(context.agent.injection.clone()), changes(context.gateway.clone()));
-    watches::controller(Api::<DeserializeGuard<TaskDefinition>>::all(context.client.clone()))
+    watches::controller(Api::<DeserializeGuard<TaskDefinition>>::all(context.watches.clone()))
         .reconcile_all_on(agent_changed)
         .graceful_shutdown_on(context.stopping.clone().cancelled_owned())
         .run(reconcile, |_, never: &Infallible, _| match *never {}, state)

@@ -69,6 +69,7 @@ fn context(client: Client) -> Context {
         require_digest: false,
         gateway: watch::channel(None).1,
         events: Recorder::new(client.clone(), reporter),
+        watches: client.clone(),
         client,
         stopping: CancellationToken::new(),
         metrics,

@@ -243,10 +243,8 @@ impl TaskController {
             reason,
             message: format!(
                 "the outputs of this run cannot be deleted, and until they are the object stays: {error}. It is tried \
-                 again until they are gone. Should the store be gone for good, an administrator abandons them: kubectl annotate \
-                 asynctask {} {ANNOTATION_ABANDON}={}",
-                task.name_any(),
-                store.name
+                 again until they are gone. {}",
+                way_out(task, store)
             ),
         };
         let open = self.context.stores.by_ref(store).await.map_err(|error| fail(error.reason(), &error))?;
@@ -265,6 +263,16 @@ impl TaskController {
         tracing::info!(uid, objects = deleted, "outputs deleted");
         Ok(())
     }
+}
+
+/// What an administrator can do about a run that cannot be deleted because its store is gone.
+pub(super) fn way_out(task: &AsyncTask, store: &StoreRef) -> String {
+    format!(
+        "Should the store be gone for good, an administrator abandons the outputs: kubectl annotate asynctask {} \
+         {ANNOTATION_ABANDON}={}",
+        task.name_any(),
+        store.name
+    )
 }
 
 /// The API server understood and said no: the same call may be taken later, but not because it is repeated at once.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::TaskController;
+use super::apply::way_out;
 use super::results::require_owner;
 use asynctask_api::AsyncTask;
 use asynctask_api::outputs::HistoryParameters;
@@ -17,14 +18,17 @@ use asynctask_storage::{PutMode, StoreError};
 impl TaskController {
     /// Writes down what is known of the run, beside what was recorded before.
     pub(super) async fn record(&self, task: &AsyncTask) -> Result<(), Trouble> {
+        let pinned = task.status.as_ref().and_then(|status| status.store.as_ref());
+        let pinned = pinned.expect("invariant: only a run that has a store is recorded");
+        // One that is being deleted is held by it.
+        let deleted = task.metadata.deletion_timestamp.is_some();
+        let hint = if deleted { format!(". {}", way_out(task, pinned)) } else { String::new() };
         let fail = |reason: &'static str, error: &dyn std::error::Error| Trouble {
             reason,
             message: format!(
-                "the history record of this run cannot be written: {error}. It is tried again until it can be"
+                "the history record of this run cannot be written: {error}. It is tried again until it can be{hint}"
             ),
         };
-        let pinned = task.status.as_ref().and_then(|status| status.store.as_ref());
-        let pinned = pinned.expect("invariant: only a run that has a store is recorded");
         let open = self.context.stores.by_ref(pinned).await.map_err(|error| fail(error.reason(), &error))?;
         require_owner(&open).await.map_err(|error| fail(error.reason(), &error))?;
         // Parameters are in no copy: the object as it is now has them.

@@ -83,7 +83,7 @@ struct TaskController {
 /// Runs until the process ends.
 pub(super) async fn run(context: Arc<Context>) {
     let (wake, woken) = mpsc::unbounded();
-    let (controller, caches) = watch::controller(&context.client, woken);
+    let (controller, caches) = watch::controller(&context.watches, woken);
     let state = Arc::new(TaskController {
         pace: Pace::new("task", DEADLINE, MAX_DELAY, context.reconciles.clone()),
         queue: Queue::new(context.client.clone(), context.limits, caches.tasks.clone(), wake),
@@ -144,7 +144,8 @@ enum Step {
 impl TaskController {
     async fn look(&self, mut task: Arc<AsyncTask>) -> Result<Next, TaskError> {
         let mut known = Known::default();
-        // Whether to make a Job is decided on the object as it is now: a copy may be older than the run's end.
+        // Whether to make or to delete a Job is decided on the object as it is now: a copy may be older than the run's end,
+        // or than the attempt that the Job is of.
         let mut live = false;
         for _ in 0..ROUNDS {
             if phase(&task) == Phase::New && !live {
@@ -154,7 +155,7 @@ impl TaskController {
             let snapshot = self.observe(Arc::clone(&task), known.clone()).await?;
             let now = Timestamp::now();
             let plan = plan(&snapshot, now);
-            if !live && makes_jobs(&plan) {
+            if !live && touches_jobs(&plan) {
                 let Some(read) = self.live(&task).await? else { return Ok(Next::Rest) };
                 (task, live) = (read, true);
                 continue;
@@ -210,8 +211,8 @@ impl TaskController {
     }
 }
 
-fn makes_jobs(plan: &Plan) -> bool {
-    plan.actions.iter().any(|action| matches!(action, PlannedAction::CreateJob { .. }))
+fn touches_jobs(plan: &Plan) -> bool {
+    plan.actions.iter().any(|action| matches!(action, PlannedAction::CreateJob { .. } | PlannedAction::DeleteJob(_)))
 }
 
 fn turn_of(snapshot: &Snapshot) -> Option<Turn> {

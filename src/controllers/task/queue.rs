@@ -30,6 +30,8 @@ use asynctask_runtime::client::is_status;
 
 /// How long the value of a PriorityClass is believed; it is immutable, but the class can be made anew.
 const BELIEVED: Duration = Duration::from_secs(300);
+/// Between two looks for runs in the line whose object is gone.
+const VANISHED: Duration = Duration::from_secs(60);
 /// Tries to write what others change at the same time.
 const TRIES: usize = 3;
 
@@ -41,6 +43,8 @@ pub(super) struct Queue {
     wake: UnboundedSender<ObjectRef<Guarded>>,
     filled: OnceCell<()>,
     entries: Mutex<Entries>,
+    /// When it was last made sure that they are there.
+    checked: Mutex<Instant>,
     priorities: Mutex<HashMap<String, (i32, Instant)>>,
 }
 
@@ -52,7 +56,8 @@ impl Queue {
         wake: UnboundedSender<ObjectRef<Guarded>>,
     ) -> Self {
         let (filled, entries, priorities) = (OnceCell::new(), Mutex::default(), Mutex::default());
-        Self { client, limits, tasks, wake, filled, entries, priorities }
+        let checked = Mutex::new(Instant::now());
+        Self { client, limits, tasks, wake, filled, entries, checked, priorities }
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -62,6 +67,7 @@ impl Queue {
     /// Asks for the run's turn. `Go` takes its place.
     pub(super) async fn take(&self, task: &AsyncTask, claim: &Claim) -> Result<Turn, TaskError> {
         self.filled.get_or_init(async || self.fill()).await;
+        self.drop_vanished(Instant::now());
         let uid = task.uid().unwrap_or_default();
         let priority = self.priority(claim.priority_class.as_deref()).await?;
         let found = self.ask(&uid, task, claim, priority);
@@ -119,10 +125,32 @@ impl Queue {
     /// The run is not in the line any more: it ended, is held, or is gone. Whoever has room now is woken.
     pub(super) fn leave(&self, uid: &str) {
         let mut entries = self.entries();
-        if entries.remove(uid).is_none() {
+        if entries.remove(uid).is_some() {
+            self.wake_next(&entries);
+        }
+    }
+
+    /// Takes out runs whose object went without our letting it go: somebody took its finalizer away. Nobody looks at such a
+    /// run any more, and its place would be taken for ever.
+    pub(super) fn drop_vanished(&self, now: Instant) {
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(*checked) < VANISHED {
             return;
         }
-        for uid in next(&entries, self.limits) {
+        *checked = now;
+        let mut entries = self.entries();
+        let before = entries.len();
+        entries.retain(|uid, entry| {
+            let copy = self.tasks.get(&ObjectRef::new(&entry.name).within(&entry.namespace));
+            copy.is_some_and(|copy| copy.uid().as_ref() == Some(uid))
+        });
+        if entries.len() < before {
+            self.wake_next(&entries);
+        }
+    }
+
+    fn wake_next(&self, entries: &Entries) {
+        for uid in next(entries, self.limits) {
             if let Some(entry) = entries.get(&uid) {
                 // Nobody listens any more when the process ends.
                 let _ = self.wake.unbounded_send(ObjectRef::new(&entry.name).within(&entry.namespace));

@@ -13,6 +13,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::OnceCell;
 
 use crate::watches::PAGE;
+use crate::watches::{NoPause, config};
 use asynctask_api::names::{
     ANNOTATION_ABANDON, ANNOTATION_FAILED_BEFORE, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_REVISION,
     ANNOTATION_SHARDS, LABEL_TASK_UID,
@@ -53,16 +54,27 @@ pub(super) fn controller(
     let (jobs, job_stream) = jobs(client);
     let (definitions, definition_stream) = definitions(client);
     let (stores, store_stream) = stores(client);
+    let controller = woken_by(tasks.clone(), task_stream, job_stream, definition_stream, store_stream);
+    (controller.reconcile_on(woken), Caches::new(tasks, jobs, definitions, stores))
+}
+
+/// Which change wakes whom.
+fn woken_by(
+    tasks: Store<Guarded>,
+    task_stream: impl Stream<Item = Events<Guarded>> + Send + 'static,
+    job_stream: impl Stream<Item = Events<Job>> + Send + 'static,
+    definition_stream: impl Stream<Item = Events<DeserializeGuard<TaskDefinition>>> + Send + 'static,
+    store_stream: impl Stream<Item = Events<DeserializeGuard<OutputStore>>> + Send + 'static,
+) -> Controller<Guarded> {
     let (by_definition, by_store) = (tasks.clone(), tasks.clone());
-    let controller = Controller::for_stream(task_stream, tasks.clone())
+    Controller::for_stream(task_stream, tasks)
+        .trigger_backoff(NoPause)
         .owns_stream(job_stream)
-        .reconcile_on(woken)
         .watches_stream(definition_stream, move |definition| {
             let (namespace, name) = (definition.namespace(), definition.name_any());
             waiting(&by_definition, move |task| task.namespace() == namespace && task.spec.definition.name == name)
         })
-        .watches_stream(store_stream, move |_| waiting(&by_store, |_| true));
-    (controller, Caches::new(tasks, jobs, definitions, stores))
+        .watches_stream(store_stream, move |_| waiting(&by_store, |_| true))
 }
 
 /// Runs that are not admitted yet, of those that `concerned` picks.
@@ -70,10 +82,6 @@ fn waiting(tasks: &Store<Guarded>, concerned: impl Fn(&AsyncTask) -> bool) -> Ve
     let is_waiting =
         |guarded: &Guarded| guarded.0.as_ref().is_ok_and(|task| phase(task) == Phase::New && concerned(task));
     tasks.state_filter(is_waiting).iter().map(|guarded| ObjectRef::from_obj(guarded.as_ref())).collect()
-}
-
-fn config() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE)
 }
 
 type Events<K> = Result<K, watcher::Error>;
@@ -201,12 +209,63 @@ impl Caches {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
     use std::time::Duration;
 
-    use futures::stream::{FuturesUnordered, StreamExt};
+    use futures::channel::{mpsc, oneshot};
+    use futures::stream::{self, FuturesUnordered, StreamExt};
+    use kube::ResourceExt;
+    use kube::runtime::controller::Action;
     use kube::runtime::{reflector, watcher};
+    use serde_json::{Value, json};
 
-    use super::Caches;
+    use super::{Caches, woken_by};
+
+    fn of<T: serde::de::DeserializeOwned>(object: Value) -> T {
+        serde_json::from_value(object).expect("an object")
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_fails_and_fails_holds_up_no_other() {
+        let (tasks, mut writer) = reflector::store();
+        let task = json!({
+            "apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask",
+            "metadata": {"name": "a", "namespace": "studio", "uid": "u"}, "spec": {"definition": {"name": "d"}},
+        });
+        writer.apply_watcher_event(&watcher::Event::InitApply(of(task)));
+        writer.apply_watcher_event(&watcher::Event::InitDone);
+        let owner = json!({
+            "apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask", "name": "a", "uid": "u", "controller": true,
+        });
+        let job = of(json!({"metadata": {"name": "a-run-1", "namespace": "studio", "ownerReferences": [owner]}}));
+        // The Job ends when the other watch fails for the twentieth time.
+        let (ends, ended) = oneshot::channel();
+        let mut ends = Some(ends);
+        let fails = stream::iter(1..=20).map(move |time| {
+            let ends = ends.take_if(|_| time == 20);
+            ends.into_iter().for_each(|ends| ends.send(()).expect("somebody waits for it"));
+            Err(watcher::Error::NoResourceVersion)
+        });
+        let jobs =
+            stream::once(async move { ended.await.map(|()| job).map_err(|_| watcher::Error::NoResourceVersion) });
+        let (rest, definitions) = (stream::pending(), stream::pending());
+        let controller =
+            woken_by(tasks, rest, jobs.chain(stream::pending()), definitions, fails.chain(stream::pending()));
+        let (seen, mut looked_at) = mpsc::unbounded();
+        let running = controller.run(
+            |task, seen| {
+                let _ = seen.unbounded_send(task.name_any());
+                std::future::ready(Ok::<_, Infallible>(Action::await_change()))
+            },
+            |_, never: &Infallible, _| match *never {},
+            Arc::new(seen),
+        );
+        let running = tokio::spawn(running.for_each(|_| std::future::ready(())));
+        let first = tokio::time::timeout(Duration::from_secs(5), looked_at.next()).await;
+        assert_eq!(first.ok().flatten().as_deref(), Some("a"));
+        running.abort();
+    }
 
     #[tokio::test]
     async fn everybody_who_waits_for_the_copies_goes_on_once_they_are_there() {

@@ -112,6 +112,7 @@ proptest! {
             }
             prop_assert!(before.revision.is_none() || before.revision == after.revision, "a run keeps its revision");
             prop_assert!(before.store.is_none() || before.store == after.store, "a run keeps its store");
+            prop_assert!(story.is_looked_at_again(now), "{:?}", story.plan(at(now)));
         }
     }
 

@@ -7,7 +7,6 @@ mod spread;
 mod steps;
 mod walks;
 
-use crate::agent::{Agent, GatewayAccess, Injection};
 use crate::decide::{Action, Claim, News, Plan, StepNews, Verdict, plan};
 use crate::definition::{ValidatedDefinition, validate};
 use crate::snapshot::{
@@ -17,6 +16,7 @@ use crate::snapshot::{
 use crate::status::{Applied, ShardSeal, operators_part, status};
 use crate::stores::NoStore;
 use crate::tally::Tally;
+use crate::agent::{Agent, GatewayAccess, Injection};
 use asynctask_api::condition;
 use asynctask_api::names::{ANNOTATION_ABANDON, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, FINALIZER_OUTPUTS};
 use asynctask_api::state::StepState;
@@ -344,6 +344,21 @@ impl Story {
         let message = self.status().message.as_deref().unwrap_or_default();
         assert!(message.contains(part), "{message:?} should say {part:?}");
         self
+    }
+
+    /// Whether somebody looks again within 75 s if no event ever comes; of a run that is over nobody does.
+    fn is_looked_at_again(&self, now: i64) -> bool {
+        let plan = self.plan(at(now));
+        let waits = matches!(plan.news.verdict, Verdict::Is { state: TaskState::Pending, .. } | Verdict::Stays(_));
+        let soon = plan.wake_at.is_some_and(|wake| wake <= at(now + 75));
+        let over = match phase(&self.task) {
+            Phase::New | Phase::Pinned => false,
+            Phase::Restored => plan.news.verdict != Verdict::Unchanged,
+            Phase::Finished => plan == Plan::rest() || !plan.actions.is_empty(),
+            // What does not succeed is tried again.
+            Phase::Deleting => plan == Plan::rest() || plan.actions.contains(&Action::Release),
+        };
+        plan.blocked || waits || soon || over
     }
 
     fn condition(&self, kind: &str) -> (&str, &str) {

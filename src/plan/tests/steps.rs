@@ -345,6 +345,19 @@ fn a_held_run_stops_its_pods_and_goes_on_with_a_new_attempt_that_spends_no_retry
 }
 
 #[test]
+fn results_that_cannot_be_read_are_read_again_although_the_run_is_to_be_held_when_its_step_has_ended() {
+    let never: Value = serde_json::from_str(r#"{"cancellation": {"allowed": "Never"}}"#).expect("JSON");
+    let story = task("a").with(|story| story.admission.definition = definition(never)).admitted();
+    let story = story.with(|story| story.task.spec.suspend = Some(true)).go(2);
+    story.is(TaskState::InProgress, "SuspendLater");
+    let silent = Trouble { reason: "StoreUnreachable", message: "no answer".into() };
+    let story = story.left("import", JobEnd::Succeeded, Err(silent)).go(3);
+    story.is(TaskState::InProgress, "StoreUnreachable");
+    assert!(story.plan(at(4)).blocked, "nobody says when the store answers again");
+    story.done("import", 5).is(TaskState::Complete, "StepsSucceeded");
+}
+
+#[test]
 fn a_run_starts_not_before_its_time() {
     let story = task("a").with(|story| story.task.spec.start_after = Some(Time(at(50))));
     let plan = story.plan(at(1));

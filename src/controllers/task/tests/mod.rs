@@ -1,7 +1,9 @@
 //! The controller against an API server in memory and a real store on a folder.
 
 mod faults;
+mod queue;
 mod replace;
+mod resync;
 mod run;
 mod shards;
 
@@ -27,7 +29,7 @@ use crate::fake::{Senders, Server, context};
 use crate::pace::Next;
 use asynctask_api::definition::TaskDefinitionStatus;
 use asynctask_api::task::RevisionRef;
-use asynctask_api::{AsyncTask, TaskDefinition};
+use asynctask_api::{AsyncTask, TaskDefinition, TaskState};
 use asynctask_contract::wire::CommittedFile;
 use asynctask_plan::queue::Limits;
 use asynctask_plan::revision;
@@ -220,8 +222,18 @@ impl World {
 
     /// The Job controller says that the Job has ended, and the watch shows it.
     fn job_ends(&mut self, how: &str) {
-        self.server.change(JOB, |job| job["status"] = json!({"conditions": [condition(how)]}));
-        let job: Job = serde_json::from_value(self.server.get(JOB).expect("a Job")).expect("a Job");
+        self.job_is(&json!({"conditions": [condition(how)]}));
+    }
+
+    /// The Job controller gives the Job this status, and the watch shows it.
+    fn job_is(&mut self, status: &Value) {
+        self.server.change(JOB, |job| job["status"] = status.clone());
+        self.show(JOB);
+    }
+
+    /// The watch shows a Job.
+    fn show(&mut self, job: &str) {
+        let job: Job = serde_json::from_value(self.server.get(job).expect("a Job")).expect("a Job");
         self.jobs.apply_watcher_event(&watcher::Event::Apply(job));
     }
 

@@ -6,7 +6,7 @@ use asynctask_storage::records::Manifest;
 #[tokio::test]
 async fn a_run_takes_four_writes_and_two_events_from_new_to_marked() {
     let mut world = world();
-    assert_eq!(world.look().await.expect("admitted"), Next::Rest);
+    world.look().await.expect("admitted");
     assert_eq!(world.state(), ("InProgress".into(), "Running".into()));
     world.look().await.expect("nothing to do");
     world.commit(POD).await;
@@ -90,6 +90,22 @@ async fn an_old_copy_of_a_finished_run_starts_nothing() {
 }
 
 #[tokio::test]
+async fn an_old_copy_of_a_run_takes_no_job_away_from_a_newer_attempt() {
+    let mut world = world();
+    world.look().await.expect("admitted");
+    let old = world.task();
+    world.server.change(TASK, |task| task["status"]["steps"][0]["attempt"] = json!(2));
+    let (first, second) = (world.server.get(JOB).expect("a Job"), JOB.replace("-1", "-2"));
+    let mut next = first.clone();
+    next["metadata"]["name"] = json!("a-run-0a1b2c3d-2");
+    next["metadata"]["labels"]["asynctask.dev/attempt"] = json!("2");
+    world.server.put(&second, next);
+    world.show(&second);
+    world.look_at(old).await.expect("the truth was asked for");
+    assert!(world.server.get(&second).is_some(), "{:?}", world.server.writes());
+}
+
+#[tokio::test]
 async fn a_run_made_anew_under_the_same_name_is_not_touched_through_the_old_copy() {
     let world = world();
     let mut old = world.task();
@@ -144,6 +160,7 @@ async fn a_store_that_is_gone_holds_the_deleted_run_and_says_so_once() {
     let said = stalled(&world).expect("said");
     assert_eq!((said.status.as_str(), said.reason.as_str()), ("True", "StoreNotFound"));
     assert!(said.message.contains("the history record of this run cannot be written"), "{}", said.message);
+    assert!(said.message.contains("asynctask.dev/abandon-outputs="), "and what can be done: {}", said.message);
     let before = world.server.writes().len();
     assert_eq!(world.look().await.expect("held"), Next::TryAgain);
     assert_eq!(world.server.writes().len(), before, "the same trouble is no news");

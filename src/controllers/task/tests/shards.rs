@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::batch::v1::Job;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher;
 use serde_json::{Value, json};
@@ -222,13 +221,6 @@ async fn a_deleted_run_knows_who_took_its_results_over() {
 }
 
 impl World {
-    /// The Job controller says so of the Job, and the watch shows it.
-    fn job_is(&mut self, status: &Value) {
-        self.server.change(JOB, |job| job["status"] = status.clone());
-        let job: Job = serde_json::from_value(self.server.get(JOB).expect("a Job")).expect("a Job");
-        self.jobs.apply_watcher_event(&watcher::Event::Apply(job));
-    }
-
     fn status_writes(&self) -> usize {
         self.server.writes().iter().filter(|write| write.ends_with("/asynctasks/a/status")).count()
     }

@@ -12,7 +12,6 @@ use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, pred
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::OnceCell;
 
-use crate::watches::PAGE;
 use crate::watches::{NoPause, config};
 use asynctask_api::names::{
     ANNOTATION_ABANDON, ANNOTATION_FAILED_BEFORE, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_REVISION,

@@ -7,6 +7,7 @@ mod spread;
 mod steps;
 mod walks;
 
+use crate::agent::{Agent, GatewayAccess, Injection};
 use crate::decide::{Action, Claim, News, Plan, StepNews, Verdict, plan};
 use crate::definition::{ValidatedDefinition, validate};
 use crate::snapshot::{
@@ -16,7 +17,6 @@ use crate::snapshot::{
 use crate::status::{Applied, ShardSeal, operators_part, status};
 use crate::stores::NoStore;
 use crate::tally::Tally;
-use crate::agent::{Agent, GatewayAccess, Injection};
 use asynctask_api::condition;
 use asynctask_api::names::{ANNOTATION_ABANDON, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, FINALIZER_OUTPUTS};
 use asynctask_api::state::StepState;

@@ -8,6 +8,7 @@ usage: runner.py stage NAME -- COMMAND…       runs a command; its lines are sh
                                               runs compiled suites; tests that fail are shown with what they said, and those
                                               that take long.
                                               SUITE is the name of a test target, or of a crate for its unit tests
+       runner.py took NAME SECONDS            notes a part of a stage that has just ended
        runner.py show                         stages, slowest tests and failures so far; exit code 1 if anything failed
        runner.py table                        the same as one table of suites, for long runs
 
@@ -196,6 +197,9 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("stage").add_argument("name")
+    took = verbs.add_parser("took")
+    took.add_argument("name")
+    took.add_argument("seconds", type=float)
     for verb in ("found", "show", "table"):
         verbs.add_parser(verb)
     of_suite = verbs.add_parser("suite")
@@ -207,6 +211,9 @@ def main(arguments):
     options = parser.parse_args(arguments)
     if options.verb == "stage":
         return stage(options.name, command)
+    if options.verb == "took":
+        began = time.time() - options.seconds
+        return write_down("stages", {"name": options.name, "began": began, "seconds": options.seconds, "code": 0})
     if options.verb == "suite":
         return suites(options, command)
     return {"found": found, "show": show, "table": table}[options.verb]()

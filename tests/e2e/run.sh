@@ -65,6 +65,7 @@ installing=$SECONDS
 export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE COURSE_OUTLINE_IMAGE
 export E2E_AGENT=${E2E_AGENT:?the agent binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
-echo "booted in $((installing - booting)) s, chart installed in $((SECONDS - installing)) s"
+"$here/../runner.py" took "$name: boot" $((installing - booting))
+"$here/../runner.py" took "$name: chart" $((SECONDS - installing))
 "$here/../runner.py" suite e2e --as "$name" --size "$size" --limit $limit -- \
   --test-threads="${THREADS:-$threads}" "${tests[@]}" "$@"

@@ -47,5 +47,6 @@ installing=$SECONDS
 export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE
 export FAULTS_OPERATOR=${FAULTS_OPERATOR:?the operator binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
-echo "booted in $((installing - booting)) s, chart installed in $((SECONDS - installing)) s"
+"$here/../runner.py" took "$name: boot" $((installing - booting))
+"$here/../runner.py" took "$name: chart" $((SECONDS - installing))
 "$here/../runner.py" suite faults --as "$name" --size "$size" --limit $limit -- --test-threads=1 --nocapture "$@"

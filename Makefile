@@ -38,7 +38,8 @@ help: ## Lists the targets
 check: ## In a minute, Rust only: format, clippy, unit, property and architecture tests
 	@cargo fmt --check
 	@cargo clippy $(EVERYTHING) --all-targets -- -D warnings
-	@TMPDIR=$(FAST_TMP) cargo test --quiet $(EVERYTHING) --lib --bins --test architecture
+	@cargo test --quiet $(EVERYTHING) --no-run --message-format=json-render-diagnostics --lib --test architecture | tests/runner.py found
+	@TMPDIR=$(FAST_TMP) TEST_REPORT=$(ASYNCTASK_CACHE)/check tests/runner.py suite $(ROOMS:%=asynctask_%) architecture
 
 .PHONY: check-budget
 check-budget: ## How long `make check` takes, with nothing changed and after one line in each of three rooms

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CACHE = Path(os.environ.get("ASYNCTASK_CACHE") or Path.home() / ".cache" / "asynctask-operator")
@@ -80,7 +81,8 @@ def found():
         print("cargo compiled no suite", file=sys.stderr)
         return 1
     SUITES.parent.mkdir(parents=True, exist_ok=True)
-    SUITES.write_text(json.dumps(suites, indent=1), encoding="utf-8")
+    known = json.loads(SUITES.read_text(encoding="utf-8")) if SUITES.exists() else {}
+    SUITES.write_text(json.dumps(known | suites, indent=1), encoding="utf-8")
     return 0
 
 
@@ -125,7 +127,9 @@ def suites(options, arguments):
     if missing:
         print(f"no suite {', '.join(missing)}: there are {', '.join(sorted(compiled))}", file=sys.stderr)
         return 2
-    return max([suite(options.name or name, compiled[name], options, arguments) for name in options.suites])
+    # Two at a time: some tests wait, and the suite after them need not.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return max(pool.map(lambda name: suite(options.name or name, compiled[name], options, arguments), options.suites))
 
 
 def suite(name, its, options, arguments):

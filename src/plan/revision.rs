@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 use serde_json::Value;

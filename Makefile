@@ -22,7 +22,8 @@ FAST_TMP := $(firstword $(wildcard /dev/shm) $(TMPDIR) /tmp)
 
 # Everything that is tested is resolved together, so that dependencies are built once.
 EVERYTHING := --locked --workspace
-ROOMS := contract api plan storage runtime controllers gateway agent cli
+# The longest tests first.
+ROOMS := plan gateway controllers storage agent cli runtime api contract
 cluster = tests/cluster/cluster
 # A stage: its lines are shown with its name before them, and its seconds are kept for the report.
 stage = tests/runner.py stage $@ --

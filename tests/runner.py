@@ -170,7 +170,7 @@ def show():
               f"{'  FAILED' if entry['code'] else ''}")
     print(f"\nthe {SLOWEST} slowest tests")
     for test in sorted(tests, key=lambda test: -test["seconds"])[:SLOWEST]:
-        print(f"{test['seconds']:>9.1f} s  {test['suite']:<14}{test['test']}")
+        print(f"{test['seconds']:>9.1f} s  {test['suite']:<22}{test['test']}")
     failed = [f"{test['suite']}: {test['test']}" for test in tests if not test["ok"]]
     broken = [f"stage {entry['name']} ended with {entry['code']}" for entry in stages if entry["code"]]
     print("".join(f"\nFAILED  {line}" for line in failed + broken))

@@ -14,7 +14,7 @@ use crate::support::{Namespace, get, kubectl, kubectl_in, script, steps, task, u
 /// How many runs of the definition may be in progress at a time.
 const PLACES: usize = 5;
 
-/// How many runs the queue is tried with. `make test-scale` asks for more than the short form.
+/// How many runs the queue is tried with. `make e2e SUITE=scale` asks for more than the short form.
 fn size() -> usize {
     std::env::var("SCALE_TASKS").map_or(60, |text| text.parse().unwrap())
 }

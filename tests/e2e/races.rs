@@ -24,7 +24,7 @@ const TOGETHER: usize = 50;
 /// Races at a time.
 const AT_A_TIME: usize = 4;
 
-/// How many races are run. `make test-scale` asks for more than the short form.
+/// How many races are run. `make e2e SUITE=scale` asks for more than the short form.
 fn size() -> usize {
     std::env::var("SCALE_RACES").map_or(40, |text| text.parse().unwrap())
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::ledger::Ledger;
 use crate::support::{Namespace, audit, cli, in_time, root, steps, task, until};
 
-/// Shards of the test that kills pods; `make test-spread` runs 200.
+/// Shards of the test that kills pods; `make e2e SUITE=spread` runs 200.
 fn killed_shards() -> usize {
     std::env::var("SPREAD_SHARDS").map_or(24, |text| text.parse().unwrap())
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::stores::seaweed;
 use crate::support::{Namespace, SYSTEM, cli, get, host_ip, kubectl, kubectl_in, steps, task, until};
 
-/// Seconds; `make test-away` says 600.
+/// Seconds; `make e2e SUITE=away` says 600.
 fn away() -> Duration {
     Duration::from_secs(std::env::var("STORE_AWAY").map_or(20, |text| text.parse().unwrap()))
 }

@@ -8,7 +8,7 @@ use crate::support::{Namespace, run, script, stored, task, until};
 /// Files a run gives: as many as one commit takes.
 const EACH: usize = 999;
 
-/// Runs with as many files each; `make test-expired` has 10.
+/// Runs with as many files each; `make e2e SUITE=expired` has 10.
 fn runs() -> usize {
     std::env::var("EXPIRED_RUNS").map_or(2, |text| text.parse().unwrap())
 }

@@ -10,14 +10,14 @@ use serde_json::Value;
 use crate::component::{forget, peak, process};
 use crate::support::{Namespace, cli, steps, task};
 
-/// Items of the larger run; `make test-spread` sends a million.
+/// Items of the larger run; `make e2e SUITE=spread` sends a million.
 fn items() -> usize {
     std::env::var("SPREAD_ITEMS").map_or(100_000, |text| text.parse().unwrap())
 }
 
 /// The smaller run has this part of them.
 const PART: usize = 100;
-/// Shards of the larger run, on one node; `make test-spread` has 200.
+/// Shards of the larger run, on one node; `make e2e SUITE=spread` has 200.
 fn shards() -> usize {
     std::env::var("SPREAD_SHARDS").map_or(40, |text| text.parse().unwrap())
 }

@@ -13,7 +13,7 @@ use crate::component::{forget, peak, process};
 use crate::stores::{access_key, awscli, seaweed, secret_key};
 use crate::support::{Namespace, SYSTEM, get, kubectl, run, steps, task, until};
 
-/// Bytes of the file; `make test-transfer` says 1 GiB.
+/// Bytes of the file; `make e2e SUITE=transfer` says 1 GiB.
 fn size() -> u64 {
     std::env::var("TRANSFER_SIZE").map_or(128 << 20, |text| text.parse().unwrap())
 }

@@ -7,7 +7,7 @@ SHELL := bash
 export ASYNCTASK_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/asynctask-operator
 export CARGO_TARGET_DIR ?= $(ASYNCTASK_CACHE)/target
 export CARGO_TERM_PROGRESS_WHEN ?= never
-export TEST_REPORT ?= $(ASYNCTASK_CACHE)/report
+REPORT := $(ASYNCTASK_CACHE)/report
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 BIN := $(CARGO_TARGET_DIR)/debug
@@ -40,6 +40,7 @@ check: ## In a minute, Rust only: format, clippy, unit, property and architectur
 	@cargo fmt --check
 	@cargo clippy $(EVERYTHING) --all-targets -- -D warnings
 	@cargo test --quiet $(EVERYTHING) --no-run --message-format=json-render-diagnostics --lib --test architecture | tests/runner.py found
+	@rm -rf "$(ASYNCTASK_CACHE)/check"
 	@TMPDIR=$(FAST_TMP) TEST_REPORT=$(ASYNCTASK_CACHE)/check tests/runner.py suite $(ROOMS:%=asynctask_%) architecture
 
 .PHONY: check-budget
@@ -58,15 +59,16 @@ demo-down: ## Removes everything `make demo` made
 # All beside each other: while one waits for a pod, another has the processors.
 .PHONY: test
 test: ## Everything CI runs: check, stores, and real clusters, unharmed and harmed; what took how long
-	@rm -rf "$(TEST_REPORT)"
-	@$(MAKE) --no-print-directory -j --keep-going test-e2e test-faults test-unit test-stores lint || true
-	@tests/runner.py show
+	@rm -rf "$(REPORT)"
+	@TEST_REPORT="$(REPORT)" $(MAKE) --no-print-directory -j --keep-going test-e2e test-faults test-unit test-stores lint || true
+	@TEST_REPORT="$(REPORT)" tests/runner.py show
 
 # Long forms, one at a time: they want the machine for themselves.
 LONG := scale spread away expired transfer
 .PHONY: test-long
+test-long: export TEST_REPORT := $(REPORT)
 test-long: suites ## Every long form, hours: each room alone, e2e suites, faults at every write; prints a table
-	@rm -rf "$(TEST_REPORT)"
+	@rm -rf "$(REPORT)"
 	@$(MAKE) --no-print-directory alone || true
 	@for suite in $(LONG); do $(MAKE) --no-print-directory e2e SUITE=$$suite || true; done
 	@$(MAKE) --no-print-directory test-faults-full || true

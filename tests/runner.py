@@ -12,7 +12,7 @@ usage: runner.py stage NAME -- COMMAND…       runs a command; its lines are sh
        runner.py show                         stages, slowest tests and failures so far; exit code 1 if anything failed
        runner.py table                        the same as one table of suites, for long runs
 
-The folder $TEST_REPORT (default: report, in the cache) keeps what was run: `stages` and `tests`, one JSON object a line, and
+The folder $TEST_REPORT, if it is set, keeps what was run: `stages` and `tests`, one JSON object a line, and
 the whole output of each suite in NAME.log and NAME.stderr.
 """
 
@@ -43,6 +43,8 @@ FORMAT = ["-Z", "unstable-options", "--format=json", "--report-time", "--show-ou
 
 
 def write_down(kind, entry):
+    if "TEST_REPORT" not in os.environ:  # a step by itself, maybe beside a run that is written down
+        return
     REPORT.mkdir(parents=True, exist_ok=True)
     with open(REPORT / kind, "a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -135,6 +137,7 @@ def suites(options, arguments):
 def suite(name, its, options, arguments):
     tests = Tests(name, options.show)
     environment = {**os.environ, **UNSTABLE, "CARGO_MANIFEST_DIR": its["folder"]}
+    REPORT.mkdir(parents=True, exist_ok=True)
     write_down("sizes", {"name": name, "size": options.size or ""})
     # What is said past the harness, by other threads and processes, is nobody's in particular.
     beside = REPORT / f"{name}.stderr"

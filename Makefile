@@ -60,8 +60,9 @@ demo-down: ## Removes everything `make demo` made
 .PHONY: test
 test: ## Everything CI runs: check, stores, and real clusters, unharmed and harmed; what took how long
 	@rm -rf "$(REPORT)"
-	@TEST_REPORT="$(REPORT)" $(MAKE) --no-print-directory -j --keep-going test-e2e test-faults test-unit test-stores lint || true
-	@TEST_REPORT="$(REPORT)" tests/runner.py show
+	@code=0; export TEST_REPORT="$(REPORT)"; \
+	  $(MAKE) --no-print-directory -j --keep-going test-e2e test-faults test-unit test-stores lint || code=$$?; \
+	  tests/runner.py show $$code
 
 # Long forms, one at a time: they want the machine for themselves.
 LONG := scale spread away expired transfer
@@ -69,10 +70,11 @@ LONG := scale spread away expired transfer
 test-long: export TEST_REPORT := $(REPORT)
 test-long: suites ## Every long form, hours: each room alone, e2e suites, faults at every write; prints a table
 	@rm -rf "$(REPORT)"
-	@$(MAKE) --no-print-directory alone || true
-	@for suite in $(LONG); do $(MAKE) --no-print-directory e2e SUITE=$$suite || true; done
-	@$(MAKE) --no-print-directory test-faults-full || true
-	@tests/runner.py table
+	@code=0; \
+	  $(MAKE) --no-print-directory alone || code=$$?; \
+	  for suite in $(LONG); do $(MAKE) --no-print-directory e2e SUITE=$$suite || code=$$?; done; \
+	  $(MAKE) --no-print-directory test-faults-full || code=$$?; \
+	  tests/runner.py table $$code
 
 .PHONY: test-unit
 test-unit: unit agent-suite go-tests example-tests ## Unit, property and agent tests; the examples' and the cluster tool's own

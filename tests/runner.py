@@ -9,8 +9,9 @@ usage: runner.py stage NAME -- COMMAND…       runs a command; its lines are sh
                                               that take long.
                                               SUITE is the name of a test target, or of a crate for its unit tests
        runner.py took NAME SECONDS            notes a part of a stage that has just ended
-       runner.py show                         stages, slowest tests and failures so far; exit code 1 if anything failed
-       runner.py table                        the same as one table of suites, for long runs
+       runner.py show [CODE]                  stages, slowest tests and failures so far; exit code 1 if anything failed, or
+                                              make did, with this code
+       runner.py table [CODE]                 the same as one table of suites, for long runs
 
 The folder $TEST_REPORT, if it is set, keeps what was run: `stages` and `tests`, one JSON object a line, and
 the whole output of each suite in NAME.log and NAME.stderr.
@@ -131,7 +132,9 @@ def suites(options, arguments):
         return 2
     # Two at a time: some tests wait, and the suite after them need not.
     with ThreadPoolExecutor(max_workers=2) as pool:
-        return max(pool.map(lambda name: suite(options.name or name, compiled[name], options, arguments), options.suites))
+        codes = pool.map(lambda name: suite(options.name or name, compiled[name], options, arguments), options.suites)
+        # One that was killed ends below zero.
+        return int(any(list(codes)))
 
 
 def suite(name, its, options, arguments):
@@ -163,7 +166,7 @@ def suite(name, its, options, arguments):
     return process.returncode
 
 
-def show():
+def show(code):
     stages, tests = written("stages"), written("tests")
     first = min((stage["began"] for stage in stages), default=time.time())
     last = max((stage["began"] + stage["seconds"] for stage in stages), default=first)
@@ -177,13 +180,15 @@ def show():
     failed = [f"{test['suite']}: {test['test']}" for test in tests if not test["ok"]]
     broken = [f"stage {entry['name']} ended with {entry['code']}" for entry in stages if entry["code"]]
     print("".join(f"\nFAILED  {line}" for line in failed + broken))
-    passed = bool(tests) and not failed and not broken
+    if code and not broken:
+        print(f"FAILED  make ended with {code}, outside of all stages: see above")
+    passed = bool(tests) and not failed and not broken and not code
     print(f"test result: {'ok' if passed else 'FAILED'}. {len(tests) - len(failed)} passed; {len(failed)} failed; "
           f"{len(broken)} of {len(stages)} stages failed; finished in {last - first:.0f} s")
     return 0 if passed else 1
 
 
-def table():
+def table(code):
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
     sizes = {entry["name"]: entry["size"] for entry in written("sizes")}
     rows = [("suite", "size", "seconds", "verdict", "commit")]
@@ -193,7 +198,9 @@ def table():
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    return int(any(entry["code"] for entry in written("stages")))
+    if code:
+        print(f"FAILED  the last failure of make was {code}: see above")
+    return int(bool(code) or any(entry["code"] for entry in written("stages")))
 
 
 def main(arguments):
@@ -207,8 +214,9 @@ def main(arguments):
     took = verbs.add_parser("took")
     took.add_argument("name")
     took.add_argument("seconds", type=float)
-    for verb in ("found", "show", "table"):
-        verbs.add_parser(verb)
+    verbs.add_parser("found")
+    for verb in ("show", "table"):
+        verbs.add_parser(verb).add_argument("code", type=int, nargs="?", default=0)
     of_suite = verbs.add_parser("suite")
     of_suite.add_argument("suites", nargs="+")
     of_suite.add_argument("--as", dest="name")
@@ -223,7 +231,9 @@ def main(arguments):
         return write_down("stages", {"name": options.name, "began": began, "seconds": options.seconds, "code": 0})
     if options.verb == "suite":
         return suites(options, command)
-    return {"found": found, "show": show, "table": table}[options.verb]()
+    if options.verb == "found":
+        return found()
+    return {"show": show, "table": table}[options.verb](options.code)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ use kube::{Client, Config};
 /// Seconds after which the API server ends a watch, which is then begun again where it ended. Two seconds before, the
 /// server sends a bookmark: the new watch needs no list.
 const WATCH: u32 = 60;
-/// Longest silence on a connection; one that dies without a word is given up after it. The API server ends a watch, or
-/// gives up on any other request (its `--request-timeout`), within a minute. kube gives up on a watch a little later, and
-/// neither says so nor looks after its first request.
+/// How long a connection may stay silent before it is closed as dead. The API server answers or ends every request within a
+/// minute: a watch by its `timeoutSeconds`, any other by `--request-timeout`. kube's own idle timeout comes later, and does not
+/// cover the request that opens a watch.
 pub const SILENCE: Duration = Duration::from_secs(63);
 /// A lease that could not be renewed in this time is as good as lost.
 const LEASE_READ_TIMEOUT: Duration = Duration::from_secs(2);

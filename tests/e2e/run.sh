@@ -43,14 +43,14 @@ work=$ASYNCTASK_CACHE/clusters/$name/work
 cluster() { "$here/../cluster/cluster" "$@"; }
 
 finish() {
-  # Asked politely it waits for peers that are gone; its data is throw-away.
-  if [[ -f $work/seaweed.pid ]]; then kill -9 "$(cat "$work/seaweed.pid")" || true; fi
+  # Asked politely it waits for peers that are gone; its data is throw-away. It may have ended with the tests.
+  if [[ -f $work/seaweed.pid ]]; then kill -9 "$(cat "$work/seaweed.pid")" 2>/dev/null || true; fi
   if [[ -z ${KEEP:-} ]]; then
     said=$(cluster down --name "$name" 2>&1) || echo "$said" >&2
   fi
 }
 # What a run before left, kept or killed, belongs to other volumes and servers.
-cluster down --name "$name" >/dev/null 2>&1 || true
+said=$(cluster down --name "$name" 2>&1) || echo "$said" >&2
 trap finish EXIT
 booting=$SECONDS
 cluster up --name "$name"

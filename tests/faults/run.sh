@@ -31,7 +31,7 @@ finish() {
   fi
 }
 # The store of a kept cluster ended with its run, and what is in it cannot be deleted any more.
-cluster down --name "$name" >/dev/null 2>&1 || true
+said=$(cluster down --name "$name" 2>&1) || echo "$said" >&2
 export FAULTS_FOLDER=$work FAULTS_TABLE=$work/table FAULTS_CLUSTER=$name
 trap finish EXIT
 booting=$SECONDS

@@ -6,9 +6,11 @@
 
 mod admission;
 mod api;
+mod away;
 mod bad_input;
 mod budget;
 mod component;
+mod deletion;
 mod eviction;
 mod inside;
 mod journey;

@@ -21,7 +21,7 @@ case $suite in
     export SPREAD_SHARDS=200 SPREAD_ITEMS=1000000
     ;;
   away)
-    size='a store away for ten minutes, twice' limit=7200 tests=(serial::away::)
+    size='a store away for ten minutes, twice' limit=7200 tests=(away::)
     export STORE_AWAY=600
     ;;
   expired)

@@ -134,6 +134,19 @@ impl CloudStore {
         upload.complete().await.map(drop).map_err(|error| self.failed("complete the upload of", key, &error))
     }
 
+    async fn delete_once(&self, keys: &[String]) -> Result<(), StoreError> {
+        let paths: Vec<_> = keys.iter().map(|key| path(key)).collect::<Result<_, _>>()?;
+        let paths = futures::stream::iter(paths.into_iter().map(Ok)).boxed();
+        let mut deleted = self.service.delete_stream(paths);
+        while let Some(outcome) = deleted.next().await {
+            match outcome {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(self.failed("delete from", keys.first().map_or("", String::as_str), &error)),
+            }
+        }
+        Ok(())
+    }
+
     async fn open(&self, key: &str, options: GetOptions) -> Result<GetResult, StoreError> {
         self.service.get_opts(&path(key)?, options).await.map_err(|error| self.failed("read", key, &error))
     }
@@ -225,16 +238,17 @@ impl ObjectStore for CloudStore {
         Ok(listed.common_prefixes.iter().filter_map(name).collect())
     }
 
+    /// What is gone may be deleted again, so a connection that broke is no reason to give up; the crate tries again only
+    /// what reads.
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
-        let paths: Vec<_> = keys.iter().map(|key| path(key)).collect::<Result<_, _>>()?;
-        let paths = futures::stream::iter(paths.into_iter().map(Ok)).boxed();
-        let mut deleted = self.service.delete_stream(paths);
-        while let Some(outcome) = deleted.next().await {
-            match outcome {
-                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(self.failed("delete from", keys.first().map_or("", String::as_str), &error)),
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..ATTEMPTS {
+            match self.delete_once(keys).await {
+                Err(StoreError::Unreachable { .. }) => tokio::time::sleep(pause).await,
+                done => return done,
             }
+            pause *= 2;
         }
-        Ok(())
+        self.delete_once(keys).await
     }
 }

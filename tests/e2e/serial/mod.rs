@@ -1,11 +1,9 @@
 //! Tests that stop, replace or measure what all runs share: operator, gateway, a store. They run one at a time, on a cluster
 //! of their own.
 
-mod away;
 mod canaries;
 mod claims;
 mod crash;
-mod deletion;
 mod expired;
 mod flood;
 mod memory;

@@ -3,7 +3,7 @@
 use asynctask_operator::storage::s3::{Keys, S3Options, S3Store};
 use asynctask_operator::storage::{Layout, ObjectStore};
 
-use super::away::gated;
+use crate::away::gated;
 use crate::stores::{access_key, secret_key};
 use crate::support::{Namespace, get, kubectl, script, task, until};
 

@@ -148,6 +148,7 @@ fn a_store_that_is_away_loses_nothing_and_nothing_is_half_there() {
     });
     ns.wait("delete", "asynctask/t", 180);
     let logs = kubectl(&["-n", SYSTEM, "logs", "deployment/asynctask-operator", "--since=2m"]).ok();
-    assert!(logs.contains("outputs deleted"), "{logs}");
+    let deleted = |line: &str| line.contains("outputs deleted") && line.contains(&ns.name);
+    assert!(logs.lines().any(deleted), "{logs}");
     kubectl(&["delete", "outputstore", "away", "--timeout=60s"]).ok();
 }

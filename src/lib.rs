@@ -5,7 +5,7 @@
 //!
 //! | room | what | may import |
 //! |---|---|---|
-//! | [`contract`] | names, paths, exit codes, wire types shared by agent, gateway and CLI | serde |
+//! | [`contract`] | names, paths, exit codes, wire types shared by agent, gateway and CLI | serde, Unicode |
 //! | [`api`] | the kinds, conditions, names of labels, finalizers and field managers | contract |
 //! | [`plan`] | PURE: snapshot → plan → status | api, contract |
 //! | [`storage`] | key layout, the store traits and their backends | contract |

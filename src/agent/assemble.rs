@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::client::CallError;
 use super::fetch::{FetchError, Peers, Wanted, below, changed, look_again};
 use super::items::failed_items_path;
+use asynctask_contract::media_type::is_lines;
 use asynctask_contract::wire::{
     AssembledOutput, BuiltIn, OutputDeclaration, Segment, Segments, SignedRequest, Work, path,
 };
@@ -52,7 +53,10 @@ pub(crate) async fn assemble(
         let at = declared.iter().find(|declared| declared.name == output.output).ok_or_else(|| {
             strange(format!("the output {:?} is to be put together, but not declared", output.output))
         })?;
-        put_together(peers, folders.scratch, output, below(folders.outputs, &at.path)?).await?;
+        let place = below(folders.outputs, &at.path)?;
+        let whole =
+            Whole::create(&place, output.header, is_text(output, at)).map_err(|source| unwritable(output, source))?;
+        put_together(peers, folders.scratch, output, whole).await?;
     }
     Ok(())
 }
@@ -61,10 +65,9 @@ async fn put_together(
     peers: Peers<'_>,
     scratch: &Path,
     output: &AssembledOutput,
-    place: PathBuf,
+    mut whole: Whole,
 ) -> Result<(), FetchError> {
-    let failed = |source| FetchError::Write { what: format!("the output {:?}", output.output), source };
-    let mut whole = Whole::create(&place, output.header).map_err(failed)?;
+    let failed = |source| unwritable(output, source);
     let pages = Pages { peers, output, page: Mutex::default() };
     let base = output.base.iter().map(Piece::Base);
     let pieces = stream::iter(base.chain((0..output.segments).map(Piece::Segment)))
@@ -80,6 +83,19 @@ async fn put_together(
         whole = appending.await.map_err(io::Error::other).and_then(|appended| appended).map_err(failed)?;
     }
     whole.file.flush().map_err(failed)
+}
+
+fn unwritable(output: &AssembledOutput, source: io::Error) -> FetchError {
+    FetchError::Write { what: format!("the output {:?}", output.output), source }
+}
+
+/// Whether lines of one piece may follow lines of another. Of bytes nothing may be between two pieces: gzip files behind
+/// each other are one, with a line's end between them they are not.
+fn is_text(output: &AssembledOutput, declared: &OutputDeclaration) -> bool {
+    // A header is a line, and so is a failed item.
+    output.header
+        || declared.path == failed_items_path(declared)
+        || declared.media_type.as_deref().is_some_and(is_lines)
 }
 
 enum Piece<'a> {
@@ -181,6 +197,8 @@ struct Whole {
     file: BufWriter<File>,
     /// Every piece begins with the same line, which is kept once.
     header: bool,
+    /// Lines of one piece may follow lines of another.
+    text: bool,
     /// Something is in it already.
     begun: bool,
     /// In the middle of a line.
@@ -188,14 +206,14 @@ struct Whole {
 }
 
 impl Whole {
-    fn create(place: &Path, header: bool) -> io::Result<Self> {
+    fn create(place: &Path, header: bool, text: bool) -> io::Result<Self> {
         if let Some(parent) = place.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        Ok(Self { file: BufWriter::new(File::create(place)?), header, begun: false, open_line: false })
+        Ok(Self { file: BufWriter::new(File::create(place)?), header, text, begun: false, open_line: false })
     }
 
-    /// Appends a piece of text. A line that the piece before it left open ends where this one begins.
+    /// Appends a piece. Of text, a line that the piece before it left open ends where this one begins.
     fn append(&mut self, piece: &Path) -> io::Result<()> {
         let mut from = BufReader::with_capacity(128 << 10, File::open(piece)?);
         if self.header && self.begun {
@@ -205,7 +223,7 @@ impl Whole {
         loop {
             let bytes = from.fill_buf()?;
             let Some(last) = bytes.last() else { return Ok(()) };
-            if first && self.open_line {
+            if first && self.open_line && self.text {
                 self.file.write_all(b"\n")?;
             }
             self.open_line = *last != b'\n';
@@ -236,10 +254,10 @@ fn skip_line(from: &mut impl BufRead) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn joined(header: bool, pieces: &[&str]) -> String {
+    fn joined(header: bool, text: bool, pieces: &[&str]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("deep/whole");
-        let mut whole = Whole::create(&place, header).unwrap();
+        let mut whole = Whole::create(&place, header, text).unwrap();
         for piece in pieces {
             let path = folder.path().join("piece");
             std::fs::write(&path, piece).unwrap();
@@ -261,14 +279,19 @@ mod tests {
             (true, &["h", "h\n1\n"], "h\n1\n"),
             (true, &["h\n", "", "h\n"], "h\n"),
         ] {
-            assert_eq!(joined(header, pieces), expected, "header {header}: {pieces:?}");
+            assert_eq!(joined(header, true, pieces), expected, "header {header}: {pieces:?}");
         }
+    }
+
+    #[test]
+    fn nothing_is_put_between_bytes() {
+        assert_eq!(joined(false, false, &["\u{1f}a", "", "\u{1f}b", "c\n", "d"]), "\u{1f}a\u{1f}bc\nd");
     }
 
     #[test]
     fn a_large_piece_and_a_header_without_an_end_pass_through() {
         let large = "x".repeat(1 << 20);
-        assert_eq!(joined(true, &["h\n", &format!("{large}\n{large}")]), format!("h\n{large}"));
-        assert_eq!(joined(true, &["h\n", &large]), "h\n");
+        assert_eq!(joined(true, true, &["h\n", &format!("{large}\n{large}")]), format!("h\n{large}"));
+        assert_eq!(joined(true, true, &["h\n", &large]), "h\n");
     }
 }

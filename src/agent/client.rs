@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::notice;
 use super::retry::{Decision, Kind, Peer, Tries};
 use asynctask_contract::env;
-use asynctask_contract::wire::SignedRequest;
+use asynctask_contract::wire::{FailedBy, SignedRequest, word};
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// A commit of 1,000 files makes the gateway look at each of them.
@@ -53,11 +53,35 @@ pub(crate) enum CallError {
     Answer { act: &'static str, said: String },
 }
 
+impl CallError {
+    /// Whose failure it is that the call did not succeed.
+    pub(crate) fn failed_by(&self) -> FailedBy {
+        match self {
+            Self::Local { .. } | Self::Answer { .. } => FailedBy::Agent,
+            Self::Refused { status, word, .. } => refused(*status, word.as_deref()),
+        }
+    }
+}
+
+/// Whose failure a refusal of the gateway speaks of. 422 speaks of content: what the definition asks for or the program
+/// left; 410 of bytes that are gone.
+fn refused(status: u16, word: Option<&str>) -> FailedBy {
+    match (status, word) {
+        (422, Some(word::INPUT_MISSING)) | (410, _) => FailedBy::PlatformForGood,
+        // What was sent is not what was stored: the next attempt sends it anew.
+        (422, Some(word::NOT_STORED | word::CONTENT_ALTERED)) => FailedBy::Platform,
+        (422, Some(word::INVALID_DIGEST | word::INVALID_PART | word::UNKNOWN_STAGE)) => FailedBy::Agent,
+        (422, _) => FailedBy::Contract,
+        (400 | 413 | 415, _) => FailedBy::Agent,
+        _ => FailedBy::Platform,
+    }
+}
+
 /// How one try failed.
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
-    /// Title of the gateway's answer: a word programs can tell apart.
+    /// Title of the gateway's answer, or code of the store's: a word programs can tell apart.
     pub(crate) word: Option<String>,
     /// For people; without a URL.
     pub(crate) said: String,
@@ -66,6 +90,20 @@ pub(crate) struct Fault {
 impl Fault {
     pub(crate) fn new(kind: Kind, said: impl Into<String>) -> Self {
         Self { kind, word: None, said: said.into() }
+    }
+
+    /// Whose failure it is, once no further try is made. A store's "there is no such bucket" is a 404 too, and heals.
+    pub(crate) fn failed_by(&self, peer: Peer) -> FailedBy {
+        match (self.kind, peer) {
+            (Kind::File, _) => FailedBy::Contract,
+            (Kind::Local, _) => FailedBy::Agent,
+            (Kind::Unreachable, _) => FailedBy::Platform,
+            (Kind::Status { code, .. }, Peer::Gateway) => refused(code, self.word.as_deref()),
+            (Kind::Status { code: 404, .. }, Peer::Store) if self.word.as_deref() == Some("NoSuchKey") => {
+                FailedBy::PlatformForGood
+            }
+            (Kind::Status { .. }, Peer::Store) => FailedBy::Platform,
+        }
     }
 }
 
@@ -168,7 +206,7 @@ impl Gateway {
                     Kind::Status { code, .. } => {
                         CallError::Refused { act, status: code, word: fault.word, said: fault.said }
                     }
-                    Kind::Local | Kind::Unreachable => CallError::Local { act, said: fault.said },
+                    Kind::Local | Kind::File | Kind::Unreachable => CallError::Local { act, said: fault.said },
                 });
             }
         }
@@ -246,7 +284,10 @@ pub(crate) async fn send(peer: Peer, request: RequestBuilder) -> Result<Response
     let (word, said) = match peer {
         Peer::Gateway => (title(&body), detail(&body).unwrap_or_else(|| "no reason given".to_owned())),
         Peer::Store => match store_code(&body) {
-            Some(word) => (None, format!("the store answered {code} ({word})")),
+            Some(word) => {
+                let said = format!("the store answered {code} ({word})");
+                (Some(word), said)
+            }
             None => (None, format!("the store answered {code}")),
         },
     };

@@ -39,6 +39,8 @@ pub(crate) struct Cutter {
     /// Number of the shard that is being written, or of the next one.
     number: u32,
     open: Option<Open>,
+    /// The first item is an array.
+    begins_with_array: bool,
 }
 
 struct Open {
@@ -50,7 +52,17 @@ struct Open {
 
 impl Cutter {
     pub(crate) fn new(limits: EmitLimits, scratch: PathBuf, of: String) -> Self {
-        Self { limits, scratch, of, partial: Vec::new(), lines: 0, items: 0, number: 0, open: None }
+        Self {
+            limits,
+            scratch,
+            of,
+            partial: Vec::new(),
+            lines: 0,
+            items: 0,
+            number: 0,
+            open: None,
+            begins_with_array: false,
+        }
     }
 
     pub(crate) fn of(&self) -> &str {
@@ -96,6 +108,9 @@ impl Cutter {
         if !line.is_empty() {
             self.line(&line, &mut give)?;
         }
+        if self.begins_with_array && self.items() == 1 {
+            return Err(EmitError::NotAnItem { of: self.of });
+        }
         self.close(&mut give)
     }
 
@@ -115,8 +130,14 @@ impl Cutter {
         Ok(())
     }
 
+    /// Items so far.
+    fn items(&self) -> u64 {
+        self.items + self.open.as_ref().map_or(0, |open| open.items)
+    }
+
     fn keep(&mut self, line: &[u8]) -> Result<(), EmitError> {
-        let before = self.items + self.open.as_ref().map_or(0, |open| open.items);
+        let before = self.items();
+        self.begins_with_array |= before == 0 && line.starts_with(b"[");
         if before == self.limits.items {
             return Err(EmitError::TooManyItems { line: self.lines, of: self.of.clone(), limit: self.limits.items });
         }
@@ -223,13 +244,25 @@ mod tests {
         assert_eq!(said.code(), "InvalidItem");
         assert_eq!(
             said.to_string(),
-            "line 3 of $ASYNCTASK_EMIT is not JSON: expected value at column 6; write one JSON value a line"
+            "line 3 of $ASYNCTASK_EMIT is not JSON: expected value at column 6; write one JSON value on each line, \
+             as {\"email\": \"ada@example.org\"}"
         );
         for bad in ["name,mail", "{}{}", "1 2", "{", "\"x", "nul"] {
             assert_eq!(cut(bad).unwrap_err().code(), "InvalidItem", "{bad}");
         }
         let said = cut_as(limits(), b"1\n\"\xff\"\n", 4).unwrap_err().to_string();
         assert!(said.contains("line 2") && said.contains("byte 2 is not UTF-8"), "{said}");
+    }
+
+    #[test]
+    fn an_array_that_is_all_there_is_was_meant_as_items() {
+        for text in ["[1,2,3]", "[]\n", "\n [{}] \n\n"] {
+            let error = cut(text).unwrap_err();
+            assert_eq!(error.code(), "InvalidItem", "{text}");
+            assert!(error.to_string().contains("jq -c '.[]'"), "{error}");
+        }
+        assert_eq!(cut("[1,2]\n[3,4]\n").unwrap(), ["[1,2]\n[3,4]\n"], "rows may be arrays");
+        assert_eq!(cut("1\n[2]\n").unwrap(), ["1\n[2]\n"]);
     }
 
     #[test]

@@ -97,7 +97,10 @@ async fn ask(question: &str, guarded: &[String], gateway: &Gateway, board: &Boar
             board.enter(request.stage);
             Answer::Entered
         }
-        Err(CallError::Refused { word: Some(word), said, .. }) if word == CANCELED => Answer::Canceled(said),
+        Err(CallError::Refused { word: Some(word), said, .. }) if word == CANCELED => {
+            board.turn_away(&said);
+            Answer::Canceled(said)
+        }
         Err(error) => Answer::Refused(error.to_string()),
     }
 }

@@ -31,8 +31,15 @@ const LEFT_IN_PIPE: usize = 1 << 20;
 /// Items cannot be emitted like this. Numbers of lines are counted from 1, empty ones included.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmitError {
-    #[error("line {line} of {of} is not JSON: {said}; write one JSON value a line")]
+    #[error(
+        "line {line} of {of} is not JSON: {said}; write one JSON value on each line, as {{\"email\": \"ada@example.org\"}}"
+    )]
     NotJson { line: u64, of: String, said: String },
+    #[error(
+        "{of} is one JSON array, which would be one item; write each of its elements on a line of its own, as `jq -c '.[]'` \
+         does"
+    )]
+    NotAnItem { of: String },
     #[error(
         "line {line} of {of} is longer than {limit} bytes: let an item name where its data is rather than carry it"
     )]
@@ -59,7 +66,7 @@ impl EmitError {
     /// The word of the failure report.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            Self::NotJson { .. } => "InvalidItem",
+            Self::NotJson { .. } | Self::NotAnItem { .. } => "InvalidItem",
             Self::TooLong { .. } => "ItemTooLong",
             Self::TooManyShards { .. } => "TooManyShards",
             Self::TooManyItems { .. } => "TooManyItems",

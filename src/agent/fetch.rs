@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::client::{CallError, Fault, Gateway, Transport, send, unreachable};
 use super::retry::{Decision, Kind, Peer, Tries};
-use asynctask_contract::wire::{Assignment, SignedRequest, Work, path};
+use asynctask_contract::wire::{Assignment, FailedBy, SignedRequest, Work, path, word};
 
 /// A transfer without TLS may flip a bit once; twice is what is stored.
 const DOWNLOADS: u32 = 2;
@@ -31,7 +31,7 @@ pub(crate) enum FetchError {
     #[error("{what} is not what was stored: expected {expected}, got {got}; {remedy}")]
     Altered { what: String, expected: String, got: String, remedy: &'static str },
     #[error("{what} cannot be fetched: {said}")]
-    Refused { what: String, said: String },
+    Refused { what: String, by: FailedBy, said: String },
     #[error(transparent)]
     Renew(#[from] CallError),
     #[error("this attempt was called off while its inputs were fetched: {0}")]
@@ -43,9 +43,22 @@ impl FetchError {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Altered { .. } => "InputInvalid",
+            Self::Refused { by: FailedBy::PlatformForGood, .. } => word::INPUT_MISSING,
             Self::Place(_) | Self::Write { .. } | Self::Refused { .. } | Self::Renew(_) | Self::CalledOff(_) => {
                 "InputUnavailable"
             }
+        }
+    }
+
+    /// Whose failure it is.
+    pub(crate) fn failed_by(&self) -> FailedBy {
+        match self {
+            // Twice the same wrong bytes: that is what is stored.
+            Self::Altered { .. } => FailedBy::PlatformForGood,
+            Self::Refused { by, .. } => *by,
+            Self::Renew(error) => error.failed_by(),
+            Self::Place(_) | Self::Write { .. } => FailedBy::Agent,
+            Self::CalledOff(_) => FailedBy::Platform,
         }
     }
 }
@@ -114,7 +127,7 @@ impl Peers<'_> {
             if self.gateway.wait_after(&format!("fetch {}", wanted.what), peer, &fault, &mut tries).await
                 == Decision::Stop
             {
-                return Err(FetchError::Refused { what: wanted.what, said: fault.said });
+                return Err(FetchError::Refused { what: wanted.what, by: fault.failed_by(peer), said: fault.said });
             }
             if matches!(fault.kind, Kind::Status { code: 400..=403, .. }) {
                 wanted.source = renew(&wanted.source).await?;

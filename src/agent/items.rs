@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     fn output(name: &str, failed_items: bool) -> OutputDeclaration {
-        OutputDeclaration { name: name.into(), path: name.into(), media_type: None, failed_items }
+        OutputDeclaration { name: name.into(), path: name.into(), media_type: None, failed_items, one_file: false }
     }
 
     fn results(folder: &Path, declared: &[OutputDeclaration]) -> ItemResults {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{AccessFlags, access, mkfifo};
 use serde::{Deserialize, Serialize};
 
 use asynctask_contract::env;
@@ -83,6 +83,10 @@ impl Layout {
         self.work.join("tmp")
     }
 
+    fn home(&self) -> PathBuf {
+        self.work.join("home")
+    }
+
     /// Makes folders and the FIFOs, writes the parameters and the declared stages.
     ///
     /// What the program writes to is open to every user of the container: images that drop root before they start
@@ -91,6 +95,7 @@ impl Layout {
         folder(&self.inputs(), 0o755)?;
         folder(&self.outputs(), 0o777)?;
         folder(&self.tmp(), 0o1777)?;
+        folder(&self.home(), 0o777)?;
         folder(&self.scratch(), 0o700)?;
         fifo(&self.fifo())?;
         if work.emits.is_some() {
@@ -118,6 +123,11 @@ impl Layout {
         // A read-only root file system is usual, so a program without a TMPDIR would have nowhere to go.
         if std::env::var_os("TMPDIR").is_none() {
             vars.push(("TMPDIR", self.tmp().into()));
+        }
+        // An image's own home mostly belongs to a user that the pod is not run as, if there is one at all.
+        let home = std::env::var_os("HOME").filter(|home| access(home.as_os_str(), AccessFlags::W_OK).is_ok());
+        if home.is_none() {
+            vars.push(("HOME", self.home().into()));
         }
         vars
     }

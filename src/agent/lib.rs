@@ -8,6 +8,7 @@
 //!
 //! Invariants:
 //! * exit code 0 means that the gateway acknowledged the commit;
+//! * what is reported says whose failure it was, and never by a number;
 //! * after SIGTERM a bare exit 0 of the program is no success, unless the program called `done`;
 //! * a signed URL or a token never reaches a log line, an error or the termination message;
 //! * memory does not grow with the size of inputs, outputs or logs, or with the number of items.
@@ -26,6 +27,7 @@ pub mod helper;
 mod inputs;
 pub mod install;
 mod items;
+mod last_words;
 mod layout;
 mod log;
 mod outputs;
@@ -35,6 +37,7 @@ mod retry;
 mod run;
 mod signals;
 mod spool;
+mod stragglers;
 mod upload;
 
 pub use layout::Layout;

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::child::Started;
+use super::last_words::{LOOKED_AT, last_words};
 use super::notice;
 use super::outputs::Found;
 use super::spool::Spool;
@@ -25,8 +26,6 @@ const FLUSH: Duration = Duration::from_secs(30);
 const STRAGGLERS: Duration = Duration::from_secs(2);
 /// Bytes of the end that travel in a failure report and in the termination message.
 const TAIL: usize = 2048;
-/// Of stderr so much is looked at for its last line.
-const LAST_LINE: usize = 512;
 
 /// The log of one attempt.
 #[derive(Clone)]
@@ -108,11 +107,9 @@ impl Log {
         lock(&self.kept).spool.last(TAIL).unwrap_or_default()
     }
 
-    /// The last line the program wrote to stderr.
-    pub(crate) fn last_error_line(&self) -> Option<String> {
-        let kept = lock(&self.kept);
-        let text = String::from_utf8_lossy(&kept.stderr);
-        text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+    /// What the program said last on stderr.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        last_words(&lock(&self.kept).stderr)
     }
 
     /// Stores the log if it has changed since the last time. `None`: the program has written nothing.
@@ -166,8 +163,8 @@ impl Log {
 impl Kept {
     fn keep(&mut self, bytes: &[u8], errors: bool) {
         if errors {
-            self.stderr.extend_from_slice(&bytes[bytes.len().saturating_sub(LAST_LINE)..]);
-            let surplus = self.stderr.len().saturating_sub(LAST_LINE);
+            self.stderr.extend_from_slice(&bytes[bytes.len().saturating_sub(LOOKED_AT)..]);
+            let surplus = self.stderr.len().saturating_sub(LOOKED_AT);
             self.stderr.drain(..surplus);
         }
         if self.broken {

@@ -1,14 +1,14 @@
 //! What the program left below `$ASYNCTASK_OUTPUTS`, compared with what the definition declares.
 
+use std::collections::BTreeMap;
 use std::fs::{self, FileType};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
+use asynctask_contract::file_path::{PathError, composed, validate_path};
 use asynctask_contract::wire::OutputDeclaration;
 
-/// Longest segment of a path, in bytes: what file systems and archives take.
-const SEGMENT: usize = 255;
 /// Most entries looked at for one output: a tree of empty folders must not fill the memory.
 const ENTRIES: usize = 100_000;
 
@@ -18,7 +18,7 @@ pub(crate) struct Found {
     pub(crate) output: String,
     /// Number within the output, in the order of the paths.
     pub(crate) seq: u32,
-    /// Relative to `$ASYNCTASK_OUTPUTS`.
+    /// Relative to `$ASYNCTASK_OUTPUTS`, in the one spelling that is stored.
     pub(crate) path: String,
     pub(crate) media_type: Option<String>,
     pub(crate) size: u64,
@@ -31,15 +31,28 @@ pub(crate) struct Found {
 pub(crate) enum OutputError {
     #[error(
         "the output {output:?} was declared but not written: the program has to leave a file or folder at \
-         $ASYNCTASK_OUTPUTS/{path} before it ends"
+         $ASYNCTASK_OUTPUTS/{path} before it ends; when there is nothing to write, leave an empty file, or declare a folder \
+         and leave that empty"
     )]
     Missing { output: String, path: String },
     #[error("{path:?} is a symbolic link, and links are not followed: write the file itself below $ASYNCTASK_OUTPUTS")]
     Link { path: PathBuf },
     #[error("{path:?} is a {what}; only files and folders can be outputs")]
     Special { path: PathBuf, what: &'static str },
+    #[error("the file name {path:?} cannot be kept: it is not UTF-8; rename it below $ASYNCTASK_OUTPUTS")]
+    NotUtf8 { path: PathBuf },
     #[error("the file name {path:?} cannot be kept: {why}; rename it below $ASYNCTASK_OUTPUTS")]
-    Name { path: PathBuf, why: &'static str },
+    Name { path: String, why: PathError },
+    #[error(
+        "{one:?} and {other:?} are one name in two spellings (Unicode NFC and NFD), and only one of them can be kept: \
+         rename one below $ASYNCTASK_OUTPUTS"
+    )]
+    SameName { one: String, other: String },
+    #[error(
+        "the output {output:?} has {files} files, and is put together from one of each shard: write the one file \
+         $ASYNCTASK_OUTPUTS/{path}"
+    )]
+    NotOneFile { output: String, path: String, files: usize },
     #[error("the output {output:?} is declared at {path:?}, which is no path below $ASYNCTASK_OUTPUTS")]
     Outside { output: String, path: String },
     #[error("the outputs have more than {limit} files; write fewer, or one archive")]
@@ -53,9 +66,14 @@ impl OutputError {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Missing { .. } => "OutputMissing",
-            Self::Link { .. } | Self::Special { .. } | Self::Name { .. } | Self::Outside { .. } | Self::Read { .. } => {
-                "OutputRefused"
-            }
+            Self::Link { .. }
+            | Self::Special { .. }
+            | Self::NotUtf8 { .. }
+            | Self::Name { .. }
+            | Self::SameName { .. }
+            | Self::NotOneFile { .. }
+            | Self::Outside { .. }
+            | Self::Read { .. } => "OutputRefused",
             Self::TooMany { .. } => "TooManyOutputFiles",
         }
     }
@@ -65,14 +83,17 @@ impl OutputError {
 pub(crate) fn collect(root: &Path, declared: &[OutputDeclaration], limit: u32) -> Result<Vec<Found>, OutputError> {
     let mut found = Vec::new();
     for output in declared {
-        let mut walk = Walk { root, files: Vec::new(), room: limit as usize - found.len(), limit };
+        let mut walk = Walk { root, files: BTreeMap::new(), room: limit as usize - found.len(), limit };
         walk.enter(&resolve(root, output)?)?;
-        walk.files.sort();
-        for (seq, (path, size)) in (0..).zip(walk.files) {
+        if output.one_file && walk.files.len() != 1 {
+            let (output, path) = (output.name.clone(), output.path.clone());
+            return Err(OutputError::NotOneFile { output, path, files: walk.files.len() });
+        }
+        for (seq, (path, (written, size))) in (0..).zip(walk.files) {
             found.push(Found {
                 output: output.name.clone(),
                 seq,
-                file: root.join(&path),
+                file: root.join(written),
                 path,
                 media_type: output.media_type.clone(),
                 size,
@@ -106,7 +127,8 @@ fn resolve(root: &Path, output: &OutputDeclaration) -> Result<PathBuf, OutputErr
 
 struct Walk<'a> {
     root: &'a Path,
-    files: Vec<(String, u64)>,
+    /// By the name that is stored: the name on the disk, and bytes.
+    files: BTreeMap<String, (String, u64)>,
     room: usize,
     limit: u32,
 }
@@ -144,23 +166,21 @@ impl Walk<'_> {
         } else if self.files.len() == self.room {
             return Err(OutputError::TooMany { limit: self.limit });
         } else {
-            self.files.push((plain_name(&path)?, meta.len()));
+            self.keep(path, meta.len())?;
         }
         Ok(())
     }
-}
 
-/// The path as text that can travel in manifests and headers.
-fn plain_name(path: &Path) -> Result<String, OutputError> {
-    let refused = |why| OutputError::Name { path: path.to_owned(), why };
-    let text = path.to_str().ok_or_else(|| refused("it is not UTF-8"))?;
-    if text.chars().any(char::is_control) {
-        return Err(refused("it holds a control character"));
+    /// Keeps a file under the name that can travel in manifests and headers.
+    fn keep(&mut self, path: PathBuf, size: u64) -> Result<(), OutputError> {
+        let written = path.into_os_string().into_string().map_err(|path| OutputError::NotUtf8 { path: path.into() })?;
+        let stored = composed(&written).into_owned();
+        validate_path(&stored).map_err(|why| OutputError::Name { path: written.clone(), why })?;
+        match self.files.insert(stored, (written.clone(), size)) {
+            Some((one, _)) => Err(OutputError::SameName { one, other: written }),
+            None => Ok(()),
+        }
     }
-    if text.split('/').any(|segment| segment.len() > SEGMENT) {
-        return Err(refused("a part of it is longer than 255 bytes"));
-    }
-    Ok(text.to_owned())
 }
 
 fn kind(file: FileType) -> &'static str {
@@ -196,6 +216,7 @@ mod tests {
             path: path.into(),
             media_type: Some("text/csv".into()),
             failed_items: false,
+            one_file: false,
         }
     }
 
@@ -264,9 +285,38 @@ mod tests {
             let root = folder(&["pages/fine.txt"]);
             fs::write(root.path().join("pages").join(std::ffi::OsStr::from_bytes(name)), b"").unwrap();
             let error = collect(root.path(), &[declared("x", "pages")], 10).unwrap_err();
-            assert!(matches!(error, OutputError::Name { .. }), "{error}");
+            assert_eq!(error.code(), "OutputRefused");
             assert!(!error.to_string().contains(char::is_control), "{error}");
         }
+    }
+
+    #[test]
+    fn a_name_that_nobody_could_read_is_refused_by_name() {
+        for (name, words) in [("a\\b", "backslash"), ("\u{202e}fdp", "control"), (&"d/".repeat(600), "1024 bytes")] {
+            let root = folder(&[&format!("pages/{name}x")]);
+            let error = collect(root.path(), &[declared("x", "pages")], 10).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_from_macos_is_stored_as_everybody_spells_it_and_two_spellings_are_told() {
+        let root = folder(&["pages/u\u{308}ber.txt"]);
+        let found = collect(root.path(), &[declared("x", "pages")], 10).unwrap();
+        assert_eq!(paths(&found), [("x", 0, "pages/\u{fc}ber.txt")]);
+        assert!(found[0].file.exists());
+        fs::write(root.path().join("pages/\u{fc}ber.txt"), "").unwrap();
+        let error = collect(root.path(), &[declared("x", "pages")], 10).unwrap_err();
+        assert!(matches!(error, OutputError::SameName { .. }), "{error}");
+    }
+
+    #[test]
+    fn of_what_is_put_together_there_is_one_file() {
+        let root = folder(&["rows/1", "rows/2", "one/1"]);
+        let appended = |path: &str| OutputDeclaration { one_file: true, ..declared("x", path) };
+        let error = collect(root.path(), &[appended("rows")], 10).unwrap_err();
+        assert!(error.to_string().contains("2 files"), "{error}");
+        assert_eq!(collect(root.path(), &[appended("one")], 10).unwrap().len(), 1);
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(crate) struct Said {
     pub(crate) failure: Option<AuthorFailure>,
     pub(crate) done: bool,
     pub(crate) progress: Progress,
+    /// Why it was not let into a guarded stage: the run is to be cancelled or held.
+    pub(crate) turned_away: Option<String>,
 }
 
 /// The running reader and sender.
@@ -77,6 +79,11 @@ impl Board {
     pub(crate) fn enter(&self, stage: String) {
         self.said().stage = Some(stage);
         self.changed.notify_one();
+    }
+
+    /// The program was told not to enter a guarded stage, and to end.
+    pub(crate) fn turn_away(&self, why: &str) {
+        self.said().turned_away = Some(why.to_owned());
     }
 }
 

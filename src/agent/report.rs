@@ -1,7 +1,7 @@
 //! What is told at the end: the failure to the gateway, the termination message to the kubelet.
 
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use super::child::ChildError;
@@ -12,7 +12,7 @@ use super::layout::LayoutError;
 use super::outputs::OutputError;
 use super::upload::UploadError;
 use asynctask_contract::env::exit;
-use asynctask_contract::wire::Termination;
+use asynctask_contract::wire::{FailedBy, StoppedBy, Termination};
 
 /// The kubelet reads no more.
 const LONGEST: usize = 4096;
@@ -24,40 +24,58 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     pub(crate) link: Option<String>,
     pub(crate) exit: u8,
+    pub(crate) by: FailedBy,
 }
 
 impl Failure {
-    pub(crate) fn new(code: impl Into<String>, exit: u8, message: impl std::fmt::Display) -> Self {
-        Self { code: code.into(), message: message.to_string(), link: None, exit }
+    pub(crate) fn new(code: impl Into<String>, by: FailedBy, exit: u8, message: impl std::fmt::Display) -> Self {
+        Self { code: code.into(), message: message.to_string(), link: None, exit, by }
+    }
+
+    /// The agent, or its place in the pod, is not as it must be.
+    pub(crate) fn of_set_up(message: impl std::fmt::Display) -> Self {
+        Self::new("SetUpFailed", FailedBy::Agent, exit::CONTRACT, message)
     }
 }
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::new("SetUpFailed", exit::CONTRACT, error)
+        Self::of_set_up(error)
     }
 }
 
 impl From<LayoutError> for Failure {
     fn from(error: LayoutError) -> Self {
-        Self::new("SetUpFailed", exit::CONTRACT, error)
+        Self::of_set_up(error)
     }
 }
 
 impl From<ChildError> for Failure {
     fn from(error: ChildError) -> Self {
-        match error {
-            ChildError::Watch(_) => Self::new("SetUpFailed", exit::CONTRACT, error),
-            ChildError::Start { .. } => Self::new("CommandNotStarted", exit::NOT_FOUND, error),
+        match &error {
+            ChildError::Watch(_) => Self::of_set_up(error),
+            ChildError::Start { source, .. } => {
+                // Short of memory or of process numbers: that passes. A command that is not there does not come.
+                let passes = matches!(source.kind(), ErrorKind::OutOfMemory | ErrorKind::WouldBlock);
+                let by = if passes { FailedBy::Platform } else { FailedBy::Contract };
+                Self::new("CommandNotStarted", by, exit::NOT_FOUND, error)
+            }
         }
     }
 }
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
-        match error {
-            CallError::Refused { .. } => Self::new("GatewayRefused", exit::GATEWAY, error),
-            CallError::Local { .. } | CallError::Answer { .. } => Self::new("GatewayUnusable", exit::GATEWAY, error),
+        let by = error.failed_by();
+        match &error {
+            // What is wrong in content has a word of its own.
+            CallError::Refused { word: Some(word), .. } if by != FailedBy::Platform => {
+                Self::new(word.clone(), by, exit::GATEWAY, error)
+            }
+            CallError::Refused { .. } => Self::new("GatewayRefused", by, exit::GATEWAY, error),
+            CallError::Local { .. } | CallError::Answer { .. } => {
+                Self::new("GatewayUnusable", by, exit::GATEWAY, error)
+            }
         }
     }
 }
@@ -66,14 +84,14 @@ impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {
         match error {
             FetchError::Renew(error) => error.into(),
-            other => Self::new(other.code(), exit::INPUT, other),
+            other => Self::new(other.code(), other.failed_by(), exit::INPUT, other),
         }
     }
 }
 
 impl From<OutputError> for Failure {
     fn from(error: OutputError) -> Self {
-        Self::new(error.code(), exit::CONTRACT, error)
+        Self::new(error.code(), FailedBy::Contract, exit::CONTRACT, error)
     }
 }
 
@@ -82,19 +100,22 @@ impl From<EmitError> for Failure {
         match error {
             EmitError::Upload(error) => error.into(),
             EmitError::NotJson { .. }
+            | EmitError::NotAnItem { .. }
             | EmitError::TooLong { .. }
             | EmitError::TooManyShards { .. }
-            | EmitError::TooManyItems { .. }
-            | EmitError::Read { .. }
-            | EmitError::Keep(_)
-            | EmitError::Gone => Self::new(error.code(), exit::CONTRACT, error),
+            | EmitError::TooManyItems { .. } => Self::new(error.code(), FailedBy::Contract, exit::CONTRACT, error),
+            EmitError::Read { .. } | EmitError::Keep(_) | EmitError::Gone => {
+                Self::new(error.code(), FailedBy::Agent, exit::CONTRACT, error)
+            }
         }
     }
 }
 
 impl From<UploadError> for Failure {
     fn from(error: UploadError) -> Self {
-        Self::new("UploadFailed", exit::UPLOAD, error)
+        let by = error.failed_by();
+        let code = if by == FailedBy::Contract { "OutputRefused" } else { "UploadFailed" };
+        Self::new(code, by, exit::UPLOAD, error)
     }
 }
 
@@ -116,8 +137,22 @@ impl Ending {
         }
     }
 
+    /// Whose failure it is; `None`: it is none.
+    fn failed_by(&self) -> Option<FailedBy> {
+        match self {
+            Self::Succeeded | Self::AlreadyCommitted => None,
+            Self::Fenced { .. } => Some(FailedBy::Platform),
+            Self::Failed(failure) => Some(failure.by),
+        }
+    }
+
     /// The message for the kubelet.
-    pub(crate) fn termination(&self, stage: Option<String>, log_tail: String) -> Termination {
+    pub(crate) fn termination(
+        &self,
+        stage: Option<String>,
+        stopped_by: Option<StoppedBy>,
+        log_tail: String,
+    ) -> Termination {
         let (outcome, code, message) = match self {
             Self::Succeeded => ("Succeeded", None, String::new()),
             Self::AlreadyCommitted => {
@@ -127,7 +162,8 @@ impl Ending {
             Self::Failed(failure) => ("Failed", Some(failure.code.clone()), failure.message.clone()),
         };
         let committed = self.exit_code() == 0;
-        Termination { outcome: outcome.to_owned(), code, message, stage, committed, log_tail }
+        let failed_by = self.failed_by();
+        Termination { outcome: outcome.to_owned(), code, failed_by, stopped_by, message, stage, committed, log_tail }
     }
 }
 
@@ -165,7 +201,8 @@ mod tests {
     use super::*;
 
     fn termination(message: &str, log_tail: &str) -> Termination {
-        Ending::Failed(Failure::new("ExitCode1", 1, message)).termination(Some("Verifying".into()), log_tail.into())
+        let failure = Failure::new("ExitCode1", FailedBy::Program, 1, message);
+        Ending::Failed(failure).termination(Some("Verifying".into()), None, log_tail.into())
     }
 
     #[test]
@@ -200,7 +237,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("termination-log");
         std::fs::write(&path, "y".repeat(8000)).unwrap();
-        write_termination(&path, Ending::Succeeded.termination(None, String::new())).unwrap();
+        write_termination(&path, Ending::Succeeded.termination(None, None, String::new())).unwrap();
         let read: Termination = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         assert!(read.committed && read.outcome == "Succeeded");
     }

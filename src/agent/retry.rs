@@ -27,8 +27,10 @@ pub(crate) enum Kind {
     Unreachable,
     /// An answer that is no success.
     Status { code: u16, retry_after: Option<Duration> },
-    /// Our own side failed: a file that changed or cannot be read.
+    /// Our own side failed.
     Local,
+    /// A file that is sent changed meanwhile, or cannot be read.
+    File,
 }
 
 /// What to do now.
@@ -56,7 +58,7 @@ enum Class {
 fn class(peer: Peer, kind: Kind) -> Class {
     let code = match kind {
         Kind::Unreachable => return Class::Away,
-        Kind::Local => return Class::Final,
+        Kind::Local | Kind::File => return Class::Final,
         Kind::Status { code, .. } => code,
     };
     match (peer, code) {

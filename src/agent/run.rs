@@ -25,9 +25,10 @@ use super::outputs::{self, Found};
 use super::progress::{Listener, Said};
 use super::report::{Ending, Failure, write_termination};
 use super::signals::Shutdown;
+use super::stragglers::{self, Killed};
 use super::upload::Uploader;
 use asynctask_contract::env::exit;
-use asynctask_contract::wire::{Assignment, Commit, Emitted, FailureReport, Work, path};
+use asynctask_contract::wire::{Assignment, CANCELED, Commit, Emitted, FailedBy, FailureReport, StoppedBy, Work, path};
 
 /// Asked to stop and nobody answers: with a grace period of 30 s there has to be time left to say so.
 const WAIT_WHEN_TOLD: Duration = Duration::from_secs(15);
@@ -61,14 +62,13 @@ pub fn run(layout: &Layout, command: &[OsString]) -> u8 {
 async fn whole(layout: &Layout, command: &[OsString]) -> u8 {
     let gateway = match Gateway::from_env(layout.token().to_owned()) {
         Ok(gateway) => Arc::new(gateway),
-        Err(error) => return say(layout, &Ending::Failed(error.into()), None, String::new()),
+        Err(error) => return say(layout, &Ending::Failed(error.into()), None, None, String::new()),
     };
     let shutdown = match Shutdown::listen() {
         Ok(shutdown) => shutdown,
         Err(error) => {
-            let failure =
-                Failure::new("SetUpFailed", exit::CONTRACT, format_args!("cannot listen for signals: {error}"));
-            return say(layout, &Ending::Failed(failure), None, String::new());
+            let failure = Failure::of_set_up(format_args!("cannot listen for signals: {error}"));
+            return say(layout, &Ending::Failed(failure), None, None, String::new());
         }
     };
     let mut attempt = Attempt { layout, command, gateway, shutdown, stage: None, records: None };
@@ -97,6 +97,8 @@ struct Results {
     items: Option<ItemResults>,
     /// How many items the program was given.
     given: Option<u64>,
+    /// What people should know of a result that counts.
+    warning: Option<String>,
 }
 
 /// What the program has left besides its outputs.
@@ -116,7 +118,8 @@ impl Attempt<'_> {
             Assignment::Stop { message } => return Ok(Ending::Fenced { message }),
         };
         if self.command.is_empty() && work.built_in.is_none() {
-            return Err(Failure::new("NoCommand", exit::CONTRACT, "there is no command to run after `run --`"));
+            let said = "there is no command to run after `run --`";
+            return Err(Failure::new("NoCommand", FailedBy::Contract, exit::CONTRACT, said));
         }
         self.layout.prepare(&work)?;
         let transport = Arc::new(Transport::new(Arc::clone(&self.gateway), work.store_ca.as_deref())?);
@@ -141,9 +144,11 @@ impl Attempt<'_> {
         };
         tokio::select! {
             published = self.publish(&work, Results { given, ..results }) => published?,
-            waiting = self.told_and_waiting() => return Err(Failure::new("Terminated", exit::GATEWAY, format_args!(
-                "the pod was asked to stop before the result could be published; it was waiting to {waiting}"
-            ))),
+            waiting = self.told_and_waiting() => {
+                let said = "the pod was asked to stop before the result could be published; it was waiting to";
+                let said = format_args!("{said} {waiting}");
+                return Err(Failure::new("Terminated", FailedBy::Platform, exit::GATEWAY, said));
+            }
         }
         Ok(Ending::Succeeded)
     }
@@ -156,7 +161,7 @@ impl Attempt<'_> {
             () = self.shutdown.told() => {
                 let doing = self.gateway.waits_for().map(|on| format!("; it was waiting to {on}")).unwrap_or_default();
                 let said = format!("the pod was asked to stop before {before}{doing}");
-                Err(Failure::new("Terminated", exit::TERMINATED, said))
+                Err(Failure::new("Terminated", FailedBy::Platform, exit::TERMINATED, said))
             }
             done = work => Ok(done),
         }
@@ -216,18 +221,40 @@ impl Attempt<'_> {
             ended = reaper.wait_for(pid) => (ended, None),
             error = broken(&mut emission) => (end_program(&mut reaper, pid, &error).await, Some(error)),
         };
-        let told = self.shutdown.is_told();
+        let stopped = self.shutdown.stopped_by();
+        tokio::spawn(reaper.keep_on());
+        // Only of a success is the result looked at: what still writes to it may come to its end, unless the pod has to stop.
+        let (mut killed, mut interrupted) = (Killed::default(), None);
+        if matches!((ended, &broken), (Exit::Code(0), None)) && stragglers::are_left() {
+            let watched = [self.layout.outputs(), self.layout.emit()];
+            let limit = Duration::from_secs(if stopped.is_some() { 0 } else { work.limits.writer_seconds });
+            tokio::select! {
+                biased;
+                left = stragglers::wait(&watched, limit) => killed = left,
+                () = self.shutdown.told() => {}
+            }
+            // A request to stop was passed on to them too: that they end then is no sign that they were done.
+            interrupted = self.shutdown.stopped_by().filter(|_| stopped.is_none() || killed.wrote());
+        }
         self.shutdown.pass_on_to_nobody();
         child::end_stragglers(pid);
-        tokio::spawn(reaper.keep_on());
         pumps.end().await;
         let (said, items) = listener.end().await;
         self.stage.clone_from(&said.stage);
         if let Some(error) = broken {
             return Err(error.into());
         }
-        judge(ended, &said, told, log.last_error_line())?;
-        Ok(Results { emission, items: Some(items), ..Results::default() })
+        judge(ended, &said, stopped, log.last_words())?;
+        if let Some(by) = interrupted {
+            let said = "the pod was asked to stop while processes that the program had left behind were still at work";
+            return Err(Failure::new("Terminated", blame(Some(by)), exit::TERMINATED, said));
+        }
+        // As any program that fails with exit code 0.
+        let warning = killed.judge().map_err(|said| Failure::new("WriterKilled", FailedBy::Program, 1, said))?;
+        if let Some(warning) = &warning {
+            log.say(warning);
+        }
+        Ok(Results { emission, items: Some(items), warning, ..Results::default() })
     }
 
     /// Stores outputs and log, then commits. From here on the gateway decides whether it counts.
@@ -247,18 +274,17 @@ impl Attempt<'_> {
             // The result is what people wait for; a log alone is no reason to withhold it.
             Err(error) => notice(format_args!("the log is not part of the result: {error}")),
         }
-        self.gateway.tell("publish the result", path::COMMIT, &Commit { files, emitted, items: counts }).await.map_err(
-            |error| match error {
-                CallError::Refused { .. } => Failure::new("CommitRefused", exit::GATEWAY, error),
-                CallError::Local { .. } | CallError::Answer { .. } => error.into(),
-            },
-        )
+        let commit = Commit { files, emitted, items: counts, warning: results.warning };
+        self.gateway.tell("publish the result", path::COMMIT, &commit).await.map_err(|error| match error {
+            CallError::Refused { .. } => Failure::new("CommitRefused", error.failed_by(), exit::GATEWAY, error),
+            CallError::Local { .. } | CallError::Answer { .. } => error.into(),
+        })
     }
 
     /// Says how it ended to everybody who asks, and returns the exit code.
     async fn close(&self, ending: &Ending) -> u8 {
         let tail = self.records.as_ref().map(|records| records.log.tail()).unwrap_or_default();
-        let code = say(self.layout, ending, self.stage.clone(), tail.clone());
+        let code = say(self.layout, ending, self.stage.clone(), self.shutdown.stopped_by(), tail.clone());
         if let Ending::Failed(failure) = ending {
             let patience = if self.shutdown.is_told() { REPORT_WHEN_TOLD } else { REPORT };
             if timeout(patience, self.report(failure, tail, patience / 2)).await.is_err() {
@@ -283,6 +309,8 @@ impl Attempt<'_> {
             message: failure.message.clone(),
             link: failure.link.clone(),
             exit_code: failure.exit.into(),
+            failed_by: Some(failure.by),
+            stopped_by: self.shutdown.stopped_by(),
             stage: self.stage.clone(),
             log_tail,
             log,
@@ -294,7 +322,7 @@ impl Attempt<'_> {
 }
 
 fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
-    move |error| Failure::new("SetUpFailed", exit::CONTRACT, format_args!("{what}: {error}"))
+    move |error| Failure::of_set_up(format_args!("{what}: {error}"))
 }
 
 /// Fetches what the program is given; answers how many items it is.
@@ -316,6 +344,7 @@ fn collect(layout: &Layout, work: &Work, items: Option<ItemResults>) -> Result<V
     let failed = items.into_files(&work.outputs).map_err(|error| {
         Failure::new(
             "ItemsNotKept",
+            FailedBy::Agent,
             exit::CONTRACT,
             format_args!(
                 "the failed items could not be kept in the work folder: {error}; is the step's `workspace.size` enough?"
@@ -348,7 +377,7 @@ async fn end_program(reaper: &mut Reaper, pid: Pid, why: &EmitError) -> Exit {
 }
 
 /// Leaves the termination message and a line in the pod's log.
-fn say(layout: &Layout, ending: &Ending, stage: Option<String>, tail: String) -> u8 {
+fn say(layout: &Layout, ending: &Ending, stage: Option<String>, stopped_by: Option<StoppedBy>, tail: String) -> u8 {
     let code = ending.exit_code();
     match ending {
         Ending::Succeeded => {}
@@ -356,38 +385,51 @@ fn say(layout: &Layout, ending: &Ending, stage: Option<String>, tail: String) ->
         Ending::Fenced { message } => notice(format_args!("this attempt must not start: {message}")),
         Ending::Failed(failure) => notice(format_args!("{}: {}", failure.code, failure.message)),
     }
-    if let Err(error) = write_termination(layout.termination(), ending.termination(stage, tail)) {
+    if let Err(error) = write_termination(layout.termination(), ending.termination(stage, stopped_by, tail)) {
         notice(format_args!("the termination message was not written: {error}"));
     }
     code
 }
 
-/// Whether the program's end is a success; `told` says that somebody had asked the pod to stop.
-fn judge(ended: Exit, said: &Said, told: bool, last_line: Option<String>) -> Result<(), Failure> {
+/// Whether the program's end is a success; `stopped` says who had asked the pod to stop.
+fn judge(ended: Exit, said: &Said, stopped: Option<StoppedBy>, last_line: Option<String>) -> Result<(), Failure> {
     let code = match ended.code() {
-        0 if told => exit::TERMINATED,
+        0 if stopped.is_some() => exit::TERMINATED,
         0 => 1,
         code => code,
     };
+    let by = blame(stopped);
     // Its own word counts, whatever the exit code: a result whose author says that it failed is never published.
     if let Some(failure) = &said.failure {
         let link = failure.link.clone();
-        return Err(Failure { link, ..Failure::new(failure.code.clone(), code, &failure.message) });
+        return Err(Failure { link, ..Failure::new(failure.code.clone(), by, code, &failure.message) });
     }
-    match (ended, told) {
-        (Exit::Code(0), false) => Ok(()),
-        (Exit::Code(0), true) if said.done => Ok(()),
+    match (ended, stopped) {
+        (Exit::Code(0), None) => Ok(()),
+        (Exit::Code(0), Some(_)) if said.done => Ok(()),
         // Programs with a graceful shutdown exit 0 when they are asked to stop half way.
-        (_, true) => Err(Failure::new(
-            "Terminated",
-            code,
-            format_args!("the pod was asked to stop before the program had said `done`; {ended}"),
-        )),
-        (_, false) => {
+        (_, Some(stopped)) => {
+            let who = match stopped {
+                StoppedBy::Inside => "a process of the container asked it to stop (a signal to the agent)",
+                StoppedBy::Outside | StoppedBy::Unknown => "the pod was asked to stop",
+            };
+            let said = format_args!("{who} before the program had said `done`; {ended}");
+            Err(Failure::new("Terminated", by, code, said))
+        }
+        (Exit::Code(code), None) if code == exit::CANCELED && said.turned_away.is_some() => {
+            let why = said.turned_away.as_deref().unwrap_or_default();
+            Err(Failure::new(CANCELED, FailedBy::Platform, exit::CANCELED, why))
+        }
+        (_, None) => {
             let last = last_line.map(|line| format!("; its last words on stderr: {line}")).unwrap_or_default();
-            Err(Failure::new(ended.reason(), code, format_args!("{ended}{last}")))
+            Err(Failure::new(ended.reason(), by, code, format_args!("{ended}{last}")))
         }
     }
+}
+
+/// Who is to blame for an end that a request to stop came before. A program that stops its own container did that itself.
+fn blame(stopped: Option<StoppedBy>) -> FailedBy {
+    if stopped == Some(StoppedBy::Outside) { FailedBy::Platform } else { FailedBy::Program }
 }
 
 #[cfg(test)]
@@ -406,32 +448,46 @@ mod tests {
 
     #[test]
     fn the_table_of_endings() {
+        use FailedBy::{Platform, Program};
+        let outside = Some(StoppedBy::Outside);
+        let inside = Some(StoppedBy::Inside);
         let ok = None;
-        for (ended, told, done, failure, expected) in [
-            (Exit::Code(0), false, false, None, ok),
-            (Exit::Code(0), false, true, None, ok),
-            (Exit::Code(0), true, true, None, ok),
-            (Exit::Code(0), true, false, None, Some(("Terminated", 143))),
-            (Exit::Code(3), false, false, None, Some(("ExitCode3", 3))),
-            (Exit::Code(3), false, true, None, Some(("ExitCode3", 3))),
-            (Exit::Code(3), true, true, None, Some(("Terminated", 3))),
-            (Exit::Signal(9), false, false, None, Some(("Signal9", 137))),
-            (Exit::Signal(15), true, false, None, Some(("Terminated", 143))),
-            (Exit::Code(70), false, false, Some("InvalidCourse"), Some(("InvalidCourse", 70))),
-            (Exit::Code(0), false, true, Some("InvalidCourse"), Some(("InvalidCourse", 1))),
-            (Exit::Code(0), true, true, Some("InvalidCourse"), Some(("InvalidCourse", 143))),
+        for (ended, stopped, done, failure, expected) in [
+            (Exit::Code(0), None, false, None, ok),
+            (Exit::Code(0), None, true, None, ok),
+            (Exit::Code(0), outside, true, None, ok),
+            (Exit::Code(0), outside, false, None, Some(("Terminated", 143, Platform))),
+            (Exit::Code(0), inside, false, None, Some(("Terminated", 143, Program))),
+            (Exit::Code(3), None, false, None, Some(("ExitCode3", 3, Program))),
+            (Exit::Code(3), None, true, None, Some(("ExitCode3", 3, Program))),
+            (Exit::Code(3), outside, true, None, Some(("Terminated", 3, Platform))),
+            (Exit::Signal(9), None, false, None, Some(("Signal9", 137, Program))),
+            (Exit::Signal(15), None, false, None, Some(("Signal15", 143, Program))),
+            (Exit::Signal(15), outside, false, None, Some(("Terminated", 143, Platform))),
+            (Exit::Signal(15), inside, false, None, Some(("Terminated", 143, Program))),
+            (Exit::Code(70), None, false, Some("InvalidCourse"), Some(("InvalidCourse", 70, Program))),
+            (Exit::Code(0), None, true, Some("InvalidCourse"), Some(("InvalidCourse", 1, Program))),
+            (Exit::Code(0), outside, true, Some("InvalidCourse"), Some(("InvalidCourse", 143, Platform))),
         ] {
-            let judged = judge(ended, &said(done, failure), told, None).err().map(|f| (f.code, f.exit));
-            let expected = expected.map(|(code, exit)| (code.to_owned(), exit));
-            assert_eq!(judged, expected, "{ended:?} told={told} done={done} fail={failure:?}");
+            let judged = judge(ended, &said(done, failure), stopped, None).err().map(|f| (f.code, f.exit, f.by));
+            let expected = expected.map(|(code, exit, by)| (code.to_owned(), exit, by));
+            assert_eq!(judged, expected, "{ended:?} stopped={stopped:?} done={done} fail={failure:?}");
+        }
+    }
+
+    #[test]
+    fn every_exit_code_is_the_programs_own() {
+        for code in 1..=255 {
+            let failure = judge(Exit::Code(code), &said(false, None), None, None).unwrap_err();
+            assert_eq!((failure.exit, failure.by), (code, FailedBy::Program));
         }
     }
 
     #[test]
     fn a_failure_carries_the_authors_words_or_the_last_ones_of_the_program() {
-        let author = judge(Exit::Code(70), &said(false, Some("C")), false, Some("noise".into())).unwrap_err();
+        let author = judge(Exit::Code(70), &said(false, Some("C")), None, Some("noise".into())).unwrap_err();
         assert_eq!((author.message.as_str(), author.link.as_deref()), ("m", Some("https://x")));
-        let bare = judge(Exit::Code(1), &said(false, None), false, Some("KeyError: 'x'".into())).unwrap_err();
+        let bare = judge(Exit::Code(1), &said(false, None), None, Some("KeyError: 'x'".into())).unwrap_err();
         assert_eq!(bare.message, "the program ended with exit code 1; its last words on stderr: KeyError: 'x'");
     }
 }

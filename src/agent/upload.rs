@@ -19,8 +19,8 @@ use super::client::{CallError, Fault, Gateway, Transport, send, transfer_time};
 use super::outputs::Found;
 use super::retry::{Decision, Kind, Peer, Tries};
 use asynctask_contract::wire::{
-    CommittedFile, CompleteRequest, FileRef, NewFile, PartToSign, PartsReply, PartsRequest, SentPart, SignedRequest,
-    UploadPlan, path,
+    CommittedFile, CompleteRequest, FailedBy, FileRef, NewFile, PartToSign, PartsReply, PartsRequest, SentPart,
+    SignedRequest, UploadPlan, path,
 };
 
 /// Bodies on their way at once, over all files.
@@ -36,11 +36,23 @@ pub(crate) enum UploadError {
     #[error("cannot read {path:?}: {source}")]
     Read { path: String, source: io::Error },
     #[error("{path:?} was not stored: {said}")]
-    Refused { path: String, said: String },
+    Refused { path: String, by: FailedBy, said: String },
     #[error("{path:?} was not stored: the gateway's plan of {part_size} bytes a part cannot be followed")]
     Plan { path: String, part_size: u64 },
     #[error("{path:?} was not stored: {source}")]
     Call { path: String, source: CallError },
+}
+
+impl UploadError {
+    /// Whose failure it is.
+    pub(crate) fn failed_by(&self) -> FailedBy {
+        match self {
+            Self::Read { .. } => FailedBy::Contract,
+            Self::Refused { by, .. } => *by,
+            Self::Plan { .. } => FailedBy::Agent,
+            Self::Call { source, .. } => source.failed_by(),
+        }
+    }
 }
 
 /// Sends files, sharing one allowance.
@@ -172,6 +184,7 @@ impl Uploader {
             let Some(request) = reply.requests.first() else {
                 return Err(UploadError::Refused {
                     path: file.path.clone(),
+                    by: FailedBy::Agent,
                     said: format!("the gateway gave no address for part {number}"),
                 });
             };
@@ -185,14 +198,16 @@ impl Uploader {
     async fn wait(&self, file: &NewFile, peer: Peer, fault: Fault, tries: &mut Tries) -> Result<(), UploadError> {
         match self.gateway.wait_after(ACT, peer, &fault, tries).await {
             Decision::Again(_) => Ok(()),
-            Decision::Stop => Err(UploadError::Refused { path: file.path.clone(), said: fault.said }),
+            Decision::Stop => {
+                Err(UploadError::Refused { path: file.path.clone(), by: fault.failed_by(peer), said: fault.said })
+            }
         }
     }
 
     /// One PUT; answers with the ETag.
     async fn put(&self, signed: &SignedRequest, from: &Path, span: Span) -> Result<String, (Peer, Fault)> {
         let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
-        let local = |said: String| (Peer::Store, Fault::new(Kind::Local, said));
+        let local = |said: String| (Peer::Store, Fault::new(Kind::File, said));
         let (peer, request) = self.transport.request(signed).map_err(|fault| (Peer::Gateway, fault))?;
         let mut file = tokio::fs::File::open(from).await.map_err(|error| local(error.to_string()))?;
         file.seek(SeekFrom::Start(span.offset)).await.map_err(|error| local(error.to_string()))?;

@@ -3,6 +3,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
+/// Longest message, in bytes: what the schemas of our kinds take. A longer one would be refused together with the whole
+/// status.
+pub const MESSAGE_MAX: usize = 1024;
+
 /// AsyncTask: the run was checked against its revision and pinned to it.
 pub const ACCEPTED: &str = "Accepted";
 /// AsyncTask: True in every terminal state, whatever it is.
@@ -42,7 +46,7 @@ pub struct Claim {
 impl Claim {
     /// A claim with its reason and sentence.
     pub fn new(kind: &'static str, holds: Option<bool>, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind, holds, reason: reason.into(), message: cut(&message.into(), 2048) }
+        Self { kind, holds, reason: reason.into(), message: cut(&message.into(), MESSAGE_MAX) }
     }
 
     /// The condition, keeping `lastTransitionTime` of `before` unless the status flipped.

@@ -13,7 +13,7 @@ use super::state::TaskState;
 use super::{AsyncTask, OutputStore, TaskDefinition, TaskRevision};
 
 /// Longest string whose field names no limit of its own.
-const MAX_LENGTH: u64 = 1024;
+const MAX_LENGTH: u64 = super::condition::MESSAGE_MAX as u64;
 /// Longest list whose field names no limit of its own.
 const MAX_ITEMS: u64 = 64;
 /// Largest map whose field names no limit of its own.

@@ -381,6 +381,10 @@ pub struct RetrySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub limit: Option<i32>,
+    /// Failed attempts in a row that may go by without counting; one more, and the step fails. Absent: 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub uncounted_limit: Option<i32>,
     /// Time between an attempt's end and the next one's start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<BackoffSpec>,

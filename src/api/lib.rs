@@ -3,6 +3,7 @@
 //! The doc comments of the fields are what `kubectl explain` shows: they are written for users.
 
 pub mod condition;
+mod counts;
 pub mod crd;
 pub mod definition;
 pub mod names;

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::counts::{EmittedStatus, FailureCount, ItemsStatus, ShardsStatus};
 use super::definition::WhenSpec;
 pub use super::outputs::OutputStatus;
 use super::outputs::{KeepStatus, KeptUntil, OutputClaim, OutputDeletion};
@@ -51,6 +52,7 @@ use super::state::{StepState, TaskState};
     {"rule": "has(self.team) == has(oldSelf.team) && (!has(self.team) || self.team == oldSelf.team)", "message": "spec.team is immutable"},
     {"rule": "has(self.startAfter) == has(oldSelf.startAfter) && (!has(self.startAfter) || self.startAfter == oldSelf.startAfter)", "message": "spec.startAfter is immutable: cancel this run and create another AsyncTask"},
     {"rule": "has(self.priorityClassName) == has(oldSelf.priorityClassName) && (!has(self.priorityClassName) || self.priorityClassName == oldSelf.priorityClassName)", "message": "spec.priorityClassName is immutable: cancel this run and create another AsyncTask"},
+    {"rule": "has(self.once) == has(oldSelf.once) && (!has(self.once) || self.once == oldSelf.once)", "message": "spec.once is immutable: create another AsyncTask"},
     {"rule": "has(self.retryOf) == has(oldSelf.retryOf) && (!has(self.retryOf) || self.retryOf == oldSelf.retryOf)", "message": "spec.retryOf is immutable: create another AsyncTask"},
     {"rule": "!has(oldSelf.keepUntil) || (has(self.keepUntil) && self.keepUntil >= oldSelf.keepUntil)", "message": "spec.keepUntil can be moved to a later date only"},
     {"rule": "!has(oldSelf.cancel) || !oldSelf.cancel || (has(self.cancel) && self.cancel)", "message": "spec.cancel cannot be taken back: create another AsyncTask to run it again"}
@@ -87,6 +89,15 @@ pub struct AsyncTaskSpec {
     /// only the rest runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<RetryOf>,
+    /// Not to run when a run of this name was made within so many hours before, also when its object is gone: for objects that
+    /// are applied from Git again and again. The history records in the store tell, so a definition whose `retention.history`
+    /// is shorter forgets sooner. From `1h` to `8784h`; absent: a name is free once its object is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 5),
+        regex(pattern = r"^([1-9][0-9]{0,2}|[1-7][0-9]{3}|8[0-6][0-9]{2}|87[0-7][0-9]|878[0-4])h$")
+    )]
+    pub once: Option<String>,
     /// Keep the outputs to this date, as far as the definition lets them be kept longer (`outputs[].retention.atMost`). It
     /// can be moved to a later date only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -371,13 +382,17 @@ pub struct StepStatus {
     /// Failed attempts that count against `retry.limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted: Option<i32>,
+    /// Failed attempts in a row that do not count: the platform's failures, disruptions, and what a rule ignores. With
+    /// more of them than `retry.uncountedLimit` the step fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncounted: Option<i32>,
     /// When the next attempt starts, while it is Retrying.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Time>,
     /// What its pod waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
-    /// Why it is skipped.
+    /// Why it is skipped, or what else there is to know of its result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub message: Option<String>,
@@ -422,67 +437,6 @@ pub struct StepStatus {
     pub manifest: Option<String>,
 }
 
-/// What a planner emitted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct EmittedStatus {
-    /// Shards it cut the items into.
-    pub shards: i64,
-    /// Items.
-    pub items: i64,
-}
-
-/// What became of the shards of a fan-out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ShardsStatus {
-    /// How many there are.
-    pub total: i64,
-    /// Whose pod runs or is about to.
-    pub active: i64,
-    /// That gave their result.
-    pub succeeded: i64,
-    /// That will give none.
-    pub failed: i64,
-    /// Numbers of the failed ones as intervals, `3,7-9`; a long list is cut and ends in `…`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
-    pub failed_indexes: Option<String>,
-}
-
-/// What became of items.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ItemsStatus {
-    /// Given to programs that gave a result.
-    pub attempted: i64,
-    /// Done.
-    pub succeeded: i64,
-    /// Called failed by the program.
-    pub failed: i64,
-    /// Skipped by the program.
-    pub skipped: i64,
-}
-
-/// Equal failures.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct FailureCount {
-    /// The author's word, or ours.
-    #[schemars(length(max = 63))]
-    pub code: String,
-    /// Shards that failed so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shards: Option<i64>,
-    /// Items that failed so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub items: Option<i64>,
-    /// The message of the first one.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 256))]
-    pub message: String,
-}
-
 /// What a step's pod waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -506,7 +460,7 @@ pub struct StepFailure {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub code: Option<String>,
-    /// Exit code of the program.
+    /// Exit code of the program; absent when it was not the program that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// The beginning of its message.
@@ -574,7 +528,7 @@ pub struct Failure {
     /// What happened and what to do.
     #[schemars(length(max = 4096))]
     pub message: String,
-    /// Exit code of the program.
+    /// Exit code of the program; absent when it was not the program that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// Whether the same run may succeed when it is run again; absent: nobody knows.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use asynctask_api::AsyncTask;
 use asynctask_api::names::KUEUE_QUEUE;
 use asynctask_api::task::{AsyncTaskSpec, DefinitionRef, InputRef, OutputRef, RetryOf};
+use asynctask_plan::parameters::same;
 
 /// Annotation with the checksum of each input's file. An upload has a new id each time; this tells whether it is the
 /// same file. Not under the operator's own prefix, which is guarded.
@@ -66,6 +67,7 @@ impl Wanted {
             suspend: self.suspend.then_some(true),
             cancel: None,
             retry_of: None,
+            once: None,
             keep_until: None,
             priority_class_name: self.priority.clone(),
             definition: DefinitionRef { name: self.definition.clone(), revision: None },
@@ -80,7 +82,7 @@ impl Wanted {
     /// In what an existing task differs; `None`: it is this very run.
     pub(crate) fn difference(&self, existing: &AsyncTask) -> Option<&'static str> {
         let spec = &existing.spec;
-        let parameters = spec.parameters.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+        let parameters = spec.parameters.clone().unwrap_or_else(|| Value::Object(Map::new()));
         let inputs: BTreeMap<String, String> = existing
             .annotations()
             .get(INPUTS_ANNOTATION)
@@ -92,7 +94,7 @@ impl Wanted {
             taken.into_iter().filter_map(|(name, input)| Some((name.clone(), input.output.clone()?))).collect();
         if spec.definition.name != self.definition || spec.definition.revision.is_some() {
             Some("its definition")
-        } else if parameters != self.parameters {
+        } else if !same(&parameters, &Value::Object(self.parameters.clone())) {
             Some("its parameters")
         } else if spec.team != self.team {
             Some("its team")

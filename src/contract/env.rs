@@ -60,7 +60,8 @@ pub const LOG_OUTPUT: &str = "log";
 /// Stands for an output's name where a planner stores its shards of items.
 pub const ITEMS_OUTPUT: &str = "items";
 
-/// The agent's own exit codes, apart from what a program uses (0–128 and 128+signal).
+/// The agent's own exit codes, for people who look at a pod. A program may end with any of them too: whose failure it was
+/// is said by [`crate::wire::FailedBy`].
 pub mod exit {
     /// The gateway refused a call, or stayed unreachable until the step's time was up.
     pub const GATEWAY: u8 = 240;
@@ -75,7 +76,7 @@ pub mod exit {
     /// Of the helper `stage`: the run is to be cancelled or held, and the guarded stage was not entered. The program
     /// ends without beginning what belongs to it.
     pub const CANCELED: u8 = 245;
-    /// SIGTERM arrived and the program did not call `done`: a bare exit 0 is not success then.
+    /// The pod was asked to stop and the program did not call `done`: a bare exit 0 is not success then.
     pub const TERMINATED: u8 = 143;
     /// The command could not be started (no such file, not executable), as shells say it.
     pub const NOT_FOUND: u8 = 127;

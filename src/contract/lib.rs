@@ -5,8 +5,12 @@
 //! * [`wire`] — what the agent and the gateway say to each other (`/agent/v1`);
 //! * [`people`] — what programs of people say to the gateway (`/api/v1`).
 //!
-//! Nothing here knows Kubernetes, a store or an HTTP library: only serde.
+//! Beside them what all must judge alike: [`file_path`], [`media_type`]. Nothing here knows Kubernetes, a store or an HTTP
+//! library: only serde and Unicode.
 
 pub mod env;
+mod failure;
+pub mod file_path;
+pub mod media_type;
 pub mod people;
 pub mod wire;

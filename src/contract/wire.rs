@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::failure::{FailedBy, FailureReport, StoppedBy, Termination};
+
 /// Paths of the agent API, below the gateway's base URL.
 pub mod path {
     /// `GET` → [`super::Assignment`].
@@ -36,6 +38,23 @@ pub mod path {
 /// Title of the problem (status 409) that answers [`path::STAGE`] when a guarded stage must not be entered, because the
 /// run is to be cancelled or held.
 pub const CANCELED: &str = "Canceled";
+
+/// Titles of problems (status 422) by which an agent tells whose failure a refusal speaks of. Any other of that status speaks
+/// of what the definition asks for or the program left.
+pub mod word {
+    /// An input is gone, or never came.
+    pub const INPUT_MISSING: &str = "InputMissing";
+    /// What is to be published is not in the store as announced.
+    pub const NOT_STORED: &str = "NotStored";
+    /// The bytes that came are not the ones announced.
+    pub const CONTENT_ALTERED: &str = "ContentAltered";
+    /// No digest.
+    pub const INVALID_DIGEST: &str = "InvalidDigest";
+    /// No part of an upload.
+    pub const INVALID_PART: &str = "InvalidPart";
+    /// No stage of the step; the agent knows them all.
+    pub const UNKNOWN_STAGE: &str = "UnknownStage";
+}
 
 /// The answer to the agent's first call: the fence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -189,11 +208,18 @@ pub struct Limits {
     pub log_bytes: u64,
     /// Most files in one commit.
     pub files: u32,
+    /// How long processes that the program left behind may go on writing to its outputs, in seconds.
+    #[serde(default = "writer_seconds")]
+    pub writer_seconds: u64,
+}
+
+const fn writer_seconds() -> u64 {
+    60
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { log_bytes: 8 << 20, files: 1000 }
+        Self { log_bytes: 8 << 20, files: 1000, writer_seconds: writer_seconds() }
     }
 }
 
@@ -253,6 +279,9 @@ pub struct OutputDeclaration {
     /// The agent writes it: the items that the program called failed, one a line. There may be none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed_items: bool,
+    /// It is one file, as it is put together with those of other shards.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_file: bool,
 }
 
 /// One file the agent wants to store.
@@ -502,7 +531,7 @@ pub struct CommittedFile {
 }
 
 /// Publishes the attempt's result.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Commit {
     /// Every file of every output, the log included.
@@ -513,50 +542,7 @@ pub struct Commit {
     /// What became of the items; absent: the program was given none and spoke of none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<ItemCounts>,
-}
-
-/// Why an attempt failed; recorded in the store, shown in `status.failure`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct FailureReport {
-    /// A CamelCase word: the author's `code`, or the agent's own (`OutputMissing`, `InputInvalid`, `Terminated`, …).
-    pub code: String,
-    /// A sentence for people.
-    pub message: String,
-    /// Where to read more.
+    /// What people should know of a result that counts all the same: a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub link: Option<String>,
-    /// Exit code of the agent for this attempt.
-    pub exit_code: i32,
-    /// Stage the program was in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stage: Option<String>,
-    /// Last lines of stdout and stderr, at most 2 KiB.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub log_tail: String,
-    /// The stored log, when there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log: Option<CommittedFile>,
-}
-
-/// The pod's termination message: one JSON of at most 4096 bytes, for people; the truth is the commit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Termination {
-    /// `Succeeded`, `Failed`, `AlreadyCommitted` or `Fenced`.
-    pub outcome: String,
-    /// As in [`FailureReport::code`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-    /// A sentence for people.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub message: String,
-    /// Last stage entered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stage: Option<String>,
-    /// Whether the gateway acknowledged the commit.
-    pub committed: bool,
-    /// Last lines of stdout and stderr, at most 2 KiB.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub log_tail: String,
+    pub warning: Option<String>,
 }

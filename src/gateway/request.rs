@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::Shared;
 use super::problem::Refusal;
+use asynctask_contract::media_type::is_media_type;
 
 /// Largest JSON body, in bytes, where nothing else is said.
 pub(crate) const SMALL: usize = 256 << 10;
@@ -106,14 +107,9 @@ fn is_label(text: &str) -> bool {
     !text.is_empty() && !text.starts_with('-') && !text.ends_with('-') && text.bytes().all(inner)
 }
 
-/// A media type that may become a header: `type/subtype`, parameters allowed, at most 127 characters.
+/// A media type that may become a header.
 pub(crate) fn media_type(text: &str) -> Result<&str, Refusal> {
-    let token =
-        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
-    let (essence, rest) = text.split_once(';').unwrap_or((text, ""));
-    let named = essence.trim_end().split_once('/').is_some_and(|(kind, sub)| token(kind) && token(sub));
-    let printable = rest.bytes().all(|b| (b' '..=b'~').contains(&b));
-    if named && printable && text.len() <= 127 {
+    if is_media_type(text) {
         Ok(text)
     } else {
         Err(Refusal::invalid("InvalidMediaType", "mediaType must look like application/json, at most 127 characters"))

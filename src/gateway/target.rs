@@ -9,7 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 
 use super::problem::Refusal;
 use super::transfer::{self, SHA256, SIZE};
-use asynctask_contract::wire::{PartToSign, PartsRequest, SentPart, SignedRequest, StoredPart, UploadPlan};
+use asynctask_contract::wire::{PartToSign, PartsRequest, SentPart, SignedRequest, StoredPart, UploadPlan, word};
 use asynctask_runtime::stores::OpenStore;
 use asynctask_storage::digest::{Digest, Expected, InvalidDigest};
 use asynctask_storage::{Audience, PartLimits, PutLimits, PutMode, Signer, StoreError, UploadShape, plan_upload};
@@ -126,12 +126,14 @@ fn through_gateway(expected: Expected, media_type: &str, path: &str) -> SignedRe
 
 fn limits(part: &PartToSign) -> Result<PartLimits, Refusal> {
     if !(1..=PARTS).contains(&part.number) || part.size == 0 {
-        return Err(Refusal::invalid("InvalidPart", format!("parts are numbered from 1 to {PARTS} and are not empty")));
+        return Err(Refusal::invalid(
+            word::INVALID_PART,
+            format!("parts are numbered from 1 to {PARTS} and are not empty"),
+        ));
     }
-    let sha256: Digest = part
-        .sha256
-        .parse()
-        .map_err(|error: InvalidDigest| Refusal::invalid("InvalidDigest", format!("part {}: {error}", part.number)))?;
+    let sha256: Digest = part.sha256.parse().map_err(|error: InvalidDigest| {
+        Refusal::invalid(word::INVALID_DIGEST, format!("part {}: {error}", part.number))
+    })?;
     Ok(PartLimits { number: part.number, size: part.size, sha256 })
 }
 

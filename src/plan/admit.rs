@@ -12,7 +12,7 @@ use super::decide::{Action, PODS_AGAIN, Pins, Plan, Verdict, later};
 use super::definition::{ValidatedDefinition, ValidatedStep};
 use super::failure::refusal;
 use super::fanout::{BuiltIn, FanOut, MAX_SHARDS, Source};
-use super::snapshot::{Admission, DefinitionFact, Execution, RetryFact, Trouble, is_held};
+use super::snapshot::{Admission, DefinitionFact, EarlierRun, Execution, RetryFact, Trouble, is_held};
 use super::{cancel, inputs, life, parameters, queue, retention};
 use asynctask_api::definition::WhenSpec;
 use asynctask_api::state::StepState;
@@ -69,6 +69,9 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
         refuse_if("RetryRefused", "the run cannot be started", &refused.into_iter().collect::<Vec<_>>())?;
     }
     let store = admission.store.as_ref().map_err(|error| wait("StoreNotReady", error.to_string()))?;
+    if !checked_before {
+        once(task, admission)?;
+    }
     if let Some(RetryFact::Found(source)) = &admission.retry {
         let before = source.status.as_ref().and_then(|status| status.store.as_ref());
         if before.is_some_and(|before| before.uid != store.uid) {
@@ -84,6 +87,17 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
         refuse_if("InputMissing", "the inputs do not fit the definition", &violations)?;
     }
     Ok(Cleared { revision, content, store })
+}
+
+/// Refuses what ran before, as far as `spec.once` goes back.
+fn once(task: &AsyncTask, admission: &Admission) -> Result<(), Box<Plan>> {
+    let earlier = admission.earlier.as_ref().map_err(|error| wait("StoreNotReady", error.clone()))?;
+    let (Some(EarlierRun { created, state }), Some(once)) = (earlier, &task.spec.once) else { return Ok(()) };
+    let message = format!(
+        "a run of this name was made at {created} and was last in state {state}, and spec.once says not to run again within {once}: to \
+         run it all the same, create an AsyncTask of another name"
+    );
+    Err(Box::new(Plan::say(Verdict::is(TaskState::Canceled, "RanBefore", Some(message)))))
 }
 
 fn priority(task: &AsyncTask, content: &ValidatedDefinition) -> Vec<String> {

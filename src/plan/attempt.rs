@@ -9,7 +9,7 @@ use super::definition::ValidatedStep;
 use super::failure;
 use super::retry::Cause;
 use super::seal::{self, Sealed};
-use super::snapshot::{Execution, JobEnd, JobFact, PodFact, READY_PATIENCE, Results, Trouble};
+use super::snapshot::{Execution, JobEnd, JobFact, PodFact, READY_PATIENCE, Results, Trouble, lingering};
 use asynctask_api::condition::cut;
 use asynctask_api::task::{Failure, Waiting};
 
@@ -50,7 +50,12 @@ pub(super) fn judge(
 ) -> Judged {
     let job = execution.jobs.iter().find(|job| job.ours && job.step == step.name && job.attempt == attempt);
     match job {
-        Some(job) if job.end.is_none() => judge_start(step, job, execution, deadline, false, now),
+        Some(job) if job.end.is_none() => match lingering(&execution.pods, &step.name, attempt) {
+            // Its program has ended: nothing but what was injected into the pod goes on, and that is not waited for.
+            Some((pod, until)) if until <= now => ended(step, attempt, &end_of(pod), execution, now),
+            Some((_, until)) => Judged::Runs { waiting: None, wake_at: Some(until) },
+            None => judge_start(step, job, execution, deadline, false, now),
+        },
         Some(JobFact { end: Some(end), .. }) => ended(step, attempt, end, execution, now),
         _ => ended(step, attempt, &JobEnd::Gone, execution, now),
     }
@@ -107,6 +112,14 @@ fn waits_for(job: &JobFact, pod: Option<&PodFact>) -> Waiting {
     Waiting { reason: cut(&reason, 63), message: cut(&message, 256) }
 }
 
+/// What the Job controller would say of the program's end.
+fn end_of(pod: &PodFact) -> JobEnd {
+    match &pod.exit {
+        Some(exit) if exit.code == 0 => JobEnd::Succeeded,
+        Some(_) | None => JobEnd::Failed { reason: "PodFailed".to_owned(), message: String::new() },
+    }
+}
+
 /// The Job has ended. Any valid commit counts, whatever the Job says: a deadline can fail a pod whose program was
 /// done.
 fn ended(step: &ValidatedStep, attempt: u32, end: &JobEnd, execution: &Execution, now: Timestamp) -> Judged {
@@ -121,7 +134,7 @@ fn ended(step: &ValidatedStep, attempt: u32, end: &JobEnd, execution: &Execution
     }
     let results = of_attempt(results, &step.name, attempt);
     // A Job that is deleted goes before its pods, and they still have something to tell.
-    if results.pods.iter().any(|pod| pod.alive) {
+    if results.pods.iter().any(PodFact::is_at_work) {
         return again;
     }
     let (failure, cause) = failure::of_step(&step.name, end, &results);

@@ -10,10 +10,13 @@ use super::admit;
 use super::life;
 use super::retention;
 use super::seal::Sealed;
-use super::snapshot::{JobFact, JobRef, Remains, Seen, Snapshot, Trouble, is_held, is_marked, state};
+use super::snapshot::{
+    JobFact, JobRef, Remains, Seen, Snapshot, Trouble, attempt, is_held, is_marked, job_name, state,
+};
 use asynctask_api::definition::{ConcurrencyPolicy, OutputSpec};
 use asynctask_api::names::ANNOTATION_ABANDON;
 use asynctask_api::outputs::{Gone, KeepStatus, KeptUntil};
+use asynctask_api::state::StepState;
 use asynctask_api::task::{
     Failure, OutputStatus, PlannedStep, QueueStatus, RevisionRef, RunRef, ShardsStatus, StepStatus, StoreRef, Waiting,
 };
@@ -359,7 +362,14 @@ fn deleting(snapshot: &Snapshot, remains: &Remains, now: Timestamp) -> Plan {
     if !is_held(task) {
         return Plan::rest();
     }
-    let doomed: Vec<Action> = remains.jobs.iter().filter(|job| !job.deleting).cloned().map(Action::DeleteJob).collect();
+    let guarded = guarded(task).filter(|_| remains.at_work > 0);
+    let spared = |job: &&JobRef| guarded.as_ref().is_some_and(|(_, name)| *name == job.name);
+    let doomed = remains.jobs.iter().filter(|job| !job.deleting && !spared(job));
+    let doomed: Vec<Action> = doomed.cloned().map(Action::DeleteJob).collect();
+    if let Some((step, _)) = guarded.as_ref().filter(|_| remains.jobs.iter().any(|job| !job.deleting && spared(&job))) {
+        let verdict = Verdict::Stays(inside_guarded_stage(step));
+        return Plan::act(doomed, verdict).wake(later(now, PODS_AGAIN));
+    }
     if !remains.jobs.is_empty() || remains.pods > 0 {
         let since = task.metadata.deletion_timestamp.as_ref().map(|time| time.0);
         let verdict = waiting_for_pods(since, remains.pods, now).map_or(Verdict::Unchanged, Verdict::Stays);
@@ -378,6 +388,23 @@ fn deleting(snapshot: &Snapshot, remains: &Remains, now: Timestamp) -> Plan {
     };
     let actions = of_store.into_iter().chain(key(task));
     Plan::act(actions.chain([Action::Release]).collect(), Verdict::Unchanged)
+}
+
+/// The step that is in the stage which must not be interrupted, and the name of its Job.
+fn guarded(task: &AsyncTask) -> Option<(&str, String)> {
+    let steps = &task.status.as_ref()?.steps;
+    let step = steps.iter().find(|step| step.guarded == Some(true) && step.state == Some(StepState::Running))?;
+    Some((&step.name, job_name(task, &step.name, attempt(step))))
+}
+
+fn inside_guarded_stage(step: &str) -> Trouble {
+    Trouble {
+        reason: "InGuardedStage",
+        message: format!(
+            "step {step} is in the stage that must not be interrupted: the run is deleted when the step has ended, at its \
+             `timeout` at the latest. To end it at once, delete its pod"
+        ),
+    }
 }
 
 fn waiting_for_pods(since: Option<Timestamp>, pods: usize, now: Timestamp) -> Option<Trouble> {

@@ -18,7 +18,9 @@ use asynctask_api::definition::{
     Allowed, CancellationSpec, ConcurrencyPolicy, InputSpec, Outcome, OutputSpec, StepInputSpec, StepSpec,
 };
 use asynctask_api::quantity;
-use asynctask_contract::env::LOG_OUTPUT;
+use asynctask_contract::env::{ITEMS_OUTPUT, LOG_OUTPUT};
+use asynctask_contract::file_path::{PathError, validate_path};
+use asynctask_contract::media_type::is_media_type;
 
 /// Largest definition, in bytes of JSON.
 const MAX_BYTES: usize = 256 * 1024;
@@ -318,6 +320,14 @@ fn outputs(spec: &TaskDefinitionSpec, findings: &mut Findings) {
             let known = known.join(", ");
             findings.plan(format!("{field}.step: there is no step {:?}: name one of {known}", output.step));
         }
+        if let Some(media_type) = output.media_type.as_deref().filter(|text| !is_media_type(text)) {
+            let like = "write it like text/csv, at most 127 characters";
+            findings.plan(format!("{field}.mediaType: {media_type:?} is not a media type: {like}"));
+        }
+        let emits = |step: &&StepSpec| step.name == output.step && step.emits_items == Some(true);
+        if output.name == ITEMS_OUTPUT && spec.steps.iter().any(|step| emits(&step)) {
+            findings.plan(format!("{field}: the name is taken by the items that the step emits: choose another"));
+        }
         if output.failed_items == Some(true) {
             continue;
         }
@@ -328,19 +338,13 @@ fn outputs(spec: &TaskDefinitionSpec, findings: &mut Findings) {
 }
 
 /// Why a path cannot be the place of an output below `$ASYNCTASK_OUTPUTS`.
-fn unusable_path(path: &str) -> Option<&'static str> {
-    if path.is_empty() {
-        return Some("is empty: name a file or folder below $ASYNCTASK_OUTPUTS");
-    }
-    if path.starts_with('/') {
-        return Some("is absolute: paths are relative to $ASYNCTASK_OUTPUTS");
-    }
-    if path.chars().any(char::is_control) {
-        return Some("holds a control character");
-    }
+fn unusable_path(path: &str) -> Option<String> {
     // A folder may be written with a slash at its end.
-    let mut parts = path.strip_suffix('/').unwrap_or(path).split('/');
-    parts.any(|part| matches!(part, "" | "." | "..")).then_some("holds an empty part, `.` or `..`")
+    match validate_path(path.strip_suffix('/').unwrap_or(path)) {
+        Ok(()) => None,
+        Err(PathError::Empty) => Some("is empty: name a file or folder below $ASYNCTASK_OUTPUTS".to_owned()),
+        Err(why) => Some(format!("cannot be stored: {why}")),
+    }
 }
 
 #[cfg(test)]
@@ -420,8 +424,8 @@ mod tests {
             "outputs: \"b\" occurs twice",
             "outputs[log]: the name is taken",
             "outputs[b].step: there is no step \"other\": name one of report",
-            "outputs[b].path: \"/etc\" is absolute",
-            "outputs[b].path: \"../x\" holds an empty part",
+            "outputs[b].path: \"/etc\" cannot be stored: the path is absolute",
+            "outputs[b].path: \"../x\" cannot be stored: the path contains `..`",
             "outputs[c].path: \"\" is empty",
             "retention.pods: ",
         ];

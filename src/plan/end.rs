@@ -3,7 +3,7 @@
 use super::decide::{ShardsEnd, StepNews, Verdict};
 use super::failure::of_deadline;
 use super::life::{Life, OVERDUE, RUNNING, fate, state};
-use super::snapshot::Trouble;
+use super::snapshot::{JobFact, Trouble};
 use super::{cancel, flow};
 use asynctask_api::TaskState;
 use asynctask_api::state::StepState;
@@ -12,7 +12,13 @@ use asynctask_api::task::{Failure, StepStatus};
 /// How the run ends; `None` while a step is not over, or a Job of one that is has not ended.
 pub(super) fn verdict(life: &Life<'_>) -> Option<Verdict> {
     let over = life.status.steps.iter().all(|step| state(step).is_over());
-    if !over || life.unfinished().next().is_some() {
+    // What an injected container keeps alive of a step that gave its result is being deleted, and nobody waits for it.
+    let lingers = |job: &&JobFact| {
+        let step = life.status.steps.iter().find(|step| step.name == job.step);
+        job.deleting
+            && step.is_some_and(|step| matches!(state(step), StepState::Complete | StepState::PartiallyComplete))
+    };
+    if !over || !life.unfinished().all(|job| lingers(&job)) {
         return None;
     }
     let fates: Vec<_> = life.status.steps.iter().map(fate).collect();

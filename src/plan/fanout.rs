@@ -15,9 +15,10 @@ use super::built_in;
 use super::definition::ValidatedStep;
 use super::findings::Findings;
 use super::graph::{Graph, find};
-use super::retry::{Backoff, Policy};
+use super::retry::Policy;
 use asynctask_api::TaskDefinitionSpec;
 use asynctask_api::definition::{FailureKind, FanOutSpec, ItemsFrom, OutputSpec, RetryAction, StepSpec};
+use asynctask_contract::media_type::is_lines;
 
 /// Most shards of a step.
 pub const MAX_SHARDS: u32 = 100_000;
@@ -315,6 +316,17 @@ fn output(spec: &TaskDefinitionSpec, graph: &Graph, output: &OutputSpec, finding
         findings.plan(format!("{field}.path: the agent writes the failed items itself: leave the path out"));
     }
     let Some(append) = &output.append else { return };
+    if output.path.ends_with('/') {
+        findings.plan(format!(
+            "{field}.append: {:?} is a folder, and only one file of each shard is put together: name the file",
+            output.path
+        ));
+    }
+    let is_text = output.media_type.as_deref().is_none_or(is_lines);
+    if append.header == Some(true) && !is_text {
+        let media_type = output.media_type.as_deref().unwrap_or_default();
+        findings.plan(format!("{field}.append.header: {media_type} has no lines, so no header: leave it out"));
+    }
     if spec.steps[writer].fan_out.is_none() {
         findings.plan(format!("{field}.append: step {} does not fan out, so there is nothing to append", output.step));
     }
@@ -458,7 +470,7 @@ fn beside(step: &ValidatedStep) -> ValidatedStep {
         recovers: false,
         inputs: Vec::new(),
         timeout: TIMEOUT,
-        retry: Policy { limit: 3, backoff: Backoff::default(), rules: Vec::new() },
+        retry: Policy { limit: 3, ..Policy::default() },
         fan_out: None,
         emits: None,
         template: built_in::placement(&step.template),

@@ -10,7 +10,7 @@ use super::retry::{Codes, Policy, Rule};
 use super::shards::ShardSet;
 use asynctask_api::definition::{FailureKind, RetryAction};
 use asynctask_api::names::{ANNOTATION_FAILED_BEFORE, ANNOTATION_SHARDS};
-use asynctask_contract::env::{CONTAINER, exit};
+use asynctask_contract::env::CONTAINER;
 
 /// Which shards a Job runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,14 +60,11 @@ impl ShardRun {
     }
 }
 
-/// The author's rules as the Job controller knows them. Ours come first: no rule may judge what is not the program's
-/// doing.
+/// The author's rules as the Job controller knows them: by numbers alone. Whose failure a shard's last one was its report
+/// says, and who was not to blame runs again in another Job.
 fn rules(policy: &Policy) -> Vec<Value> {
-    let ours = [exit::GATEWAY, exit::UPLOAD, exit::FENCED, exit::CANCELED];
-    let ours = json!({"action": "Count", "onExitCodes": on_codes(ours.map(i32::from).into())});
     let authors = policy.rules.iter().flat_map(rule_of);
-    let disruption = json!({"action": "Ignore", "onPodConditions": on_disruption()});
-    std::iter::once(ours).chain(authors).chain([disruption]).collect()
+    authors.chain([json!({"action": "Ignore", "onPodConditions": on_disruption()})]).collect()
 }
 
 fn rule_of(rule: &Rule) -> Option<Value> {

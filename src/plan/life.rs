@@ -13,7 +13,7 @@ use super::definition::{ValidatedDefinition, ValidatedStep};
 use super::failure::{self, refusal};
 use super::flow::{self, Fate};
 use super::job::{self, Run};
-use super::retry::{self, Next};
+use super::retry::{self, Next, Spent};
 use super::snapshot::{Execution, JobFact, JobRef, PodFact, Trouble, Turn, attempt, job_name};
 use super::{cancel, end, seal, spread, wait};
 use asynctask_api::state::{StepState, TaskState};
@@ -132,9 +132,9 @@ impl<'a> Life<'a> {
     }
 
     fn in_progress(&mut self) -> Plan {
-        // By what is written down: an attempt that is given up now loses its Job once that is written, too.
         self.delete_strays();
         self.judge_attempts();
+        self.come_back_for_strays();
         let asked = self.task.spec.is_canceled() || self.task.spec.is_suspended();
         let forbidden = asked.then(|| self.content.cancellation.forbidden(&self.status.steps)).flatten();
         let over = self.status.steps.iter().all(|step| state(step).is_over());
@@ -163,6 +163,7 @@ impl<'a> Life<'a> {
     fn canceling(&mut self) -> Plan {
         self.delete_strays();
         self.judge_attempts();
+        self.come_back_for_strays();
         self.plan.news.cancel = Some(CancelNews::Accepted(self.content.cancellation.effect()));
         let cleanups: Vec<bool> = self.content.steps.iter().map(is_cleanup).collect();
         let of_cleanup = |step: &StepStatus, steps: &[StepStatus]| {
@@ -304,9 +305,8 @@ impl<'a> Life<'a> {
                     self.news(index, StepNews::Completes(sealed));
                 }
                 Judged::Failed { failure, cause, log } => {
-                    let counted = now.counted.and_then(|counted| u32::try_from(counted).ok()).unwrap_or(0);
                     let next = cause.filter(|_| !cleaning).map_or(Next::Over { retriable: None }, |cause| {
-                        retry::next(&step.retry, cause, counted, attempt(now))
+                        retry::next(&step.retry, cause, Spent::of(now), attempt(now))
                     });
                     self.failed(index, failure, log, next);
                 }
@@ -330,8 +330,6 @@ impl<'a> Life<'a> {
         log: Option<super::seal::Sealed>,
         next: Next,
     ) {
-        let content = self.content;
-        let step = &content.steps[index];
         match next {
             Next::Again { after, counts } => {
                 let until = later(self.now, after);
@@ -339,13 +337,19 @@ impl<'a> Life<'a> {
                 self.news(index, StepNews::Retries { failure, until, counts });
             }
             Next::Over { retriable } => {
-                if let Some(sealed) = &log {
-                    self.seal(step, sealed);
-                }
                 let failure = asynctask_api::task::Failure { retriable: failure.retriable.or(retriable), ..failure };
-                self.news(index, StepNews::Fails(failure, log));
+                self.fail(index, failure, log);
             }
+            Next::Exhausted { attempts } => self.fail(index, failure::exhausted(failure, attempts), log),
         }
+    }
+
+    fn fail(&mut self, index: usize, failure: asynctask_api::task::Failure, log: Option<super::seal::Sealed>) {
+        let content = self.content;
+        if let Some(sealed) = &log {
+            self.seal(&content.steps[index], sealed);
+        }
+        self.news(index, StepNews::Fails(failure, log));
     }
 
     fn seal(&mut self, step: &ValidatedStep, sealed: &super::seal::Sealed) {
@@ -460,10 +464,18 @@ impl<'a> Life<'a> {
 
     // ---- what is not wanted any more
 
-    /// Jobs that belong to nothing the status says: of attempts that were given up, held or cancelled.
+    /// Jobs that belong to nothing the status says: of attempts that were given up, held or cancelled. By what is written
+    /// down: an attempt that is given up now loses its Job once that is written, too.
     fn delete_strays(&mut self) {
         let strays: Vec<JobRef> = self.unfinished().filter(|job| self.is_stray(job)).map(reference).collect();
         self.plan.actions.extend(strays.into_iter().filter(|job| !job.deleting).map(Action::DeleteJob));
+    }
+
+    /// Our own writes wake nobody.
+    fn come_back_for_strays(&mut self) {
+        if self.unfinished().any(|job| !job.deleting && self.is_stray(job)) {
+            self.wake(later(self.now, PODS_AGAIN));
+        }
     }
 
     pub(super) fn unfinished(&self) -> impl Iterator<Item = &'a JobFact> {
@@ -521,10 +533,11 @@ impl<'a> Life<'a> {
                     step.failure = Some(failure::brief(failure));
                 }
             },
-            StepNews::Retries { failure, .. } => {
+            StepNews::Retries { failure, counts, .. } => {
                 step.state = Some(StepState::Retrying);
                 step.failure = Some(failure::brief(failure));
                 step.until = None;
+                retry::count(step, *counts);
             }
             StepNews::Fails(failure, _) => {
                 step.state = Some(StepState::Failed);

@@ -2,13 +2,18 @@
 
 use sha2::{Digest, Sha256};
 
+/// Longest name of a Job: with an index behind it (`-99999`), as the pods of a fan-out have it, it is a host name of at most
+/// 63 characters.
+const JOB_MAX: usize = 57;
+
 /// Name of the Job of an attempt: a DNS label that people can read and that no other run shares.
 ///
-/// `<task ≤ 30>-<step ≤ 20>-<8 hex of the task's UID>-<attempt>`
+/// `<task ≤ 30>-<step ≤ 20>-<8 hex of the task's UID>-<attempt>`; where that is too long, task ≤ 24 and step ≤ 16.
 #[must_use]
 pub fn job(task: &str, task_uid: &str, step: &str, attempt: u32) -> String {
     let uid: String = task_uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
-    format!("{}-{}-{uid}-{attempt}", label(task, 30), short(step, 20))
+    let name = |task_max, step_max| format!("{}-{}-{uid}-{attempt}", label(task, task_max), short(step, step_max));
+    Some(name(30, 20)).filter(|name| name.len() <= JOB_MAX).unwrap_or_else(|| name(24, 16))
 }
 
 /// A name as it is, or its beginning and a piece of its hash: two long names that begin alike stay two.
@@ -58,11 +63,19 @@ mod tests {
     fn the_name_of_a_job_is_a_dns_label_whatever_the_task_is_called() {
         let long = "a.b-".repeat(60);
         for task in ["a", "export.2026.demo", long.as_str(), "0-0", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa.b"] {
-            let name = job(task, UID, &"s".repeat(30), 99);
-            assert!(name.len() <= 63, "{name}");
+            // As many attempts as there can be, and the last shard of a fan-out.
+            let name = job(task, UID, &"s".repeat(30), 999_999);
+            assert!(format!("{name}-{}", crate::fanout::MAX_SHARDS - 1).len() <= 63, "{name}");
             assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{name}");
             assert!(!name.starts_with('-') && !name.contains("--"), "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_is_cut_no_shorter_than_it_must_be() {
+        let (task, step) = ("a".repeat(26), "b".repeat(18));
+        assert_eq!(job(&task, UID, &step, 1), format!("{task}-{step}-0a1b2c3d-1"), "and stays what it was");
+        assert!(job(&task, UID, &step, 100).starts_with(&format!("{}-{}-", &task[..24], &step[..11])));
     }
 
     #[test]

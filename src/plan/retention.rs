@@ -152,19 +152,21 @@ pub(super) fn pinned(retention: &Retention, parameters: &Value) -> Result<Vec<Ke
         match value.as_str().and_then(moment) {
             Some(until) => dates.push(KeptUntil { output: output.clone(), until: Time(until) }),
             None => wrong.push(format!(
-                "/{name}: {value} is no date: output {output} is kept until then. Write 2027-01-31, or a time as RFC 3339 has it"
+                "/{name}: {value} is not a date: output {output} is kept until then. Write 2027-01-31, or a time with its zone \
+                 (RFC 3339) such as 2027-01-31T23:59:59+01:00"
             )),
         }
     }
     if wrong.is_empty() { Ok(dates) } else { Err(wrong) }
 }
 
-/// A time, or the beginning of a day in UTC.
+/// A time with its zone, or the beginning of a day in UTC. A time without a zone is neither: nobody knows which moment it
+/// means, and the parser would take it for the beginning of its day.
 #[must_use]
 pub fn moment(text: &str) -> Option<Timestamp> {
+    let is_date = text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
     let day = || text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|start| start.timestamp());
-    // A date is no timestamp to the parser, and the other way round.
-    text.parse().ok().or_else(day)
+    text.parse().ok().or_else(|| if is_date { day() } else { None })
 }
 
 /// Says of each output who may see it, as soon as it is there.
@@ -474,7 +476,9 @@ mod tests {
         for good in ["2026-06-30", "2026-06-30T12:00:00Z", "2026-06-30T12:00:00+02:00"] {
             assert!(pinned(&retention, &json!({"end": good})).is_ok(), "{good}");
         }
-        for bad in [json!("June"), json!(7), json!(null), json!("2026-13-01")] {
+        let naive = ["2026-06-30T23:59:59", "2026-06-30T23:59", "2026-06-30 23:59:59", "2026-06-30t12", "2026-06-30 "];
+        let naive = naive.map(|text| json!(text));
+        for bad in [json!("June"), json!(7), json!(null), json!("2026-13-01")].into_iter().chain(naive) {
             let said = pinned(&retention, &json!({"end": bad})).expect_err("no date");
             assert!(said[0].starts_with("/end: ") && said[0].contains("output report"), "{said:?}");
         }

@@ -4,6 +4,13 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use asynctask_api::definition::{FailureKind, RetryAction};
+use asynctask_api::state::StepState;
+use asynctask_api::task::StepStatus;
+
+/// Failed attempts in a row that may go by without counting, where the definition does not say.
+pub const UNCOUNTED: u32 = 20;
+/// From so many on the run says that it is stalled: one or two are an ordinary day.
+const STALLED: i32 = 3;
 
 /// Exit codes: single ones and ranges. Empty: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,14 +62,22 @@ impl Codes {
 }
 
 /// What an author declared for the failures of a step.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Attempts after the first that may be spent on failures that count.
     pub limit: u32,
+    /// Failed attempts in a row that may go by without counting. There is no loop without an end.
+    pub uncounted: u32,
     /// Time between attempts.
     pub backoff: Backoff,
     /// The first that matches decides.
     pub rules: Vec<Rule>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { limit: 0, uncounted: UNCOUNTED, backoff: Backoff::default(), rules: Vec::new() }
+    }
 }
 
 /// Time between an attempt's end and the next one's start.
@@ -83,10 +98,10 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// After so many failed attempts.
+    /// After so many failed attempts; none after none.
     fn after(&self, failed: u32) -> Duration {
-        let times = self.factor.saturating_pow(failed.saturating_sub(1).min(32));
-        self.initial.saturating_mul(times).min(self.max)
+        let Some(doubled) = failed.checked_sub(1) else { return Duration::ZERO };
+        self.initial.saturating_mul(self.factor.saturating_pow(doubled.min(32))).min(self.max)
     }
 }
 
@@ -116,9 +131,10 @@ impl Rule {
 pub enum Kind {
     /// One that an author's rules may judge.
     Of(FailureKind),
-    /// Ours: gateway, store or fence. Never counts, and no rule is asked.
+    /// Not the author's, for now: gateway, store, agent or fence. Never counts, and no rule is asked.
     Platform,
-    /// Another attempt would end the same way: the command is not in the image, another object has the Job's name.
+    /// Another attempt would end the same way: the command is not in the image, an output cannot be stored, an input is
+    /// gone.
     Permanent,
 }
 
@@ -146,11 +162,48 @@ pub enum Next {
         /// Whether running it again by hand may help; `None`: nobody knows.
         retriable: Option<bool>,
     },
+    /// The step has failed: too many attempts in a row failed in a way that does not count.
+    Exhausted {
+        /// How many, this one included.
+        attempts: u32,
+    },
 }
 
-/// What follows attempt number `attempt` (from 1), when `counted` failures counted before it.
+/// Failed attempts of a step before the one that is judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// That counted.
+    pub counted: u32,
+    /// In a row, up to now, that did not.
+    pub uncounted: u32,
+}
+
+impl Spent {
+    /// By the status of the step.
+    #[must_use]
+    pub fn of(step: &StepStatus) -> Self {
+        let number = |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
+        Self { counted: number(step.counted), uncounted: number(step.uncounted) }
+    }
+}
+
+/// Notes a failed attempt that is followed by another.
+pub(super) fn count(step: &mut StepStatus, counts: bool) {
+    let number = if counts { &mut step.counted } else { &mut step.uncounted };
+    *number = Some(number.unwrap_or(0).saturating_add(1));
+    if counts {
+        step.uncounted = None;
+    }
+}
+
+/// Whether attempt after attempt fails in a way that does not count: somebody should look.
+pub(super) fn is_stalled(step: &StepStatus) -> bool {
+    step.uncounted.is_some_and(|times| times >= STALLED) && !step.state.is_some_and(StepState::is_over)
+}
+
+/// What follows attempt number `attempt` (from 1), with so many spent before it.
 #[must_use]
-pub fn next(policy: &Policy, cause: Cause, counted: u32, attempt: u32) -> Next {
+pub fn next(policy: &Policy, cause: Cause, spent: Spent, attempt: u32) -> Next {
     let after = policy.backoff.after(attempt);
     let action = match cause.kind {
         Kind::Platform => RetryAction::Ignore,
@@ -159,8 +212,12 @@ pub fn next(policy: &Policy, cause: Cause, counted: u32, attempt: u32) -> Next {
     };
     match action {
         RetryAction::Fail => Next::Over { retriable: Some(false) },
-        RetryAction::Ignore => Next::Again { after, counts: false },
-        RetryAction::Retry if counted < policy.limit => Next::Again { after, counts: true },
+        RetryAction::Ignore if spent.uncounted < policy.uncounted => {
+            // What is in the way needs time to pass, whatever pace the author chose for his program.
+            Next::Again { after: after.max(Backoff::default().after(spent.uncounted)), counts: false }
+        }
+        RetryAction::Ignore => Next::Exhausted { attempts: spent.uncounted.saturating_add(1) },
+        RetryAction::Retry if spent.counted < policy.limit => Next::Again { after, counts: true },
         RetryAction::Retry => Next::Over { retriable: None },
     }
 }
@@ -179,6 +236,8 @@ pub fn ignores_disruption(policy: &Policy) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn rule(codes: &[&str], reasons: &[FailureKind], action: RetryAction) -> Rule {
@@ -194,6 +253,10 @@ mod tests {
         Cause { kind: Kind::Of(kind), exit_code: None }
     }
 
+    fn counted(counted: u32) -> Spent {
+        Spent { counted, uncounted: 0 }
+    }
+
     fn again(seconds: u64, counts: bool) -> Next {
         Next::Again { after: Duration::from_secs(seconds), counts }
     }
@@ -201,11 +264,14 @@ mod tests {
     #[test]
     fn without_a_policy_an_authors_failure_is_final_and_the_platforms_is_not() {
         let none = Policy::default();
-        assert_eq!(next(&none, exit(1), 0, 1), Next::Over { retriable: None });
-        assert_eq!(next(&none, of(FailureKind::Disruption), 0, 1), again(10, false));
-        assert_eq!(next(&none, Cause { kind: Kind::Platform, exit_code: Some(240) }, 0, 1), again(10, false));
+        assert_eq!(next(&none, exit(1), Spent::default(), 1), Next::Over { retriable: None });
+        assert_eq!(next(&none, of(FailureKind::Disruption), Spent::default(), 1), again(10, false));
         assert_eq!(
-            next(&none, Cause { kind: Kind::Permanent, exit_code: Some(127) }, 0, 1),
+            next(&none, Cause { kind: Kind::Platform, exit_code: Some(240) }, Spent::default(), 1),
+            again(10, false)
+        );
+        assert_eq!(
+            next(&none, Cause { kind: Kind::Permanent, exit_code: Some(127) }, Spent::default(), 1),
             Next::Over { retriable: Some(false) }
         );
     }
@@ -213,11 +279,61 @@ mod tests {
     #[test]
     fn failures_are_retried_up_to_the_limit_with_growing_delays() {
         let policy = Policy { limit: 2, ..Policy::default() };
-        assert_eq!(next(&policy, exit(1), 0, 1), again(10, true));
-        assert_eq!(next(&policy, exit(1), 1, 2), again(20, true));
-        assert_eq!(next(&policy, exit(1), 2, 3), Next::Over { retriable: None });
-        // What does not count lets the delay grow all the same, and has an end only in the run's deadline.
-        assert_eq!(next(&policy, of(FailureKind::Disruption), 2, 90), again(300, false));
+        assert_eq!(next(&policy, exit(1), counted(0), 1), again(10, true));
+        assert_eq!(next(&policy, exit(1), counted(1), 2), again(20, true));
+        assert_eq!(next(&policy, exit(1), counted(2), 3), Next::Over { retriable: None });
+        // What does not count lets the delay grow all the same.
+        assert_eq!(next(&policy, of(FailureKind::Disruption), counted(2), 90), again(300, false));
+    }
+
+    #[test]
+    fn what_does_not_count_has_an_end_too_and_is_given_time() {
+        let quick = Backoff { initial: Duration::from_secs(1), factor: 1, max: Duration::from_secs(1) };
+        let policy = Policy { backoff: quick, uncounted: 3, ..Policy::default() };
+        let ours = Cause { kind: Kind::Platform, exit_code: None };
+        let spent = |uncounted| Spent { counted: 0, uncounted };
+        let delays = [(0, 1), (1, 10), (2, 20)];
+        for (uncounted, seconds) in delays {
+            assert_eq!(next(&policy, ours, spent(uncounted), uncounted + 1), again(seconds, false));
+        }
+        assert_eq!(next(&policy, ours, spent(3), 4), Next::Exhausted { attempts: 4 });
+        let mut step = StepStatus::default();
+        for (counts, expected) in [(false, (0, 1)), (false, (0, 2)), (true, (1, 0)), (false, (1, 1)), (true, (2, 0))] {
+            count(&mut step, counts);
+            assert_eq!(Spent::of(&step), Spent { counted: expected.0, uncounted: expected.1 }, "in a row");
+        }
+    }
+
+    proptest! {
+        /// Whatever fails, and however the rules are: an end comes after so many attempts and so much time.
+        #[test]
+        fn every_sequence_of_failures_ends(
+            kinds in proptest::collection::vec(0..10usize, 1..40),
+            (limit, uncounted) in (0..4u32, 0..6u32),
+            actions in proptest::collection::vec((0..10usize, 0..3usize), 0..4),
+        ) {
+            use FailureKind::{Disruption, ExitCode, ImagePull, Lost, OomKilled, OutputNotCommitted, StartTimeout, Timeout};
+            let of = [Disruption, OomKilled, ImagePull, StartTimeout, Timeout, OutputNotCommitted, Lost, ExitCode];
+            let kind = |index: usize| of.get(index).map_or(Kind::Platform, |kind| Kind::Of(*kind));
+            let actions = actions.into_iter().filter_map(|(index, action)| {
+                let action = [RetryAction::Fail, RetryAction::Retry, RetryAction::Ignore][action];
+                Some(Rule { codes: Codes::default(), reasons: vec![*of.get(index)?], action })
+            });
+            let policy = Policy { limit, uncounted, rules: actions.collect(), ..Policy::default() };
+            let (mut step, mut attempt, mut waited) = (StepStatus::default(), 1, Duration::ZERO);
+            for kind in kinds.iter().cycle().map(|index| kind(*index)) {
+                match next(&policy, Cause { kind, exit_code: None }, Spent::of(&step), attempt) {
+                    Next::Again { after, counts } => {
+                        count(&mut step, counts);
+                        waited += after;
+                    }
+                    Next::Over { .. } | Next::Exhausted { .. } => break,
+                }
+                attempt += 1;
+                prop_assert!(attempt <= (limit + 1) * (uncounted + 1) + 1, "attempt {attempt} of {policy:?}");
+            }
+            prop_assert!(waited <= policy.backoff.max * attempt, "{waited:?}");
+        }
     }
 
     #[test]
@@ -233,15 +349,15 @@ mod tests {
         let policy = Policy { limit: 1, rules, ..Policy::default() };
         let over = Next::Over { retriable: Some(false) };
         for code in [2, 64, 70, 78] {
-            assert_eq!(next(&policy, exit(code), 0, 1), over, "{code}");
+            assert_eq!(next(&policy, exit(code), counted(0), 1), over, "{code}");
         }
-        assert_eq!(next(&policy, exit(79), 0, 1), again(10, true));
-        assert_eq!(next(&policy, of(OomKilled), 0, 1), over);
-        assert_eq!(next(&policy, of(Disruption), 0, 1), again(10, true));
+        assert_eq!(next(&policy, exit(79), counted(0), 1), again(10, true));
+        assert_eq!(next(&policy, of(OomKilled), counted(0), 1), over);
+        assert_eq!(next(&policy, of(Disruption), counted(0), 1), again(10, true));
         assert!(!ignores_disruption(&policy) && ignores_disruption(&Policy::default()));
         let no_code = Cause { kind: Kind::Of(FailureKind::Lost), exit_code: None };
         assert_eq!(
-            next(&policy, no_code, 0, 1),
+            next(&policy, no_code, counted(0), 1),
             again(10, true),
             "a rule for codes says nothing of an end without one"
         );

@@ -9,7 +9,7 @@ use asynctask_contract::env::LOG_OUTPUT;
 use asynctask_contract::wire::{CommittedFile, Emitted, ItemCounts};
 
 /// The files of one attempt, chosen to be the result of a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sealed {
     /// Pod that wrote them.
     pub pod_uid: String,
@@ -19,6 +19,15 @@ pub struct Sealed {
     pub emitted: Option<Emitted>,
     /// What became of its items.
     pub items: Option<ItemCounts>,
+    /// What people should know of it.
+    pub warning: Option<String>,
+}
+
+impl Sealed {
+    /// Of an attempt without a result only the log can be kept.
+    fn of_log(pod_uid: &str, log: CommittedFile) -> Self {
+        Self { pod_uid: pod_uid.to_owned(), files: vec![log], ..Self::default() }
+    }
 }
 
 /// The commit that counts: of several the one of the smallest pod UID, so that whoever decides decides the same.
@@ -29,6 +38,7 @@ pub(super) fn winner(commits: &[CommitFact]) -> Option<Sealed> {
         files: commit.files.clone(),
         emitted: commit.emitted,
         items: commit.items.clone(),
+        warning: commit.warning.clone(),
     })
 }
 
@@ -75,11 +85,11 @@ pub(super) fn log(results: &Results) -> Option<Sealed> {
     let reported = results.failures.iter().filter(|failure| failure.report.log.is_some());
     let newest = reported.max_by(|a, b| (a.failed_at, &a.pod_uid).cmp(&(b.failed_at, &b.pod_uid)));
     if let Some((failure, log)) = newest.and_then(|failure| Some((failure, failure.report.log.clone()?))) {
-        return Some(Sealed { pod_uid: failure.pod_uid.clone(), files: vec![log], emitted: None, items: None });
+        return Some(Sealed::of_log(&failure.pod_uid, log));
     }
     let created = |uid: &str| results.pods.iter().find(|pod| pod.uid == uid).and_then(|pod| pod.created);
     let left = results.logs.iter().max_by_key(|log| (created(&log.pod_uid), &log.pod_uid))?;
-    Some(Sealed { pod_uid: left.pod_uid.clone(), files: vec![left.file.clone()], emitted: None, items: None })
+    Some(Sealed::of_log(&left.pod_uid, left.file.clone()))
 }
 
 /// What the status says of the files of a step: one entry per output in the order they were committed, the log last.
@@ -119,7 +129,7 @@ mod tests {
     #[test]
     fn of_several_commits_everybody_picks_the_same() {
         let commit =
-            |uid: &str| CommitFact { pod_uid: uid.into(), files: vec![file("a", 0, 1)], emitted: None, items: None };
+            |uid: &str| CommitFact { pod_uid: uid.into(), files: vec![file("a", 0, 1)], ..CommitFact::default() };
         let (a, b) = (winner(&[commit("b"), commit("a")]), winner(&[commit("a"), commit("b")]));
         assert_eq!(a, b);
         assert_eq!(a.expect("one").pod_uid, "a");
@@ -129,7 +139,7 @@ mod tests {
     #[test]
     fn outputs_are_counted_and_the_log_comes_last() {
         let files = vec![file("log", 0, 9), file("b", 0, 1), file("a", 0, 2), file("b", 1, u64::MAX)];
-        let counted = outputs("s", &Sealed { pod_uid: "p".into(), files, emitted: None, items: None });
+        let counted = outputs("s", &Sealed { pod_uid: "p".into(), files, ..Sealed::default() });
         let seen: Vec<_> = counted.iter().map(|output| (output.name.as_str(), output.files, output.size)).collect();
         assert_eq!(seen, [("b", 2, i64::MAX), ("a", 1, 2), ("log", 1, 9)]);
     }

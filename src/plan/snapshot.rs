@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::agent::Agent;
@@ -95,6 +95,10 @@ pub fn job_name(task: &AsyncTask, step: &str, attempt: u32) -> String {
     names::job(name, uid, step, attempt)
 }
 
+/// How long other containers of a pod may go on after its program has ended: what a mesh or a log shipper injects ends on
+/// its own, or never.
+pub const LINGER: Duration = Duration::from_secs(10);
+
 /// How long a pod may take to be ready before it is asked what it waits for.
 pub const READY_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -164,6 +168,8 @@ pub struct Admission {
     pub retry: Option<RetryFact>,
     /// What is known of each output of another run that `spec.inputs` names, by input.
     pub outputs: BTreeMap<String, OutputFact>,
+    /// The newest run of its name within the time that `spec.once` says; the error: the store does not tell.
+    pub earlier: Result<Option<EarlierRun>, String>,
     /// Its Jobs, if somebody made any already: us, before we could say so.
     pub jobs: Vec<JobFact>,
     /// Its pods, when it is to be cancelled.
@@ -172,6 +178,27 @@ pub struct Admission {
     pub turn: Option<Turn>,
     /// What a pod must be told of the agent; `None` until the operator knows.
     pub agent: Option<Agent>,
+}
+
+/// A run that had the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EarlierRun {
+    /// When it was created.
+    pub created: Timestamp,
+    /// The state it was last in, as the history says it.
+    pub state: String,
+}
+
+/// Longest time for which a name can be kept from running again, in hours: a leap year.
+const ONCE_MAX: i64 = 366 * 24;
+
+/// Since when a run of the same name keeps this one from running; `None`: none does. What is no number of hours counts as
+/// the longest time: nothing runs twice because of a spelling.
+#[must_use]
+pub fn once_since(task: &AsyncTask, now: Timestamp) -> Option<Timestamp> {
+    let hours = task.spec.once.as_ref()?.strip_suffix('h').and_then(|hours| hours.parse().ok());
+    let hours = hours.unwrap_or(ONCE_MAX).clamp(0, ONCE_MAX);
+    now.checked_sub(SignedDuration::from_hours(hours)).ok()
 }
 
 /// Whether a run may start now.
@@ -370,7 +397,7 @@ pub struct Results {
 }
 
 /// A commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommitFact {
     /// Pod that made it.
     pub pod_uid: String,
@@ -380,6 +407,8 @@ pub struct CommitFact {
     pub emitted: Option<Emitted>,
     /// What became of its items.
     pub items: Option<ItemCounts>,
+    /// What people should know of it.
+    pub warning: Option<String>,
 }
 
 /// A report of failure.
@@ -421,8 +450,10 @@ pub struct PodFact {
     pub alive: bool,
     /// Whether its program was started.
     pub started: bool,
-    /// Whether it was drained, evicted or preempted.
+    /// Whether it was drained, evicted or preempted: Kubernetes says so.
     pub disrupted: bool,
+    /// Whether somebody asked for its deletion.
+    pub deleted: bool,
     /// Why no node takes it: a sentence of the scheduler's.
     pub unschedulable: Option<String>,
     /// Why the pod itself failed: `DeadlineExceeded`, `Evicted`.
@@ -435,6 +466,29 @@ pub struct PodFact {
     pub exit: Option<ExitFact>,
 }
 
+impl PodFact {
+    /// Whether its program may still write.
+    #[must_use]
+    pub fn is_at_work(&self) -> bool {
+        self.alive && self.exit.is_none()
+    }
+
+    /// Until when other containers may go on after the program has ended; `None`: there is no program that ended, or no
+    /// container that goes on.
+    #[must_use]
+    pub fn lingers_until(&self) -> Option<Timestamp> {
+        let ended = self.exit.as_ref().filter(|_| self.alive)?.at?;
+        ended.checked_add(LINGER).ok()
+    }
+}
+
+/// The pod of an attempt whose program has ended although its Job has not: another container goes on.
+#[must_use]
+pub fn lingering<'a>(pods: &'a [PodFact], step: &str, attempt: u32) -> Option<(&'a PodFact, Timestamp)> {
+    let mine = pods.iter().filter(|pod| pod.step == step && pod.attempt == attempt);
+    mine.filter_map(|pod| Some((pod, pod.lingers_until()?))).next_back()
+}
+
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExitFact {
@@ -442,6 +496,8 @@ pub struct ExitFact {
     pub code: i32,
     /// The container runtime's word: `Error`, `OOMKilled`, `ContainerCannotRun`…
     pub reason: String,
+    /// When.
+    pub at: Option<Timestamp>,
     /// What the agent left for people, when it could.
     pub said: Option<Termination>,
     /// What the runtime left, when the agent could not.
@@ -455,6 +511,8 @@ pub struct Remains {
     pub jobs: Vec<JobRef>,
     /// How many of its pods have not ended.
     pub pods: usize,
+    /// In how many of them the program may still be at work.
+    pub at_work: usize,
     /// Names of runs that take results from it, or are about to: they read its keys.
     pub adopters: Vec<String>,
 }

@@ -12,7 +12,7 @@ use super::failure::{self, blank};
 use super::fanout::{FanOut, MAX_SHARDS, Source, is_appended};
 use super::indexed::ShardRun;
 use super::life::{Life, state};
-use super::retry::{self, Backoff, Cause, Kind, Next, Policy};
+use super::retry::{self, Backoff, Cause, Kind, Next, Policy, Spent};
 use super::shards::ShardSet;
 use super::snapshot::{IndexFact, JobEnd, JobFact, attempt};
 use super::tally::Tally;
@@ -144,13 +144,12 @@ impl Life<'_> {
         if decided || cleaning || tally.lost().is_empty() {
             return None;
         }
-        let counted = known.counted.and_then(|counted| u32::try_from(counted).ok()).unwrap_or(0);
         // Its back-off was the Job controller's; between Jobs it is the default one.
         let policy = Policy { backoff: Backoff::default(), ..step.retry.clone() };
         let cause = cause(tally, end);
-        match retry::next(&policy, cause, counted, attempt(known)) {
+        match retry::next(&policy, cause, Spent::of(known), attempt(known)) {
             Next::Again { after, counts } => Some((rest(&step.name, tally, cause), (after, counts))),
-            Next::Over { .. } => None,
+            Next::Over { .. } | Next::Exhausted { .. } => None,
         }
     }
 
@@ -219,11 +218,17 @@ fn cause(tally: &Tally, end: &JobEnd) -> Cause {
 
 fn rest(step: &str, tally: &Tally, cause: Cause) -> Failure {
     let (reason, why) = match cause.kind {
-        Kind::Platform => ("PlatformFailed", "because gateway or store did not answer"),
-        Kind::Of(FailureKind::Lost) => ("Lost", "because their Job is gone"),
-        Kind::Of(_) | Kind::Permanent => ("OutputNotCommitted", "although their pods ended with exit code 0"),
+        Kind::Platform => {
+            let first = tally.held_up_by.as_deref().unwrap_or("nobody left a word");
+            ("PlatformFailed", format!("through no fault of the program ({first})"))
+        }
+        Kind::Of(FailureKind::Lost) => ("Lost", "because their Job is gone".to_owned()),
+        Kind::Of(_) | Kind::Permanent => {
+            ("OutputNotCommitted", "although their pods ended with exit code 0".to_owned())
+        }
     };
-    let message = format!("shards {} gave no result {why}: they are run again", tally.lost().cut(200));
+    let shards = if tally.lost().len() == 1 { "shard" } else { "shards" };
+    let message = format!("{shards} {} gave no result {why}: run again", tally.lost().cut(200));
     Failure { step: Some(step.to_owned()), reason: reason.into(), message, ..blank() }
 }
 

@@ -8,11 +8,11 @@ use k8s_openapi::jiff::Timestamp;
 use super::decide::{CancelNews, News, Pins, Plan, ShardsEnd, StepNews, Verdict};
 use super::definition::ValidatedDefinition;
 use super::failure::{brief, refusal};
-use super::retention;
 use super::seal::{self, Sealed};
 use super::snapshot::{DefinitionFact, JobFact, Phase, Seen, Snapshot, Trouble, phase};
 use super::spread::summed;
 use super::tally::{ShardFact, Tally};
+use super::{retention, retry};
 use asynctask_api::condition::{self, Claim, cut};
 use asynctask_api::definition::OutputSpec;
 use asynctask_api::outputs::{Gone, OutputStatus};
@@ -252,6 +252,7 @@ impl Writer {
             StepNews::Completes(sealed) => {
                 self.end(step, seal::state(sealed));
                 step.failure = None;
+                step.message = sealed.warning.as_ref().map(|warning| cut(warning, 256));
                 step.emitted = seal::emitted(sealed);
                 let items = sealed.items.clone().unwrap_or_default();
                 let mut tally = Tally::default();
@@ -266,9 +267,7 @@ impl Writer {
                 step.until = Some(Time(*until));
                 step.failure = Some(brief(failure));
                 step.waiting = None;
-                if *counts {
-                    step.counted = Some(step.counted.unwrap_or(0).saturating_add(1));
-                }
+                retry::count(step, *counts);
             }
             StepNews::Fails(failure, log) => {
                 self.end(step, StepState::Failed);
@@ -404,8 +403,20 @@ fn claims(status: &AsyncTaskStatus, state: TaskState) -> [Claim; 6] {
         claim(condition::SUCCEEDED, succeeded, &message),
         claim(condition::OUTPUTS_READY, Some(state.is_success()), outputs),
         claim(condition::RECONCILING, Some(!terminal), &message),
-        claim(condition::STALLED, Some(failed), &message),
+        stalled(status, failed).unwrap_or_else(|| claim(condition::STALLED, Some(failed), &message)),
     ]
+}
+
+/// A run that goes on, and whose attempts fail and fail: somebody should look before the last of them.
+fn stalled(status: &AsyncTaskStatus, over: bool) -> Option<Claim> {
+    let step = status.steps.iter().filter(|_| !over).find(|step| retry::is_stalled(step))?;
+    let why = step.failure.as_ref().map(|failure| failure.message.as_str()).unwrap_or_default();
+    let message = format!(
+        "step {} has failed {} times in a row in ways that do not count: {why}",
+        step.name,
+        step.uncounted.unwrap_or_default()
+    );
+    Some(Claim::new(condition::STALLED, Some(true), "AttemptsFail", cut(&message, MESSAGE_MAX)))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::fanout;
 use super::findings::Findings;
 use super::flow::When;
 use super::graph::{Graph, find};
-use super::retry::{Backoff, Codes, Policy, Rule};
+use super::retry::{Backoff, Codes, Policy, Rule, UNCOUNTED};
 use super::template;
 use asynctask_api::TaskDefinitionSpec;
 use asynctask_api::definition::{BackoffSpec, Outcome, RetryRule, RetrySpec, StepInputSpec, StepSpec, WhenSpec};
@@ -194,6 +194,9 @@ fn unreachable(spec: &TaskDefinitionSpec, graph: &Graph, index: usize, input: &S
 fn read_retry(retry: &RetrySpec, step: &str, findings: &mut Findings) -> Option<Policy> {
     let field = format!("{step}.retry");
     let limit = findings.count(format!("{field}.limit"), retry.limit.unwrap_or(0), 0);
+    let uncounted = retry
+        .uncounted_limit
+        .map_or(Some(UNCOUNTED), |limit| findings.count(format!("{field}.uncountedLimit"), limit, 0));
     let backoff = read_backoff(retry.backoff.as_ref(), &format!("{field}.backoff"), findings);
     let read = |(index, rule)| read_rule(rule, &format!("{field}.rules[{index}]"), findings);
     let rules: Vec<Option<Rule>> = retry.rules.iter().enumerate().map(read).collect();
@@ -205,7 +208,7 @@ fn read_retry(retry: &RetrySpec, step: &str, findings: &mut Findings) -> Option<
             findings.plan(sentence);
         }
     }
-    Some(Policy { limit: limit?, backoff: backoff?, rules })
+    Some(Policy { limit: limit?, uncounted: uncounted?, backoff: backoff?, rules })
 }
 
 fn read_rule(rule: &RetryRule, field: &str, findings: &mut Findings) -> Option<Rule> {

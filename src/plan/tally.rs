@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use super::shards::ShardSet;
 use asynctask_api::condition::cut;
 use asynctask_api::task::{FailureCount, ItemsStatus};
-use asynctask_contract::env::exit;
-use asynctask_contract::wire::{ItemCounts, REASONS};
+use asynctask_contract::wire::{FailedBy, ItemCounts, REASONS};
 
 /// Kinds of failure told apart while they are counted; a status shows the most frequent of them.
 const KINDS: usize = 64;
@@ -31,8 +30,8 @@ pub enum ShardFact {
         code: String,
         /// A sentence.
         message: String,
-        /// Exit code of the program, or of the agent.
-        exit_code: i32,
+        /// Whose failure it was.
+        failed_by: FailedBy,
     },
     /// It gave none, and nobody left a word.
     Silent,
@@ -45,8 +44,10 @@ pub struct Tally {
     pub committed: u32,
     /// Shards whose program failed.
     pub failed: ShardSet,
-    /// Shards that gave no result because gateway or store stood in the way.
+    /// Shards that gave no result because something other than their program stood in the way.
     pub held_up: ShardSet,
+    /// What stood in the way of the first of them.
+    pub held_up_by: Option<String>,
     /// Shards that gave no result, and nobody left a word: they never ran, or ended without a commit.
     pub silent: ShardSet,
     /// What became of all items.
@@ -72,11 +73,15 @@ impl Tally {
             ShardFact::Silent => {
                 self.silent.push(shard);
             }
-            ShardFact::Failed { code, message, exit_code } => {
-                if is_platforms(exit_code) {
-                    self.held_up.push(shard)
-                } else {
-                    self.failed.push(shard)
+            ShardFact::Failed { code, message, failed_by } => {
+                match failed_by {
+                    FailedBy::Platform | FailedBy::Agent => {
+                        self.held_up.push(shard);
+                        self.held_up_by.get_or_insert_with(|| cut(&format!("{code}: {message}"), MESSAGE_MAX));
+                    }
+                    FailedBy::Program | FailedBy::Contract | FailedBy::PlatformForGood | FailedBy::Unknown => {
+                        self.failed.push(shard);
+                    }
                 }
                 self.fail(&code, &message);
             }
@@ -147,12 +152,6 @@ impl Tally {
     }
 }
 
-/// Whether an exit code is one by which the agent says that gateway or store, not the program, stood in the way.
-#[must_use]
-pub fn is_platforms(exit_code: i32) -> bool {
-    u8::try_from(exit_code).is_ok_and(|code| matches!(code, exit::GATEWAY | exit::UPLOAD | exit::FENCED))
-}
-
 /// What became of items, as a status says it.
 #[must_use]
 pub fn items_status(items: &ItemCounts) -> Option<ItemsStatus> {
@@ -172,8 +171,8 @@ const _: () = assert!(REASONS <= SHOWN, "a pod tells no more reasons than a stat
 mod tests {
     use super::*;
 
-    fn failed(code: &str, exit_code: i32) -> ShardFact {
-        ShardFact::Failed { code: code.into(), message: format!("{code} happened"), exit_code }
+    fn failed(code: &str, failed_by: FailedBy) -> ShardFact {
+        ShardFact::Failed { code: code.into(), message: format!("{code} happened"), failed_by }
     }
 
     #[test]
@@ -182,9 +181,9 @@ mod tests {
         let reasons = BTreeMap::from([("Bounced".to_owned(), 2)]);
         let items = ItemCounts { attempted: 10, failed: 2, skipped: 1, reasons };
         tally.add(0, ShardFact::Committed { items: Some(items) });
-        tally.add(1, failed("InvalidEmail", 65));
-        tally.add(2, failed("InvalidEmail", 65));
-        tally.add(3, failed("GatewayUnreachable", 240));
+        tally.add(1, failed("InvalidEmail", FailedBy::Program));
+        tally.add(2, failed("InvalidEmail", FailedBy::Contract));
+        tally.add(3, failed("GatewayUnreachable", FailedBy::Platform));
         tally.add(4, ShardFact::Silent);
         assert_eq!((tally.committed, tally.without_result()), (1, 4));
         assert_eq!((tally.failed.to_string(), tally.lost().to_string()), ("1-2".into(), "3-4".into()));
@@ -200,7 +199,7 @@ mod tests {
     fn a_million_kinds_of_failure_cost_no_more_than_some() {
         let mut tally = Tally::default();
         for shard in 0..100_000 {
-            tally.add(shard, failed(&format!("Code{shard}"), 1));
+            tally.add(shard, failed(&format!("Code{shard}"), FailedBy::Program));
         }
         assert_eq!((tally.failures().len(), tally.shards.len()), (SHOWN, KINDS + 1));
         assert_eq!(tally.failures()[0].code, OTHER);

@@ -4,6 +4,7 @@
 //! text is kept as [`StoreError::Other`]'s detail only after it was reduced to a code and a sentence.
 
 use super::digest::Difference;
+use asynctask_contract::wire::word;
 
 /// A failed call to a store.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +124,7 @@ impl StoreError {
             Self::NoSuchLocation { .. } => "LocationNotFound",
             Self::Misconfigured { .. } => "InvalidConfiguration",
             Self::PermissionDenied { .. } => "PermissionDenied",
-            Self::Altered { .. } => "ContentAltered",
+            Self::Altered { .. } => word::CONTENT_ALTERED,
             Self::Interrupted { .. } => "UploadInterrupted",
             Self::RangeNotSatisfiable { .. } => "RangeNotSatisfiable",
             Self::TooLarge { .. } => "ObjectTooLarge",

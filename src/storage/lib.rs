@@ -13,7 +13,6 @@
 //!
 //! Keys come from [`layout`] only. All backends pass one suite: `tests/storage`.
 
-pub mod author_path;
 pub mod cloud;
 mod connect;
 pub mod digest;
@@ -38,7 +37,6 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
-pub use author_path::{PathError, validate_path};
 pub use digest::{Difference, Digest, Expected};
 pub use error::{RetryClass, StoreError};
 pub use layout::{Layout, Prefix};

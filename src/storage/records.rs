@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::digest::Digest;
-use asynctask_contract::wire::{CommittedFile, Emitted, FailureReport, ItemCounts};
+use asynctask_contract::wire::{CommittedFile, Emitted, FailedBy, FailureReport, ItemCounts};
 
 /// Version written into records; readers refuse a newer one.
 pub const VERSION: u32 = 1;
@@ -42,6 +42,9 @@ pub struct CommitRecord {
     /// What became of its items.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<ItemCounts>,
+    /// What people should know of it: a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// When the gateway wrote this.
     pub committed_at: Timestamp,
 }
@@ -162,6 +165,9 @@ pub struct ShardFailure {
     /// Exit code of the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// Whose failure it was; absent: nobody left a word, or an agent of an older release did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_by: Option<FailedBy>,
 }
 
 /// A file of a sealed result.
@@ -503,6 +509,7 @@ mod tests {
             files: vec![committed; 1001],
             emitted: None,
             items: None,
+            warning: None,
             committed_at: Timestamp::UNIX_EPOCH,
         };
         assert!((encode(&record).len() as u64) < RECORD_MAX / 2);

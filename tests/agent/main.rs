@@ -4,6 +4,7 @@
 // A test fails by panicking, its helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod blame;
 mod built_in;
 mod emit;
 mod endings;

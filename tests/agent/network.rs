@@ -1,5 +1,6 @@
 //! Gateways and stores that are away, slow, forgetful or wrong.
 
+use asynctask_contract::wire::FailedBy;
 use nix::sys::signal::Signal;
 
 use crate::servers::authority;
@@ -104,6 +105,12 @@ async fn a_refused_commit_is_no_success_and_shows_the_gateways_reason() {
         world.fail("/commit", 1, &Fault::Status(status));
         let ended = world.run().await;
         assert_eq!(ended.code, 240);
+        let by = match status {
+            403 | 404 | 409 => FailedBy::Platform,
+            410 => FailedBy::PlatformForGood,
+            _ => FailedBy::Contract,
+        };
+        assert_eq!(ended.termination.failed_by, Some(by), "{status}");
         assert_eq!(ended.termination.code.as_deref(), Some("CommitRefused"));
         assert!(ended.termination.message.contains("as the test wishes"), "{}", ended.termination.message);
         assert!(!ended.termination.committed);
@@ -174,7 +181,7 @@ async fn an_input_that_is_gone_is_reported() {
     world.give_input(&world.plain_store(), "archive", b"bytes");
     world.shared.lock().objects.clear();
     let ended = world.run().await;
-    assert_eq!((ended.code, ended.failure().code.as_str(), ended.was_started()), (242, "InputUnavailable", false));
+    assert_eq!((ended.code, ended.failure().code.as_str(), ended.was_started()), (242, "InputMissing", false));
 }
 
 #[tokio::test]

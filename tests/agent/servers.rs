@@ -148,6 +148,7 @@ async fn gate(shared: Shared, request: Request) -> Response {
     let planned = fault(&shared, &what).await;
     match planned {
         Some(Fault::Status(status)) => return problem(status, "as the test wishes"),
+        Some(Fault::Refused(status, word)) => return titled(word, status, "as the test wishes"),
         Some(Fault::Redirect) => return redirect(),
         Some(Fault::Canceled) => return titled(CANCELED, 409, "the run is to be cancelled"),
         _ => {}
@@ -270,7 +271,9 @@ async fn store(shared: Shared, request: Request, foreign: bool) -> Response {
 
 fn read(shared: &Shared, key: &str, headers: &HeaderMap, half: bool) -> Response {
     let state = shared.lock();
-    let Some(object) = state.objects.get(key) else { return StatusCode::NOT_FOUND.into_response() };
+    let Some(object) = state.objects.get(key) else {
+        return (StatusCode::NOT_FOUND, "<Error><Code>NoSuchKey</Code></Error>").into_response();
+    };
     let from: usize = match headers.get("range").and_then(|range| range.to_str().ok()) {
         Some(range) => range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap(),
         None => 0,

@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(crate) enum Fault {
     /// This status, nothing done.
     Status(u16),
+    /// The gateway refuses with this status and word.
+    Refused(u16, &'static str),
     /// Done, but this status is answered: the answer is lost.
     DoneBut(u16),
     /// The run is to be cancelled, as the gateway answers at a guarded stage.
@@ -166,7 +168,8 @@ pub(crate) fn work() -> Work {
 }
 
 pub(crate) fn output(name: &str, path: &str) -> OutputDeclaration {
-    OutputDeclaration { name: name.into(), path: path.into(), media_type: Some("text/csv".into()), failed_items: false }
+    let media_type = Some("text/csv".into());
+    OutputDeclaration { name: name.into(), path: path.into(), media_type, failed_items: false, one_file: false }
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {

@@ -112,7 +112,7 @@ impl Hand {
             }
             Voice::Gateway { http, base } => {
                 let token = self.token(pod).await;
-                let commit = serde_json::to_value(Commit { files: Vec::new(), emitted: None, items: None }).unwrap();
+                let commit = serde_json::to_value(Commit::default()).unwrap();
                 call(http, Method::GET, &format!("{base}{}", path::ASSIGNMENT), &token, &Value::Null).await;
                 call(http, Method::POST, &format!("{base}{}", path::COMMIT), &token, &commit).await;
             }
@@ -178,6 +178,7 @@ fn record(pod: &Pod, layout: &Layout) -> (CommitRecord, AttemptKeys) {
         files: Vec::new(),
         emitted: None,
         items: None,
+        warning: None,
         committed_at: Timestamp::now(),
     };
     (record, keys)

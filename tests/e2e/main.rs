@@ -8,6 +8,7 @@ mod admission;
 mod api;
 mod away;
 mod bad_input;
+mod blame;
 mod budget;
 mod component;
 mod deletion;

@@ -19,6 +19,8 @@ pub(crate) mod evidence;
 pub(crate) const SYSTEM: &str = "asynctask-system";
 /// How long anything may take on a busy machine before the test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a run may go on as long as its status changes.
+const MOVES_ON: Duration = Duration::from_secs(900);
 
 pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/e2e/run.sh, or `make test-e2e`"))
@@ -187,13 +189,24 @@ impl Namespace {
         waited(&["-n", &self.name], condition, object, seconds);
     }
 
-    /// Waits for the end of a task; its status.
+    /// Waits for the end of a task; its status. One that moves on is given time: what its many pods need is the node's pace.
     #[track_caller]
     pub(crate) fn finished(&self, task: &str) -> Value {
-        let said = self.kubectl(&["wait", "--for=condition=Finished", &format!("asynctask/{task}"), "--timeout=180s"]);
-        let status = self.status(task);
-        assert_eq!(said.code, 0, "{}{}\n{status:#}", said.out, said.err);
-        status
+        let is_over = |condition: &Value| condition["type"] == "Finished" && condition["status"] == "True";
+        let begun = Instant::now();
+        let (mut seen, mut moved) = (Value::Null, begun);
+        loop {
+            let status = self.status(task);
+            if status["conditions"].as_array().is_some_and(|conditions| conditions.iter().any(is_over)) {
+                return status;
+            }
+            if status != seen {
+                (seen, moved) = (status, Instant::now());
+            }
+            in_time(&format!("{task} has ended; its status stood still"), moved, PATIENCE);
+            in_time(&format!("{task} has ended"), begun, MOVES_ON);
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// Tells a waiting program of the pod with these labels to end, by a file among its outputs.

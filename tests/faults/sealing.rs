@@ -139,6 +139,7 @@ fn in_flight(ns: &Namespace, pod_uid: &str, site: &Site) {
         files: vec![file],
         emitted: None,
         items: None,
+        warning: None,
         committed_at: jiff::Timestamp::now(),
     };
     site.runtime.block_on(async {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use asynctask_operator::contract::env::TOKEN_AUDIENCE;
-use asynctask_operator::contract::wire::{Commit, CommittedFile, FailureReport, UploadPlan, path};
+use asynctask_operator::contract::wire::{Commit, CommittedFile, FailedBy, FailureReport, UploadPlan, path};
 use asynctask_operator::storage::Digest;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
@@ -139,7 +139,7 @@ impl StandIn {
     }
 
     pub(crate) async fn commit(&self, pod: &Played, files: Vec<CommittedFile>) -> Answer {
-        let commit = Commit { files, emitted: None, items: None };
+        let commit = Commit { files, ..Commit::default() };
         self.call(pod, Method::POST, path::COMMIT, &serde_json::to_value(commit).unwrap()).await
     }
 
@@ -150,6 +150,8 @@ impl StandIn {
             message: "this one always fails".to_owned(),
             link: None,
             exit_code,
+            failed_by: Some(FailedBy::Program),
+            stopped_by: None,
             stage: None,
             log_tail: String::new(),
             log: None,

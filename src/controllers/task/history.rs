@@ -1,19 +1,22 @@
 //! The history record of a run: every change of its state, readable after the object is gone.
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::tz::TimeZone;
+use k8s_openapi::jiff::{Timestamp, ToSpan};
 use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::TaskController;
 use super::apply::way_out;
-use super::results::require_owner;
+use super::results::{Emptied, PAGE, require_owner};
 use asynctask_api::AsyncTask;
 use asynctask_api::outputs::HistoryParameters;
 use asynctask_plan::keep::history_until;
 use asynctask_plan::snapshot::Trouble;
-use asynctask_storage::records::{HistoryDue, HistoryRecord, RECORD_MAX, VERSION, decode, encode};
-use asynctask_storage::{PutMode, StoreError};
+use asynctask_runtime::stores::OpenStore;
+use asynctask_storage::layout::HistoryKey;
+use asynctask_storage::records::{HistoryDue, HistoryRecord, RECORD_MAX, RecordError, VERSION, decode, encode};
+use asynctask_storage::{Meta, PutMode, StoreError};
 
 impl TaskController {
     /// Writes down what is known of the run, beside what was recorded before.
@@ -53,6 +56,72 @@ impl TaskController {
         let put = open.store.put(&key, encode(&due), PutMode::Overwrite).await;
         put.map_err(|error| fail(error.reason(), &error))
     }
+}
+
+/// Why nobody can say whether there was a run of a name.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unsure {
+    #[error(
+        "the history record {key} cannot be read ({source}): bring it back, or delete it if that run does not matter"
+    )]
+    Record { key: String, source: RecordError },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Emptied(#[from] Emptied),
+}
+
+/// The newest record of another run of this name that was created since then.
+///
+/// # Errors
+/// The store does not tell, or it lacks our own mark: then it would tell nothing of what is there.
+pub(super) async fn since(
+    open: &OpenStore,
+    task: &AsyncTask,
+    since: Timestamp,
+) -> Result<Option<HistoryRecord>, Unsure> {
+    let (namespace, name) = (task.namespace().unwrap_or_default(), task.name_any());
+    let month = |at: Timestamp| at.to_zoned(TimeZone::UTC).date().first_of_month();
+    let months = std::iter::successors(Some(month(Timestamp::now())), |month| month.checked_sub(1.month()).ok());
+    let mut newest: Option<HistoryRecord> = None;
+    for month in months.take_while(|first| *first >= month(since)) {
+        // A name that can be no key was never recorded.
+        let Ok(folder) = open.layout.history_of(&namespace, month.year(), month.month(), &name) else {
+            return Ok(None);
+        };
+        let mut after = None;
+        loop {
+            let page = open.store.list(&folder, after.as_deref(), PAGE).await?;
+            for Meta { key, .. } in &page.objects {
+                let other = |found: &HistoryKey| Some(&found.uid) != task.metadata.uid.as_ref();
+                if open.layout.parse_history(key).is_none_or(|found| !other(&found)) {
+                    continue;
+                }
+                let bytes = match open.store.get_bytes(key, RECORD_MAX).await {
+                    Ok(bytes) => bytes,
+                    Err(StoreError::NotFound { .. }) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                // One that cannot be read may be the one that matters: then nothing starts.
+                let unreadable = |source| Unsure::Record { key: key.clone(), source };
+                let record = decode::<HistoryRecord>(&bytes).map_err(unreadable)?;
+                if record.created_at >= since {
+                    newest = newest.into_iter().chain([record]).max_by_key(|record| record.created_at);
+                }
+            }
+            match page.objects.last() {
+                Some(last) if page.more => after = Some(last.key.clone()),
+                _ => break,
+            }
+        }
+        if newest.is_some() {
+            break;
+        }
+    }
+    if newest.is_none() {
+        require_owner(open).await?;
+    }
+    Ok(newest)
 }
 
 fn created(task: &AsyncTask, otherwise: Timestamp) -> Timestamp {

@@ -15,6 +15,7 @@ use serde_json::json;
 use super::TaskController;
 use super::error::TaskError;
 use super::facts::job_fact;
+use super::history;
 use super::results;
 use super::revisions::Known as KnownRevision;
 use super::shards::{self, Ended};
@@ -25,8 +26,8 @@ use asynctask_api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
 use asynctask_api::{AsyncTask, OutputStore, TaskDefinition};
 use asynctask_plan::definition::ValidatedDefinition;
 use asynctask_plan::snapshot::{
-    Admission, DefinitionFact, Execution, JobFact, JobRef, Phase, Remains, Results, RetryFact, Seen, Snapshot, Trouble,
-    Turn, UploadFact, attempt, job_name, needs_pods, phase, running,
+    Admission, DefinitionFact, EarlierRun, Execution, JobFact, JobRef, Phase, Remains, Results, RetryFact, Seen,
+    Snapshot, Trouble, Turn, UploadFact, attempt, job_name, lingering, needs_pods, once_since, phase, running,
 };
 use asynctask_plan::stores::{NoStore, choose};
 use asynctask_plan::tally::Tally;
@@ -43,6 +44,19 @@ pub(super) struct Known {
     pub(super) jobs: Vec<JobFact>,
     /// What the queue said.
     pub(super) turn: Option<Turn>,
+}
+
+/// The store a run would use, and what it knows of its uploads and of earlier runs of its name.
+struct OfStore {
+    store: Result<StoreRef, NoStore>,
+    uploads: BTreeMap<String, UploadFact>,
+    earlier: Result<Option<EarlierRun>, String>,
+}
+
+impl OfStore {
+    fn none(why: NoStore) -> Self {
+        Self { store: Err(why), uploads: BTreeMap::new(), earlier: Ok(None) }
+    }
 }
 
 impl TaskController {
@@ -76,19 +90,19 @@ impl TaskController {
             Some(RetryFact::Missing) | None => AsyncTaskStatus::default(),
         };
         let definition = self.definition(task, jobs.first(), continued.revision.as_ref()).await?;
-        let (store, uploads) = match &definition {
+        let OfStore { store, uploads, earlier } = match &definition {
             // What is taken over is in that run's store, so this run's own results are, too.
             DefinitionFact::Ready { content, .. } => {
                 let wanted = continued.store.as_ref().map(|store| store.name.as_str()).or(content.store.as_deref());
                 self.store(task, wanted).await?
             }
-            DefinitionFact::Missing(_) | DefinitionFact::NotReady(_) => (Err(NoStore::NoDefault), BTreeMap::new()),
+            DefinitionFact::Missing(_) | DefinitionFact::NotReady(_) => OfStore::none(NoStore::NoDefault),
         };
         let parameters = task.spec.parameters.clone().unwrap_or_else(|| json!({}));
         let pods = if task.spec.is_canceled() { self.pods(task, &[]).await? } else { Vec::new() };
         let pods = pods.iter().map(results::pod_fact).collect();
         let (turn, agent) = (known.turn, self.context.agent());
-        Ok(Admission { definition, store, parameters, uploads, retry, outputs, jobs, pods, turn, agent })
+        Ok(Admission { definition, store, parameters, uploads, retry, outputs, earlier, jobs, pods, turn, agent })
     }
 
     fn cached_jobs_of(&self, task: &AsyncTask) -> Vec<JobFact> {
@@ -153,12 +167,8 @@ impl TaskController {
         Ok(read.map(Arc::new))
     }
 
-    /// The store the run would use, and what it knows of the run's uploads.
-    async fn store(
-        &self,
-        task: &AsyncTask,
-        wanted: Option<&str>,
-    ) -> Result<(Result<StoreRef, NoStore>, BTreeMap<String, UploadFact>), TaskError> {
+    /// The store the run would use, and what it knows.
+    async fn store(&self, task: &AsyncTask, wanted: Option<&str>) -> Result<OfStore, TaskError> {
         let cached = self.caches.stores.state().iter().filter_map(|store| store.0.as_ref().ok().cloned()).collect();
         let chosen = match self.choose(task, wanted, cached).await? {
             Ok(store) => Ok(store),
@@ -171,10 +181,27 @@ impl TaskController {
         };
         let store = match chosen {
             Ok(store) => store,
-            Err(none) => return Ok((Err(none), BTreeMap::new())),
+            Err(none) => return Ok(OfStore::none(none)),
         };
         let uploads = self.uploads(task, &store).await;
-        Ok((Ok(StoreRef { name: store.name_any(), uid: store.uid().unwrap_or_default() }), uploads))
+        let earlier = match once_since(task, Timestamp::now()) {
+            Some(since) => self.earlier(task, &store, since).await,
+            None => Ok(None),
+        };
+        let store = StoreRef { name: store.name_any(), uid: store.uid().unwrap_or_default() };
+        Ok(OfStore { store: Ok(store), uploads, earlier })
+    }
+
+    /// The newest run of this name since then, by the history records of each month.
+    async fn earlier(
+        &self,
+        task: &AsyncTask,
+        store: &OutputStore,
+        since: Timestamp,
+    ) -> Result<Option<EarlierRun>, String> {
+        let open = self.context.stores.open(store).await.map_err(|error| error.to_string())?;
+        let found = history::since(&open, task, since).await.map_err(|error| error.to_string())?;
+        Ok(found.map(|record| EarlierRun { created: record.created_at, state: record.state }))
     }
 
     async fn choose(
@@ -246,9 +273,16 @@ impl TaskController {
             }
         }
         let unexplained = |left: &Result<Results, Trouble>| left.as_ref().is_ok_and(|left| left.commits.is_empty());
+        let now = Timestamp::now();
         let mut pods = Vec::new();
-        if results.values().any(unexplained) || needs_pods(task, &jobs, Timestamp::now()) {
+        if results.values().any(unexplained) || needs_pods(task, &jobs, now) {
             pods = self.pods(task, &fans).await?.iter().map(results::pod_fact).collect();
+        }
+        for (step, attempt) in running(&status).filter(|(step, _)| !fans.contains(step)) {
+            let over = lingering(&pods, step, attempt).is_some_and(|(_, until)| until <= now);
+            if over && !results.contains_key(step) {
+                results.insert(step.to_owned(), results::read(&self.context.stores, task, step).await);
+            }
         }
         for left in results.values_mut().flatten() {
             left.pods.clone_from(&pods);
@@ -357,13 +391,14 @@ impl TaskController {
         let api = Api::<Job>::namespaced(self.context.client.clone(), &namespace);
         let jobs = api.list_metadata(&of_task(task)).await.map_err(TaskError::ListJobs)?;
         let pods = self.list_pods(task, of_task(task).fields(NOT_ENDED)).await?;
-        let pods = pods.iter().filter(|pod| !results::has_ended(pod)).count();
+        let alive: Vec<&Pod> = pods.iter().filter(|pod| !results::has_ended(pod)).collect();
+        let at_work = alive.iter().filter(|pod| results::pod_fact(pod).is_at_work()).count();
         let jobs = jobs.items.into_iter().map(|job| JobRef {
             name: job.name_any(),
             uid: job.uid().unwrap_or_default(),
             deleting: job.metadata.deletion_timestamp.is_some(),
         });
-        Ok(Remains { jobs: jobs.collect(), pods, adopters: self.adopters(task) })
+        Ok(Remains { jobs: jobs.collect(), pods: alive.len(), at_work, adopters: self.adopters(task) })
     }
 }
 

@@ -104,6 +104,7 @@ impl Reader<'_> {
             files: record.files,
             emitted: record.emitted,
             items: record.items,
+            warning: record.warning,
         }))
     }
 
@@ -225,6 +226,7 @@ pub(super) fn pod_fact(pod: &Pod) -> PodFact {
         attempt: label(LABEL_ATTEMPT).parse().unwrap_or_default(),
         started: task.and_then(|task| task.state.as_ref()).is_some_and(started),
         disrupted: conditions.iter().any(|it| it.type_ == "DisruptionTarget" && it.status == "True"),
+        deleted: pod.metadata.deletion_timestamp.is_some(),
         unschedulable: conditions.iter().find(refused).map(|it| it.message.clone().unwrap_or_default()),
         created: pod.creation_timestamp().map(|time| time.0),
         alive: !has_ended(pod),
@@ -248,6 +250,7 @@ fn exit(container: &ContainerStatus) -> Option<ExitFact> {
     Some(ExitFact {
         code: ended.exit_code,
         reason: ended.reason.clone().unwrap_or_default(),
+        at: ended.finished_at.as_ref().map(|time| time.0),
         said: serde_json::from_str::<Termination>(&message).ok(),
         message,
     })

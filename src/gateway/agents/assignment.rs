@@ -95,6 +95,7 @@ fn declaration(step: &ValidatedStep, output: &OutputSpec) -> OutputDeclaration {
         path,
         media_type: output.media_type.clone(),
         failed_items: output.failed_items == Some(true) && !assembled,
+        one_file: (step.fan_out.is_some() || assembled) && fanout::is_appended(output, true),
     }
 }
 

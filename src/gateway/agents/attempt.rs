@@ -56,6 +56,7 @@ impl Attempt {
             state: status.and_then(|status| status.state),
             suspended: self.task.spec.is_suspended(),
             step: step.and_then(|step| step.state),
+            guarded: step.is_some_and(|step| step.guarded == Some(true)),
             current: step.and_then(|step| step.attempt).and_then(|attempt| u32::try_from(attempt).ok()),
         }
     }

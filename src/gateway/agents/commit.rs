@@ -14,15 +14,19 @@ use crate::Shared;
 use crate::identity::Agent;
 use crate::problem::Refusal;
 use crate::request::{LIST, Payload, media_type};
+use asynctask_api::condition::cut;
 use asynctask_contract::env::LOG_OUTPUT;
-use asynctask_contract::wire::{Commit, CommittedFile, ItemCounts, Limits, REASONS};
+use asynctask_contract::file_path::validate_path;
+use asynctask_contract::wire::{Commit, CommittedFile, ItemCounts, Limits, REASONS, word};
 use asynctask_plan::fanout::{BuiltIn, MAX_ITEMS, is_appended};
 use asynctask_storage::digest::Digest;
 use asynctask_storage::records::{self, CommitRecord, RECORD_MAX};
-use asynctask_storage::{PutMode, StoreError, validate_path};
+use asynctask_storage::{PutMode, StoreError};
 
 /// Objects looked at side by side.
 const LOOKS: usize = 16;
+/// Longest warning: what a status shows of it.
+const WARNING_MAX: usize = 256;
 
 pub(super) async fn commit(
     State(gateway): State<Shared>,
@@ -55,6 +59,7 @@ pub(super) async fn commit(
         files: commit.files.clone(),
         emitted: commit.emitted,
         items: commit.items.clone(),
+        warning: commit.warning.as_deref().map(|warning| cut(warning, WARNING_MAX)),
         committed_at: jiff::Timestamp::now(),
     };
     match desk.open.store.put(&desk.own.commit(), records::encode(&record), PutMode::Create).await {
@@ -155,10 +160,10 @@ fn counted(items: &ItemCounts) -> Result<(), String> {
             items.failed, items.skipped, items.attempted
         ));
     }
-    let word = |word: &String| (1..=63).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphanumeric());
+    let is_word = |word: &String| (1..=63).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphanumeric());
     let named: u64 = items.reasons.values().fold(0, |sum, count| sum.saturating_add(*count));
     // Beside the reasons told apart there is the one for all others.
-    if items.reasons.len() > REASONS + 1 || !items.reasons.keys().all(word) || named > items.failed {
+    if items.reasons.len() > REASONS + 1 || !items.reasons.keys().all(is_word) || named > items.failed {
         return Err(format!(
             "the reasons of failed items must be words of at most 63 letters and digits, at most {REASONS} and one for \
              the rest, and count no more items than failed"
@@ -170,7 +175,7 @@ fn counted(items: &ItemCounts) -> Result<(), String> {
 /// The object is there, as long as announced, and with the announced content where the store knows it.
 async fn stored(desk: &Desk, file: CommittedFile, sha256: Digest) -> Result<(), Refusal> {
     let what = format!("file {} of output {:?}", file.seq, file.output);
-    let missing = |message: String| Refusal::invalid("NotStored", message);
+    let missing = |message: String| Refusal::invalid(word::NOT_STORED, message);
     let key = desk.own.file(&file.output, file.seq).map_err(|_| missing(format!("{what} cannot be stored")))?;
     match desk.open.store.head(&key).await {
         Ok(meta) if meta.size != file.size => {

@@ -2,7 +2,7 @@
 
 use super::Desk;
 use crate::problem::Refusal;
-use asynctask_contract::wire::Emitted;
+use asynctask_contract::wire::{Emitted, word};
 use asynctask_plan::fanout::{MAX_ITEMS, MAX_SHARDS};
 use asynctask_storage::layout::AttemptKind;
 
@@ -28,7 +28,7 @@ pub(super) fn check(per_shard: Option<u32>, said: Option<Emitted>) -> Result<(),
 
 /// Exactly these shards are in the store, none of them empty. Costs a byte of memory for each shard.
 pub(super) async fn stored(desk: &Desk, said: Emitted) -> Result<(), Refusal> {
-    let wrong = |message: String| Refusal::invalid("NotStored", message);
+    let wrong = |message: String| Refusal::invalid(word::NOT_STORED, message);
     let mut missing = said.shards;
     let mut seen = vec![false; usize::try_from(said.shards).unwrap_or_default()];
     let mut after: Option<String> = None;

@@ -12,6 +12,8 @@ pub(super) struct TaskFacts {
     pub(super) suspended: bool,
     /// State of the step, as recorded.
     pub(super) step: Option<StepState>,
+    /// The step is in the stage that must not be interrupted, or behind it.
+    pub(super) guarded: bool,
     /// Number of the step's current attempt, once the operator has recorded it together with revision and store.
     pub(super) current: Option<u32>,
 }
@@ -80,7 +82,8 @@ pub(super) fn heard(task: TaskFacts, job: JobFacts) -> Result<(), Closed> {
 /// State of the step and number of its attempt, when this is the attempt of a run that is not over.
 fn of_current(task: TaskFacts, job: JobFacts) -> Result<(StepState, u32), Closed> {
     let over = |why: String| Err(Closed::Over(why));
-    if task.deleting {
+    // What is half done in a guarded stage goes on to its end: the operator waits for it.
+    if task.deleting && !task.guarded {
         return over("the AsyncTask is being deleted".into());
     }
     if let Some(why) = task.state.and_then(ended) {
@@ -138,7 +141,14 @@ mod tests {
     use TaskState::{Canceled, Canceling, Complete, Failed, InProgress, PartiallyComplete, Pending};
 
     fn task(state: TaskState) -> TaskFacts {
-        TaskFacts { deleting: false, state: Some(state), suspended: false, step: Some(Running), current: Some(2) }
+        TaskFacts {
+            deleting: false,
+            state: Some(state),
+            suspended: false,
+            step: Some(Running),
+            guarded: false,
+            current: Some(2),
+        }
     }
 
     fn at(step: StepState) -> TaskFacts {
@@ -248,6 +258,17 @@ mod tests {
             }
         }
         through
+    }
+
+    #[test]
+    fn a_guarded_stage_goes_on_while_the_run_is_being_deleted() {
+        for state in [InProgress, Canceling] {
+            let inside = TaskFacts { deleting: true, guarded: true, ..task(state) };
+            assert_eq!((open(inside, job(2)), heard(inside, job(2))), (Ok(()), Ok(())));
+            assert!(open(inside, job(1)).is_err(), "superseded");
+            assert!(open(inside, JobFacts { deleting: true, ..job(2) }).is_err(), "its Job goes too");
+            assert!(open(TaskFacts { guarded: false, ..inside }, job(2)).is_err());
+        }
     }
 
     #[test]

@@ -16,12 +16,13 @@ use crate::request::{self, LIST, Names, Payload};
 use crate::target::{self, Target};
 use crate::transfer::{self, OPAQUE};
 use asynctask_contract::env::{ITEMS_OUTPUT, LOG_OUTPUT};
+use asynctask_contract::file_path::validate_path;
 use asynctask_contract::wire::{
-    CompleteRequest, FileRef, Limits, NewFile, PartsReply, PartsRequest, SignedRequest, UploadPlan, path,
+    CompleteRequest, FileRef, Limits, NewFile, PartsReply, PartsRequest, SignedRequest, UploadPlan, path, word,
 };
 use asynctask_plan::fanout::MAX_SHARDS;
 use asynctask_storage::digest::{Digest, Expected};
-use asynctask_storage::{Audience, PutMode, validate_path};
+use asynctask_storage::{Audience, PutMode};
 
 /// How long a signed request for an agent is good for: 64 MiB over a slow line.
 pub(super) const LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -68,8 +69,9 @@ fn undeclared(output: &str, what: &str) -> Refusal {
 }
 
 pub(super) fn digest(text: &str) -> Result<Digest, Refusal> {
-    text.parse()
-        .map_err(|error: asynctask_storage::digest::InvalidDigest| Refusal::invalid("InvalidDigest", error.to_string()))
+    text.parse().map_err(|error: asynctask_storage::digest::InvalidDigest| {
+        Refusal::invalid(word::INVALID_DIGEST, error.to_string())
+    })
 }
 
 /// `POST /agent/v1/files`

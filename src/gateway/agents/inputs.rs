@@ -18,7 +18,7 @@ use crate::{Gateway, Shared};
 use asynctask_api::AsyncTask;
 use asynctask_api::definition::StepInputSpec;
 use asynctask_api::task::{InputRef, OutputRef};
-use asynctask_contract::wire::{InputSource, Limits, path};
+use asynctask_contract::wire::{InputSource, Limits, path, word};
 use asynctask_plan::fanout::BuiltIn;
 use asynctask_plan::inputs::may_take;
 use asynctask_storage::StoreError;
@@ -156,7 +156,7 @@ async fn upload(desk: &Desk, attempt: &Attempt, input: &str, id: &str) -> Result
         let message = format!(
             "input {input:?}: there is no complete upload {id:?} of this run's owner for it: upload the file again"
         );
-        Refusal::invalid("InputMissing", message)
+        Refusal::invalid(word::INPUT_MISSING, message)
     };
     let keys = desk.open.layout.upload(&attempt.namespace, id).map_err(|_| missing())?;
     let bytes = match desk.open.store.get_bytes(&keys.record(), RECORD_MAX).await {
@@ -185,7 +185,7 @@ async fn other_run(gateway: &Gateway, attempt: &Attempt, input: &str, wanted: &O
             "input {input:?}: there is no finished run {task:?} of this run's owner, or shown to its team, with one file as its output \
              {name:?}: see `kubectl asynctask outputs {task}`"
         );
-        Refusal::invalid("InputMissing", message)
+        Refusal::invalid(word::INPUT_MISSING, message)
     };
     let name = request::object(&wanted.task).map_err(|_| missing())?;
     let read = Api::<AsyncTask>::namespaced(gateway.client.clone(), &attempt.namespace).get_opt(name).await;

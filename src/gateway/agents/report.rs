@@ -22,7 +22,7 @@ use asynctask_api::condition::cut;
 use asynctask_api::names::MANAGER_GATEWAY;
 use asynctask_api::task::{StepProgress, StepStatus};
 use asynctask_contract::env::LOG_OUTPUT;
-use asynctask_contract::wire::{CommittedFile, FailureReport, Progress, StageRequest};
+use asynctask_contract::wire::{CommittedFile, FailureReport, Progress, StageRequest, word};
 use asynctask_runtime::client::is_status;
 use asynctask_storage::records::{self, FailureRecord};
 use asynctask_storage::{PutMode, StoreError};
@@ -46,7 +46,7 @@ pub(super) async fn stage(
     if !stages.contains(&entered.stage) {
         let shown = cut(&entered.stage, 60);
         let message = format!("stage {shown:?} is not declared for step {}: it has {stages:?}", attempt.step);
-        return Err(Refusal::invalid("UnknownStage", message));
+        return Err(Refusal::invalid(word::UNKNOWN_STAGE, message));
     }
     if attempt.shard.is_some() {
         return attempt.require_open().map(|()| DONE);
@@ -290,6 +290,8 @@ mod tests {
             message: "ü".repeat(5000),
             link: Some("javascript:alert(1)".into()),
             exit_code: 70,
+            failed_by: None,
+            stopped_by: None,
             stage: Some("s".repeat(100)),
             log_tail: format!("{}end", "ü".repeat(3000)),
             log: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::http::header::{ACCEPT, LOCATION};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use futures::FutureExt;
@@ -40,15 +40,24 @@ pub(super) fn view(file: &ManifestFile) -> FileView {
 }
 
 impl Chosen {
-    /// The answer to a GET: there, or the bytes.
-    pub(super) async fn download(self, gateway: &Shared, headers: &HeaderMap) -> Result<Response, Refusal> {
+    /// The answer to a GET: there, or the bytes. To a HEAD: how many they are, as a signed URL is good for a GET only.
+    pub(super) async fn download(
+        self,
+        gateway: &Shared,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<Response, Refusal> {
+        let disposition = attachment(&self.file.path);
+        let (store, key, sha256) = (&*self.open.store, &self.file.key, self.file.sha256);
+        let file = Download { store, key, sha256, disposition: &disposition };
+        if method == Method::HEAD {
+            return file.length(headers).await;
+        }
         if let Some(signed) = self.signed().await? {
             return see_other(&signed.url);
         }
-        let disposition = attachment(&self.file.path);
-        let (store, key, sha256) = (&*self.open.store, &self.file.key, self.file.sha256);
         let sent = self.once.map(|once| once.used_up(Arc::clone(gateway)).boxed());
-        Download { store, key, sha256, disposition: &disposition }.answer(headers, sent).await
+        file.answer(headers, sent).await
     }
 
     /// The answer to a POST of the same path.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
 use serde::Deserialize;
 
@@ -199,9 +199,10 @@ pub(super) async fn download(
     caller: Caller,
     Names(path): Names<FilePath>,
     Filters(whose): Filters<Whose>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    choose(&gateway, &caller, &path, &whose, false).await?.download(&gateway, &headers).await
+    choose(&gateway, &caller, &path, &whose, false).await?.download(&gateway, &method, &headers).await
 }
 
 /// Ask for the way to a file

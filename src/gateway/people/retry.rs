@@ -83,6 +83,7 @@ fn spec(source: &AsyncTask, caller: &Caller) -> Result<AsyncTaskSpec, Refusal> {
         cancel: None,
         keep_until: None,
         retry_of: Some(RetryOf { name }),
+        once: None,
         ..source.spec.clone()
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
 use serde::Deserialize;
 
@@ -237,9 +237,10 @@ pub(super) async fn download(
     State(gateway): State<Shared>,
     caller: Caller,
     Names(path): Names<SegmentPath>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    choose(&gateway, &caller, &path, false).await?.download(&gateway, &headers).await
+    choose(&gateway, &caller, &path, false).await?.download(&gateway, &method, &headers).await
 }
 
 /// Ask for the way to a segment

@@ -243,13 +243,8 @@ async fn view(open: &OpenStore, shard: u32, left: Option<&Left>) -> Result<Shard
         newest = newest.into_iter().chain(found).max_by_key(|failure| failure.failed_at);
     }
     let Some(FailureRecord { attempt, report, .. }) = newest else { return Ok(blank) };
-    Ok(ShardView {
-        attempt: Some(attempt),
-        code: Some(report.code),
-        message: Some(report.message),
-        exit_code: Some(report.exit_code),
-        ..blank
-    })
+    let exit_code = report.programs_exit_code();
+    Ok(ShardView { attempt: Some(attempt), code: Some(report.code), exit_code, message: Some(report.message), ..blank })
 }
 
 /// A record; `None` for what is none, or is gone by now.

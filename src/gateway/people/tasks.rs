@@ -234,14 +234,14 @@ fn spec(asked: NewTask, start_after: Option<Time>, owner: &str) -> AsyncTaskSpec
         cancel: None,
         keep_until: None,
         retry_of: asked.retry_of.map(|name| RetryOf { name }),
+        once: None,
         priority_class_name: asked.priority_class_name,
     }
 }
 
 fn time(text: &str) -> Result<Time, Refusal> {
-    let wrong = |_| {
-        Refusal::invalid("InvalidTime", "`startAfter` must be a time as RFC 3339 has it, such as 2027-01-31T22:00:00Z")
-    };
+    let wrong =
+        |_| Refusal::invalid("InvalidTime", "`startAfter` must be an RFC 3339 time such as 2027-01-31T22:00:00Z");
     text.parse().map(Time).map_err(wrong)
 }
 
@@ -329,7 +329,7 @@ pub(super) async fn submit(gateway: &Gateway, namespace: &str, task: AsyncTask) 
             let existing = tasks.get_opt(&name).await;
             let existing = existing.map_err(|source| Refusal::Kube { act: "read an AsyncTask", source })?;
             match existing {
-                Some(existing) if asked_for(&existing.spec) == task.spec => answer(StatusCode::OK, namespace, existing),
+                Some(existing) if is_same(&existing.spec, &task.spec) => answer(StatusCode::OK, namespace, existing),
                 Some(_) => Err(Refusal::Conflict {
                     word: "NameTaken",
                     message: "this name or Idempotency-Key was used for another run: choose a new one".into(),
@@ -341,9 +341,19 @@ pub(super) async fn submit(gateway: &Gateway, namespace: &str, task: AsyncTask) 
     }
 }
 
-/// A task's spec as it was at first: whether it was cancelled or held since then says nothing about the run asked for.
-fn asked_for(spec: &AsyncTaskSpec) -> AsyncTaskSpec {
-    AsyncTaskSpec { suspend: None, cancel: None, keep_until: None, ..spec.clone() }
+/// Whether an existing task is the run that is asked for. Whether it was cancelled or held since then says nothing about
+/// that.
+fn is_same(existing: &AsyncTaskSpec, asked: &AsyncTaskSpec) -> bool {
+    let but_parameters = |spec: &AsyncTaskSpec| AsyncTaskSpec {
+        parameters: None,
+        suspend: None,
+        cancel: None,
+        keep_until: None,
+        ..spec.clone()
+    };
+    let (known, wanted) = (existing.parameters.as_ref(), asked.parameters.as_ref());
+    let same = parameters::same(known.unwrap_or(&Value::Null), wanted.unwrap_or(&Value::Null));
+    same && but_parameters(existing) == but_parameters(asked)
 }
 
 /// What the API server says about the content is said on, in its words: they are about what the caller sent.

@@ -158,6 +158,7 @@ async fn the_window_of_a_claim_ends_soon_after_all_bytes_were_sent_and_not_befor
     assert_eq!((part.status, part.text()), (StatusCode::PARTIAL_CONTENT, "56789".to_owned()));
     let head = world.call("alice", "HEAD", path, None).await;
     assert_eq!((head.status, head.text()), (StatusCode::OK, String::new()));
+    assert_eq!(head.headers["content-length"], "10");
     tokio::task::yield_now().await;
     assert!(left() > 3500, "a part is not all of it, and a HEAD is nothing: {}", left());
 

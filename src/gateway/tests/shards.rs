@@ -132,7 +132,8 @@ pub(super) async fn seal_send(world: &World, uid: &str) -> String {
             }
             files.push(store(&open, &step, own, ("sent", 0), &format!("to,state\n{shard},sent\n")).await);
         }
-        let failure = ShardFailure { code: "Bounced".into(), message: "no server".into(), exit_code: Some(70) };
+        let failure =
+            ShardFailure { code: "Bounced".into(), message: "no server".into(), exit_code: Some(70), failed_by: None };
         let items = ItemCounts { attempted: 2, failed: 1, skipped: 0, reasons: [("Bad".into(), 1)].into() };
         let (items, failure) = if shard == FAILED { (None, Some(failure)) } else { (Some(items), None) };
         shards.push(SealedShard { shard, pod_uid: pod, attempt: 1, files, items, failure });

@@ -176,52 +176,31 @@ fn what_the_author_said_about_the_failure_is_shown_with_the_log() {
     assert_eq!(story.condition(condition::OUTPUTS_READY).0, "False");
 }
 
-/// How a pod ended → reason, code and words in the failure.
+/// A status that its schema refuses cannot be written at all, and the run would stand still for ever.
 #[test]
-fn without_a_report_the_pod_tells_what_happened() {
-    let exited = |code, reason: &str| PodFact { exit: Some(exit(code, reason)), ..pod("p") };
-    let waits = |reason: &str| PodFact { waiting: Some((reason.into(), "back-off pulling x".into())), ..pod("p") };
-    let said = Termination {
-        outcome: "Failed".into(),
-        code: Some("GatewayUnreachable".into()),
-        message: "the gateway did not answer".into(),
-        stage: None,
-        committed: false,
-        log_tail: "tail".into(),
-    };
-    let deadline = |pod: PodFact| PodFact { reason: Some("DeadlineExceeded".into()), message: Some("x".into()), ..pod };
-    let table = [
-        (exited(137, "OOMKilled"), "StepFailed", Some("OutOfMemory"), "raise resources.limits.memory"),
-        (exited(137, "Error"), "StepFailed", Some("Signal9"), "signal 9"),
-        (exited(3, "Error"), "StepFailed", Some("ExitCode3"), "exit code 3"),
-        (exited(143, "Error"), "Disruption", Some("Terminated"), "drained, evicted or deleted"),
-        (exited(240, "Error"), "StepFailed", Some("GatewayUnreachable"), "could not reach the gateway"),
-        (exited(127, "Error"), "StepFailed", Some("CommandNotFound"), "not in the image"),
-        (
-            PodFact { exit: Some(ExitFact { said: Some(said), ..exit(240, "Error") }), ..pod("p") },
-            "StepFailed",
-            Some("GatewayUnreachable"),
-            "the gateway did not answer",
-        ),
-        (deadline(exited(143, "Error")), "Timeout", None, "longer than its timeout"),
-        (deadline(waits("ImagePullBackOff")), "Timeout", None, "it waited for ImagePullBackOff (back-off pulling x)"),
-        (waits("ErrImagePull"), "StepFailed", Some("ErrImagePull"), "never started: back-off pulling x"),
-        (
-            PodFact { reason: Some("Evicted".into()), message: Some("low on disk".into()), ..pod("p") },
-            "StepFailed",
-            Some("Evicted"),
-            "low on disk",
-        ),
-        (pod("p"), "StepFailed", None, "kubectl describe pod"),
-    ];
-    for (pod, reason, code, words) in table {
-        let story = task("a").admitted().ended(backoff(), Results { pods: vec![pod], ..Results::default() });
-        let failure = story.status().steps[0].failure.as_ref().expect("why");
-        assert_eq!((failure.reason.as_str(), failure.code.as_deref()), (reason, code), "{failure:?}");
-        assert!(failure.message.contains(words), "{failure:?} should say {words:?}");
-        // What is not the author's doing is tried again.
-        let ours = ["Terminated", "GatewayUnreachable"].contains(&code.unwrap_or_default());
-        assert_eq!(story.status().state == Some(TaskState::InProgress), ours, "{failure:?}");
+fn whatever_was_said_the_status_is_what_its_schema_takes() {
+    let crds = asynctask_api::crd::all();
+    let crd = crds.into_iter().map(|(_, crd)| json!(crd)).find(|crd| crd["spec"]["names"]["kind"] == "AsyncTask");
+    let crd = crd.expect("a CRD");
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"];
+    for piece in ["x", "é", "\u{1f980}", "\"\n"] {
+        let said = FailureReport {
+            message: piece.repeat(9000),
+            link: Some(format!("https://{}", piece.repeat(3000))),
+            log_tail: piece.repeat(9000),
+            ..report(&piece.repeat(300), true)
+        };
+        for (attempts, uncounted) in [(1, None), (1, Some(19))] {
+            let failures =
+                vec![FailureFact { pod_uid: "p".into(), attempt: attempts, failed_at: at(5), report: said.clone() }];
+            let story = task("a").admitted().with(|story| {
+                story.task.status.as_mut().expect("status").steps[0].uncounted = uncounted;
+            });
+            let results = Results { failures, ..Results::default() };
+            let story = story.ended(backoff(), results);
+            let violations = crate::parameters::against(schema, &json!(story.status())).expect("a schema");
+            assert_eq!(violations, Vec::<String>::new(), "{piece:?}");
+        }
     }
 }
 
@@ -238,7 +217,8 @@ fn a_timeout_is_told_as_such_although_the_agent_reported_its_end() {
 
 #[test]
 fn a_kill_that_the_agent_cannot_explain_is_explained_by_the_pod_but_never_an_authors_own_words() {
-    for (code, shown) in [("Signal9", "OutOfMemory"), ("InvalidCourse", "InvalidCourse")] {
+    let table = [("Signal9", "OutOfMemory"), ("ExitCode137", "OutOfMemory"), ("InvalidCourse", "InvalidCourse")];
+    for (code, shown) in table {
         let failures =
             vec![FailureFact { pod_uid: "p".into(), attempt: 1, failed_at: at(5), report: report(code, false) }];
         let pods = vec![PodFact { exit: Some(exit(137, "OOMKilled")), ..pod("p") }];
@@ -271,7 +251,7 @@ fn a_job_that_was_deleted_is_judged_when_its_pod_has_ended() {
     let story = task("a").admitted().ended(JobEnd::Gone, Results { pods: vec![dying], ..Results::default() });
     story.is(TaskState::InProgress, "Running");
     assert_eq!(story.plan(at(10)).wake_at, Some(at(11)));
-    let dead = PodFact { exit: Some(exit(143, "Error")), ..pod("p") };
+    let dead = PodFact { deleted: true, exit: Some(exit(143, "Error")), ..pod("p") };
     let story = story.ended(JobEnd::Gone, Results { pods: vec![dead], ..Results::default() });
     story.is(TaskState::InProgress, "Retrying").says("drained, evicted or deleted");
     assert_eq!(story.status().steps[0].counted, None, "it is not the author's doing");
@@ -337,6 +317,32 @@ fn what_is_asked_of_a_finished_run_is_seen_and_changes_nothing() {
 }
 
 #[test]
+fn what_ran_before_does_not_run_again_where_it_says_so() {
+    let earlier = EarlierRun { created: at(-3600), state: "Complete".into() };
+    let once = |earlier| {
+        task("a").with(|story: &mut Story| {
+            story.task.spec.once = Some("24h".into());
+            story.admission.earlier = earlier;
+        })
+    };
+    let again = once(Ok(Some(earlier)));
+    let none_starts = |story: &Story| {
+        assert!(story.plan(at(1)).actions.iter().all(|action| !matches!(action, Action::CreateJob { .. })));
+    };
+    none_starts(&again);
+    let refused = again.go(1);
+    refused.is(TaskState::Canceled, "RanBefore").says("last in state Complete").says("another name");
+    none_starts(&refused);
+    once(Ok(None)).go(1).is(TaskState::InProgress, "Running");
+    once(Err("no answer".into())).go(1).is(TaskState::Pending, "StoreNotReady").says("no answer");
+    for (once, hours) in [("1h", 1), ("24h", 24), ("9999h", 8784), ("nonsense", 8784)] {
+        let story = task("a").with(|story| story.task.spec.once = Some(once.into()));
+        assert_eq!(once_since(&story.task, at(0)), Some(at(-3600 * hours)), "{once}");
+    }
+    assert_eq!(once_since(&task("a").task, at(0)), None);
+}
+
+#[test]
 fn a_restored_copy_of_a_finished_run_never_runs() {
     let story = task("a").with(|story| {
         story.task.metadata.annotations = Some(BTreeMap::from([(ANNOTATION_FINISHED.into(), "Complete".into())]));
@@ -366,6 +372,25 @@ fn nothing_is_deleted_from_the_store_while_a_pod_could_write() {
     let store = StoreRef { name: "team".into(), uid: "s-1".into() };
     assert_eq!(story.plan(at(8)).actions, [Action::Record, Action::DeleteKeys(store), Action::Release]);
     assert_eq!(story.go(8).task.metadata.finalizers, None);
+}
+
+#[test]
+fn a_guarded_stage_ends_before_the_run_is_deleted() {
+    let spec = json!({"cancellation": {"allowed": "UntilStage", "stage": "Reading"}});
+    let story = task("a").with(|story| story.admission.definition = definition(spec)).admitted();
+    let job = |attempt| JobRef { name: job_name(&story.task, "import", attempt), uid: "j-1".into(), deleting: false };
+    let remains = Remains { jobs: vec![job(1), job(7)], pods: 1, at_work: 1, ..Remains::default() };
+    let inside = story.clone().deleted(5).with(|story| {
+        story.task.status.as_mut().expect("status").steps[0].guarded = Some(true);
+        story.remains = remains.clone();
+    });
+    assert_eq!(inside.plan(at(6)).actions, [Action::DeleteJob(job(7))], "what is not in it goes at once");
+    let told = inside.clone().go(6);
+    assert_eq!(told.condition(condition::STALLED), ("True", "InGuardedStage"));
+    let over = inside.with(|story| story.remains.at_work = 0);
+    assert_eq!(over.plan(at(7)).actions.len(), 2, "its program has ended, whatever else goes on in its pod");
+    let before = story.deleted(5).with(|story| story.remains = remains);
+    assert_eq!(before.plan(at(6)).actions.len(), 2, "the stage was not entered");
 }
 
 #[test]

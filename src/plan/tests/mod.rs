@@ -1,6 +1,7 @@
 //! The life of a run as tables and as random walks, without a cluster.
 
 mod chance;
+mod endings;
 mod fanout;
 mod life;
 mod spread;
@@ -11,8 +12,9 @@ use crate::agent::{Agent, GatewayAccess, Injection};
 use crate::decide::{Action, Claim, News, Plan, StepNews, Verdict, plan};
 use crate::definition::{ValidatedDefinition, validate};
 use crate::snapshot::{
-    Admission, CommitFact, DefinitionFact, Execution, ExitFact, FailureFact, JobEnd, JobFact, JobRef, LogFact, Phase,
-    PodFact, Remains, Results, Seen, Snapshot, Trouble, Turn, UploadFact, job_name, needs_pods, phase, running,
+    Admission, CommitFact, DefinitionFact, EarlierRun, Execution, ExitFact, FailureFact, JobEnd, JobFact, JobRef,
+    LogFact, Phase, PodFact, Remains, Results, Seen, Snapshot, Trouble, Turn, UploadFact, job_name, lingering,
+    needs_pods, once_since, phase, running,
 };
 use crate::status::{Applied, ShardSeal, operators_part, status};
 use crate::stores::NoStore;
@@ -22,7 +24,7 @@ use asynctask_api::names::{ANNOTATION_ABANDON, ANNOTATION_FINISHED, ANNOTATION_R
 use asynctask_api::state::StepState;
 use asynctask_api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
 use asynctask_api::{AsyncTask, TaskDefinitionSpec, TaskState};
-use asynctask_contract::wire::{CommittedFile, FailureReport, Termination};
+use asynctask_contract::wire::{CommittedFile, FailedBy, FailureReport, StoppedBy, Termination};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
@@ -75,6 +77,7 @@ fn task(name: &str) -> Story {
             uploads: BTreeMap::new(),
             retry: None,
             outputs: BTreeMap::new(),
+            earlier: Ok(None),
             jobs: Vec::new(),
             pods: Vec::new(),
             turn: None,
@@ -121,6 +124,8 @@ fn report(code: &str, log: bool) -> FailureReport {
         message: "no course.xml in the archive".into(),
         link: None,
         exit_code: 65,
+        failed_by: Some(FailedBy::Program),
+        stopped_by: None,
         stage: None,
         log_tail: "line".into(),
         log: log.then(|| file("log")),
@@ -133,7 +138,21 @@ fn pod(uid: &str) -> PodFact {
 }
 
 fn exit(code: i32, reason: &str) -> ExitFact {
-    ExitFact { code, reason: reason.into(), said: None, message: String::new() }
+    ExitFact { code, reason: reason.into(), at: None, said: None, message: String::new() }
+}
+
+/// What an agent leaves with its pod.
+fn said(code: &str, failed_by: FailedBy, stopped_by: Option<StoppedBy>) -> Termination {
+    Termination {
+        outcome: "Failed".into(),
+        code: Some(code.into()),
+        failed_by: Some(failed_by),
+        stopped_by,
+        message: format!("{code} happened"),
+        stage: None,
+        committed: false,
+        log_tail: "tail".into(),
+    }
 }
 
 fn backoff() -> JobEnd {
@@ -159,7 +178,8 @@ impl Story {
         let mut results = BTreeMap::new();
         for (step, attempt) in running(&status) {
             let job = self.world.jobs.iter().find(|job| job.step == step && job.attempt == attempt);
-            if job.is_none_or(|job| job.end.is_some()) {
+            let over = lingering(&self.world.pods, step, attempt).is_some_and(|(_, until)| until <= now);
+            if job.is_none_or(|job| job.end.is_some()) || over {
                 let left = self.world.results.get(step).cloned().unwrap_or_else(|| Ok(Results::default()));
                 let pods = self.world.pods.iter().cloned();
                 let with_pods = |left: Results| Results { pods: left.pods.into_iter().chain(pods).collect(), ..left };
@@ -371,8 +391,7 @@ fn committed(pods: &[&str]) -> Results {
     let commit = |uid: &&str| CommitFact {
         pod_uid: (*uid).into(),
         files: vec![file("report"), file("log")],
-        emitted: None,
-        items: None,
+        ..CommitFact::default()
     };
     Results { commits: pods.iter().map(commit).collect(), ..Results::default() }
 }

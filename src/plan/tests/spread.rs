@@ -33,15 +33,15 @@ fn mailing(more: &Value) -> Story {
     })
 }
 
-fn tally(committed: u32, failed: &[(&str, i32)], silent: u32) -> Tally {
+fn tally(committed: u32, failed: &[(&str, FailedBy)], silent: u32) -> Tally {
     let mut tally = Tally::default();
     let mut shard = 0;
     let mut add = |fact: ShardFact| {
         tally.add(shard, fact);
         shard += 1;
     };
-    for (code, exit_code) in failed {
-        add(ShardFact::Failed { code: (*code).into(), message: "no".into(), exit_code: *exit_code });
+    for (code, failed_by) in failed {
+        add(ShardFact::Failed { code: (*code).into(), message: "no".into(), failed_by: *failed_by });
     }
     (0..silent).for_each(|_| add(ShardFact::Silent));
     let items = ItemCounts { attempted: 10, ..ItemCounts::default() };
@@ -53,7 +53,7 @@ impl Story {
     /// The planner commits so many shards.
     fn emitted(self, shards: u32, now: i64) -> Self {
         let emitted = Some(Emitted { shards, items: u64::from(shards) * 10 });
-        let commit = CommitFact { pod_uid: "p".into(), files: vec![file("log")], emitted, items: None };
+        let commit = CommitFact { pod_uid: "p".into(), files: vec![file("log")], emitted, ..CommitFact::default() };
         self.left("plan", JobEnd::Succeeded, Ok(Results { commits: vec![commit], ..Results::default() })).go(now)
     }
 
@@ -106,9 +106,8 @@ fn a_fan_out_is_one_indexed_job_over_the_shards_that_were_emitted() {
         Ok(Results {
             commits: vec![CommitFact {
                 pod_uid: "p".into(),
-                files: vec![],
                 emitted: Some(Emitted { shards: 25, items: 250 }),
-                items: None,
+                ..CommitFact::default()
             }],
             ..Results::default()
         }),
@@ -131,8 +130,8 @@ fn a_fan_out_is_one_indexed_job_over_the_shards_that_were_emitted() {
     assert_eq!(spec["backoffLimit"], Value::Null);
     let rules: Vec<_> =
         spec["podFailurePolicy"]["rules"].as_array().expect("rules").iter().map(|r| r["action"].clone()).collect();
-    assert_eq!(rules, ["Count", "FailIndex", "Count", "Ignore"].map(|action| json!(action)));
-    assert_eq!(spec["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"], json!([64, 65, 66]));
+    assert_eq!(rules, ["FailIndex", "Count", "Ignore"].map(|action| json!(action)));
+    assert_eq!(spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"], json!([64, 65, 66]));
 }
 
 #[test]
@@ -168,7 +167,8 @@ fn what_the_shards_do_is_shown_once_a_second_at_most() {
 #[test]
 fn failures_within_the_tolerance_make_a_part_of_a_result() {
     let story = mailing(&json!({})).admitted().emitted(30, 2);
-    let failed = [("InvalidEmail", 65), ("InvalidEmail", 65), ("Bounced", 66)];
+    let failed =
+        [("InvalidEmail", FailedBy::Program), ("InvalidEmail", FailedBy::Program), ("Bounced", FailedBy::Program)];
     let story = story.spread(exceeded(), tally(27, &failed, 0), 3);
     let send = story.send();
     assert_eq!((send.state, send.manifest.is_some()), (Some(StepState::PartiallyComplete), true));
@@ -188,7 +188,7 @@ fn failures_within_the_tolerance_make_a_part_of_a_result() {
 #[test]
 fn one_failure_too_many_fails_the_step_and_says_which() {
     let story = mailing(&json!({})).admitted().emitted(30, 2);
-    let failed = [("InvalidEmail", 65); 4];
+    let failed = [("InvalidEmail", FailedBy::Program); 4];
     let story = story.spread(exceeded(), tally(20, &failed, 6), 3);
     assert_eq!((story.state_now("send"), story.state_now("assemble-send")), (StepState::Failed, StepState::Skipped));
     story
@@ -200,7 +200,7 @@ fn one_failure_too_many_fails_the_step_and_says_which() {
 #[test]
 fn only_shards_without_a_commit_are_run_again() {
     let story = mailing(&json!({})).admitted().emitted(30, 2);
-    let story = story.spread(JobEnd::Succeeded, tally(27, &[("Bad", 1)], 2), 3);
+    let story = story.spread(JobEnd::Succeeded, tally(27, &[("Bad", FailedBy::Program)], 2), 3);
     let send = story.send();
     assert_eq!((send.state, send.counted), (Some(StepState::Retrying), Some(1)));
     assert_eq!(send.failure.as_ref().expect("a failure").reason, "OutputNotCommitted");
@@ -208,14 +208,14 @@ fn only_shards_without_a_commit_are_run_again() {
     assert_eq!(job["metadata"]["annotations"]["asynctask.dev/shards"], "1-2");
     assert_eq!(job["metadata"]["annotations"]["asynctask.dev/failed-before"], "1");
     assert_eq!((&job["spec"]["completions"], &job["spec"]["maxFailedIndexes"]), (&json!(2), &json!(2)));
-    let story = story.go(60).spread(JobEnd::Succeeded, tally(29, &[("Bad", 1)], 0), 61);
+    let story = story.go(60).spread(JobEnd::Succeeded, tally(29, &[("Bad", FailedBy::Program)], 0), 61);
     assert_eq!(story.state_now("send"), StepState::PartiallyComplete);
 }
 
 #[test]
 fn what_the_platform_did_does_not_count_and_without_a_retry_the_rest_is_lost() {
     let story = mailing(&json!({"retry": {"limit": 0}})).admitted().emitted(10, 2);
-    let story = story.spread(exceeded(), tally(9, &[("GatewayUnreachable", 240)], 0), 3);
+    let story = story.spread(exceeded(), tally(9, &[("GatewayUnreachable", FailedBy::Platform)], 0), 3);
     assert_eq!((story.send().state, story.send().counted), (Some(StepState::Retrying), None));
     let story = story.go(60).spread(JobEnd::Succeeded, tally(8, &[], 2), 61);
     story.is(TaskState::Failed, "ShardsFailed").says("2 of 10 shards gave no result, 1 are tolerated");
@@ -247,7 +247,7 @@ fn a_cancelled_fan_out_keeps_what_was_done() {
 #[test]
 fn another_run_takes_over_what_succeeded_and_runs_the_rest() {
     let first = mailing(&json!({})).admitted().emitted(30, 2);
-    let first = first.spread(exceeded(), tally(26, &[("Bad", 1); 4], 0), 3);
+    let first = first.spread(exceeded(), tally(26, &[("Bad", FailedBy::Program); 4], 0), 3);
     first.is(TaskState::Failed, "ShardsFailed");
     let again = |change: &dyn Fn(&mut Story)| {
         let mut second = mailing(&json!({}));
@@ -282,7 +282,11 @@ fn another_run_takes_over_what_succeeded_and_runs_the_rest() {
 
 #[test]
 fn shards_of_a_run_that_continues_are_told_by_their_own_numbers() {
-    let first = mailing(&json!({})).admitted().emitted(30, 2).spread(exceeded(), tally(26, &[("Bad", 1); 4], 0), 3);
+    let first = mailing(&json!({})).admitted().emitted(30, 2).spread(
+        exceeded(),
+        tally(26, &[("Bad", FailedBy::Program); 4], 0),
+        3,
+    );
     let mut second = mailing(&json!({}));
     second.task.spec.retry_of = first.task.spec.retry_of.clone();
     second.admission.retry = Some(RetryFact::Found(Box::new(first.task.clone())));
@@ -306,7 +310,7 @@ proptest! {
         for shard in 0..total {
             let word = "x".repeat(200);
             let fact = if shard % step == 0 {
-                ShardFact::Failed { code: format!("{word}{}", u64::from(shard) ^ seed), message: "é".repeat(4000), exit_code: 1 }
+                ShardFact::Failed { code: format!("{word}{}", u64::from(shard) ^ seed), message: "é".repeat(4000), failed_by: FailedBy::Program }
             } else {
                 let reasons = BTreeMap::from([(format!("Reason{shard}"), 5)]);
                 ShardFact::Committed { items: Some(ItemCounts { attempted: 10, failed: 5, skipped: 1, reasons }) }
@@ -323,6 +327,6 @@ proptest! {
 #[test]
 fn sealed_results_of_plain_steps_tell_their_items() {
     let counts = ItemCounts { attempted: 4, failed: 1, skipped: 0, reasons: BTreeMap::new() };
-    let sealed = Sealed { pod_uid: "p".into(), files: vec![], emitted: None, items: Some(counts) };
+    let sealed = Sealed { pod_uid: "p".into(), items: Some(counts), ..Sealed::default() };
     assert_eq!(crate::seal::state(&sealed), StepState::PartiallyComplete);
 }

@@ -39,6 +39,14 @@ impl Story {
         self.left(step, backoff(), Ok(Results { pods: vec![failed], ..Results::default() })).go(now)
     }
 
+    /// The platform fails the attempt: its agent says so.
+    fn platform_fails(self, step: &str, now: i64) -> Self {
+        let attempt = self.world.jobs.iter().filter(|job| job.step == step).map(|job| job.attempt).max().unwrap_or(1);
+        let ended = ExitFact { said: Some(said("UploadFailed", FailedBy::Platform, None)), ..exit(241, "Error") };
+        let failed = PodFact { step: step.into(), attempt, exit: Some(ended), started: true, ..pod("p") };
+        self.left(step, backoff(), Ok(Results { pods: vec![failed], ..Results::default() })).go(now)
+    }
+
     fn canceled(self) -> Self {
         self.with(|story| story.task.spec.cancel = Some(true))
     }
@@ -150,11 +158,60 @@ fn failures_of_the_platform_do_not_count() {
     let mut story = task("a").admitted();
     for attempt in 1..5 {
         assert_eq!(story.of("import").attempt, Some(attempt));
-        story = story.fails("import", 240, 100_000 * i64::from(attempt));
+        story = story.platform_fails("import", 100_000 * i64::from(attempt));
         assert_eq!((story.state_of("import"), story.of("import").counted), (StepState::Retrying, None));
         story = story.go(100_000 * i64::from(attempt) + 400);
     }
     story.done("import", 900_000).is(TaskState::Complete, "StepsSucceeded");
+}
+
+#[test]
+fn a_run_whose_attempts_fail_and_fail_is_stalled_and_then_fails() {
+    let mut story = task("a").with(|story| {
+        let steps = json!([{"name": "import", "retry": {"uncountedLimit": 4}, "template": template()}]);
+        story.admission.definition = definition(json!({"steps": steps}));
+    });
+    story = story.admitted();
+    for attempt in 1..=4 {
+        story = story.platform_fails("import", 1000 * i64::from(attempt));
+        let stalled = if attempt < 3 { ("False", "Retrying") } else { ("True", "AttemptsFail") };
+        assert_eq!(story.condition(condition::STALLED), stalled, "attempt {attempt}");
+        assert_eq!((story.of("import").uncounted, story.of("import").counted), (Some(attempt), None));
+        story = story.go(1000 * i64::from(attempt) + 400);
+        assert_eq!(story.condition(condition::STALLED).0, stalled.0, "also while the next one runs");
+    }
+    let story = story.platform_fails("import", 9000);
+    story.is(TaskState::Failed, "StepFailed").says("5 attempts in a row");
+    assert_eq!(story.status().failure.as_ref().and_then(|failure| failure.retriable), Some(true));
+}
+
+#[test]
+fn a_container_that_never_ends_is_not_waited_for() {
+    let lingers = |code, at_second| {
+        let ended = ExitFact { at: Some(at(at_second)), ..exit(code, "Completed") };
+        PodFact { alive: true, started: true, exit: Some(ended), ..pod("p") }
+    };
+    let story = task("a").admitted().with(|story| {
+        story.world.jobs[0].ready = false;
+        story.world.pods = vec![lingers(0, 20)];
+        story.world.results.insert("import".into(), Ok(committed(&["p"])));
+    });
+    assert_eq!(story.plan(at(22)).wake_at, Some(at(30)), "most such containers end by themselves");
+    assert_eq!(
+        story.plan(at(31)).wake_at,
+        Some(at(32)),
+        "its Job goes once its end is written down, which wakes nobody"
+    );
+    let done = story.clone().go(31);
+    assert_eq!(done.state_of("import"), StepState::Complete);
+    assert!(matches!(done.plan(at(32)).actions[..], [Action::DeleteJob(_)]), "its pod is ended");
+    let going = done.with(|story| story.world.jobs[0].deleting = true).go(33);
+    going.is(TaskState::Complete, "StepsSucceeded");
+    let failed = story.with(|story| {
+        story.world.pods = vec![lingers(3, 20)];
+        story.world.results.clear();
+    });
+    assert_eq!(failed.go(31).state_of("import"), StepState::Failed);
 }
 
 #[test]

@@ -82,14 +82,14 @@ impl Walk {
         let Some(attempt) = self.story.world.jobs.iter().find(open).map(|job| job.attempt) else { return };
         self.story.world.pods.retain(|pod| pod.step != name || pod.attempt != attempt);
         let over = PodFact { step: name.clone(), attempt, started: true, ..pod("p") };
-        let with = |code| Results {
-            pods: vec![PodFact { exit: Some(exit(code, "Error")), ..over.clone() }],
-            ..Results::default()
+        let with = |code, by| {
+            let ended = ExitFact { said: Some(said("X", by, None)), ..exit(code, "Error") };
+            Results { pods: vec![PodFact { exit: Some(ended), ..over.clone() }], ..Results::default() }
         };
         let (end, left) = match how {
             0 => (JobEnd::Succeeded, committed(&["p"])),
-            1 => (backoff(), with(70)),
-            2 => (backoff(), with(240)),
+            1 => (backoff(), with(70, FailedBy::Program)),
+            2 => (backoff(), with(240, FailedBy::Platform)),
             _ => (JobEnd::Succeeded, Results::default()),
         };
         self.story.world.results.insert(name.clone(), Ok(left));

@@ -29,6 +29,7 @@ use super::TaskController;
 use super::results::{Reader, stuck};
 use asynctask_api::AsyncTask;
 use asynctask_api::task::StepStatus;
+use asynctask_contract::wire::FailedBy;
 use asynctask_plan::snapshot::Trouble;
 use asynctask_plan::status::ShardSeal;
 use asynctask_plan::tally::{ShardFact, Tally};
@@ -36,7 +37,7 @@ use asynctask_runtime::client::explain;
 use asynctask_runtime::stores::OpenStore;
 use asynctask_storage::Digest;
 use asynctask_storage::layout::{InvalidPart, StepKeys};
-use asynctask_storage::records::SealedShard;
+use asynctask_storage::records::{SealedShard, ShardFailure};
 
 /// The run whose successful shards a step takes over.
 #[derive(Clone, Debug)]
@@ -139,12 +140,12 @@ async fn seal(place: &Place<'_>, source: Option<&Source>, total: u32) -> Result<
 fn fact(shard: &SealedShard) -> ShardFact {
     match &shard.failure {
         None => ShardFact::Committed { items: shard.items.clone() },
-        Some(failure) => match failure.exit_code {
-            Some(exit_code) => {
-                ShardFact::Failed { code: failure.code.clone(), message: failure.message.clone(), exit_code }
-            }
-            // An attempt that said anything said with which code it ended.
-            None => ShardFact::Silent,
+        // An attempt that said anything said with which code it ended, or whose failure it was.
+        Some(failure) if failure.failed_by.is_none() && failure.exit_code.is_none() => ShardFact::Silent,
+        Some(ShardFailure { code, message, failed_by, exit_code: _ }) => ShardFact::Failed {
+            code: code.clone(),
+            message: message.clone(),
+            failed_by: failed_by.unwrap_or(FailedBy::Program),
         },
     }
 }

@@ -153,6 +153,7 @@ impl<'a> Place<'a> {
     ) -> Result<SealedShard, Trouble> {
         let FailureRecord { shard, pod_uid, attempt, report, .. } = last;
         let keys = self.attempt(shard, &pod_uid)?;
+        let (exit_code, failed_by) = (report.programs_exit_code(), report.failed_by);
         let reported = report.log.and_then(|log| sealed_file(shard, &keys, log));
         let log = match reported.filter(|log| log.output == LOG_OUTPUT) {
             None if pods.get(&pod_uid).is_some_and(|left| left.log) => self.log(shard, &keys, logs).await?,
@@ -161,7 +162,8 @@ impl<'a> Place<'a> {
         let failure = ShardFailure {
             code: cut(&report.code, CODE_MAX),
             message: cut(&report.message, MESSAGE_MAX),
-            exit_code: Some(report.exit_code),
+            exit_code,
+            failed_by,
         };
         let files = log.into_iter().collect();
         Ok(SealedShard { shard, pod_uid, attempt, files, items: None, failure: Some(failure) })
@@ -177,6 +179,7 @@ impl<'a> Place<'a> {
             code: "OutputNotCommitted".to_owned(),
             message: "the pod left neither a result nor a report".to_owned(),
             exit_code: None,
+            failed_by: None,
         };
         Ok(SealedShard {
             shard,

@@ -15,7 +15,7 @@ use super::reading::{Place, READS};
 use super::{Source, due, keys, seal, tally};
 use crate::task::results::Reader;
 use asynctask_api::task::StepStatus;
-use asynctask_contract::wire::{CommittedFile, FailureReport, ItemCounts};
+use asynctask_contract::wire::{CommittedFile, FailedBy, FailureReport, ItemCounts};
 use asynctask_plan::snapshot::{JobEnd, JobFact, Trouble};
 use asynctask_plan::status::ShardSeal;
 use asynctask_plan::tally::Tally;
@@ -144,6 +144,7 @@ fn committed(run: &str, shard: u32, pod_uid: &str) -> CommitRecord {
         files: vec![file("rows", 0, u64::from(shard) + 1), file("log", 0, 5)],
         emitted: None,
         items: Some(items),
+        warning: None,
         committed_at: Timestamp::UNIX_EPOCH,
     }
 }
@@ -154,6 +155,8 @@ fn refused(shard: u32, pod_uid: &str, code: &str, second: i64) -> FailureRecord 
         message: format!("{code} happened"),
         link: None,
         exit_code: 65,
+        failed_by: Some(FailedBy::Program),
+        stopped_by: None,
         stage: None,
         log_tail: String::new(),
         log: Some(file("log", 0, 7)),

@@ -216,6 +216,7 @@ impl World {
             files: vec![file],
             emitted: None,
             items: None,
+            warning: None,
             committed_at: jiff::Timestamp::UNIX_EPOCH,
         }
     }

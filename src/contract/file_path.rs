@@ -1,7 +1,12 @@
 //! Names that authors give their files. They are data in manifests and headers and never become keys; even so only
 //! those are taken that every reader can write to a disk below a folder of their own.
+//!
+//! One check for all: a definition is refused by it, an agent before anything is stored, and the gateway, which believes
+//! no agent, once more.
 
-use unicode_normalization::is_nfc;
+use std::borrow::Cow;
+
+use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 const SEGMENT_MAX: usize = 255;
 const PATH_MAX: usize = 1024;
@@ -69,6 +74,12 @@ pub fn validate_path(path: &str) -> Result<(), PathError> {
     if is_nfc(path) { Ok(()) } else { Err(PathError::NotNfc) }
 }
 
+/// The spelling under which a path is stored: macOS writes `ü` as two characters, everybody else as one.
+#[must_use]
+pub fn composed(path: &str) -> Cow<'_, str> {
+    if is_nfc(path) { Cow::Borrowed(path) } else { Cow::Owned(path.nfc().collect()) }
+}
+
 /// Controls, line breaks, and the marks that make `fdp.exe` read as `exe.pdf`.
 fn steers_the_reader(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -121,7 +132,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_name_from_macos_is_stored_as_everybody_spells_it() {
+        assert_eq!(composed("\u{dc}bung/u\u{308}ber.txt"), "\u{dc}bung/\u{fc}ber.txt");
+        assert!(matches!(composed("plain"), Cow::Borrowed("plain")));
+    }
+
     proptest! {
+        #[test]
+        fn a_composed_path_is_never_refused_for_its_spelling(path in "([a.]|[./ é\u{301}u\u{308}]){0,12}|\\PC{0,40}") {
+            prop_assert!(validate_path(&composed(&path)) != Err(PathError::NotNfc), "{path:?}");
+        }
+
         #[test]
         fn an_accepted_path_stays_below_the_folder_it_is_joined_to(path in "([a.]|[./\\\\\0\n é\u{301}]){0,12}|\\PC{0,40}") {
             if validate_path(&path).is_ok() {

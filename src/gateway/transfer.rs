@@ -72,13 +72,33 @@ impl Download<'_> {
         asked: &HeaderMap,
         sent: Option<BoxFuture<'static, ()>>,
     ) -> Result<Response, Refusal> {
-        let etag = format!("\"{}\"", self.sha256);
-        let size = self.store.head(self.key).await?.size;
-        let range = match wanted(asked, &etag) {
-            Some(range) => Some(range.within(size).ok_or_else(|| Refusal::Store(self.behind_the_end(size)))?),
-            None => None,
-        };
+        let (size, range) = self.part(asked).await?;
         let object = self.store.get(self.key, range.clone()).await?;
+        let sent = sent.filter(|_| object.range == (0..size));
+        let (status, headers) = self.head(size, range.is_some(), &object.range);
+        Ok((status, headers, Body::from_stream(counted(object.stream, size, sent))).into_response())
+    }
+
+    /// What the answer would begin with: to whoever asks how long the file is.
+    pub(crate) async fn length(&self, asked: &HeaderMap) -> Result<Response, Refusal> {
+        let (size, range) = self.part(asked).await?;
+        let is_part = range.is_some();
+        Ok(self.head(size, is_part, &range.unwrap_or(0..size)).into_response())
+    }
+
+    fn etag(&self) -> String {
+        format!("\"{}\"", self.sha256)
+    }
+
+    /// Bytes of the file, and the range of it that is asked for.
+    async fn part(&self, asked: &HeaderMap) -> Result<(u64, Option<Range<u64>>), Refusal> {
+        let size = self.store.head(self.key).await?.size;
+        let Some(range) = wanted(asked, &self.etag()) else { return Ok((size, None)) };
+        let range = range.within(size).ok_or_else(|| Refusal::Store(self.behind_the_end(size)))?;
+        Ok((size, Some(range)))
+    }
+
+    fn head(&self, size: u64, is_part: bool, range: &Range<u64>) -> (StatusCode, HeaderMap) {
         let mut headers = private();
         let mut set = |name: HeaderName, value: &str| {
             headers.insert(
@@ -89,17 +109,13 @@ impl Download<'_> {
         set(CONTENT_TYPE, OPAQUE);
         set(CONTENT_DISPOSITION, self.disposition);
         set(ACCEPT_RANGES, "bytes");
-        set(ETAG, &etag);
-        set(CONTENT_LENGTH, &(object.range.end - object.range.start).to_string());
-        let status = match range {
-            Some(_) => {
-                set(CONTENT_RANGE, &format!("bytes {}-{}/{size}", object.range.start, object.range.end - 1));
-                StatusCode::PARTIAL_CONTENT
-            }
-            None => StatusCode::OK,
-        };
-        let sent = sent.filter(|_| object.range == (0..size));
-        Ok((status, headers, Body::from_stream(counted(object.stream, size, sent))).into_response())
+        set(ETAG, &self.etag());
+        set(CONTENT_LENGTH, &(range.end - range.start).to_string());
+        if !is_part {
+            return (StatusCode::OK, headers);
+        }
+        set(CONTENT_RANGE, &format!("bytes {}-{}/{size}", range.start, range.end - 1));
+        (StatusCode::PARTIAL_CONTENT, headers)
     }
 
     fn behind_the_end(&self, size: u64) -> asynctask_storage::StoreError {

@@ -28,6 +28,9 @@ fn a_download_is_sent_to_the_store_and_its_url_soon_ends() {
 
     let answer = alice.http("GET", &route(&ns, "t"), &[]);
 
+    // A signed URL is good for a GET only.
+    let length = alice.http("HEAD", &route(&ns, "t"), &["-I"]);
+    assert_eq!((length.status, length.header("content-length")), (200, Some("11")), "{length:?}");
     assert_eq!((answer.status, answer.body.as_str()), (303, ""), "{answer:?}");
     let url = answer.header("location").unwrap().to_owned();
     assert!(url.starts_with(&format!("http://{}", host_ip())), "not the store's address");
@@ -47,6 +50,8 @@ fn on_a_filesystem_store_the_gateway_streams_and_serves_ranges() {
     let alice = ns.person("alice", Some("edit"));
     let whole = alice.http("GET", &route(&ns, "t"), &[]);
     assert_eq!((whole.status, whole.body.as_str()), (200, "the result\n"), "{whole:?}");
+    let length = alice.http("HEAD", &route(&ns, "t"), &["-I"]);
+    assert_eq!((length.status, length.header("content-length")), (200, Some("11")), "{length:?}");
     let part = alice.http("GET", &route(&ns, "t"), &["-H", "Range: bytes=4-9"]);
     assert_eq!((part.status, part.body.as_str()), (206, "result"), "{part:?}");
 }

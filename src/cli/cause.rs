@@ -183,8 +183,17 @@ fn running(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Times
         let until = status.message.as_deref().map(clean).unwrap_or_default();
         return Cause::new(format!("It runs on although it is to be suspended: {until}"), "Nothing: wait for the step");
     }
+    // Attempt after attempt: told also while the next one happens to run.
+    let stalled = status.conditions.iter().find(|c| c.type_ == STALLED && c.status == "True");
+    if let Some(stalled) = stalled {
+        return Cause::new(
+            format!("Its attempts fail: {}", clean(&stalled.message)),
+            "Fix what the message names: after some more (`retry.uncountedLimit` of the step) the run fails",
+        );
+    }
     // The operator itself is in trouble: whatever the steps say may be old.
-    if status.reason.as_deref().is_some_and(|reason| reason != "Running") && status.message.is_some() {
+    let is_ordinary = |reason: &str| matches!(reason, "Running" | "Retrying");
+    if status.reason.as_deref().is_some_and(|reason| !is_ordinary(reason)) && status.message.is_some() {
         return Cause::new(format!("It cannot go on now{}", said(status)), "Mend what the message names");
     }
     let of = |state: StepState| status.steps.iter().filter(move |step| step.state == Some(state));

@@ -140,6 +140,20 @@ fn a_refused_cancellation_is_why_it_still_runs() {
 }
 
 #[test]
+fn attempts_that_fail_and_fail_are_told_also_while_the_next_one_runs() {
+    for state in ["Running", "Retrying"] {
+        let mut status = step(json!({"name": "import", "state": state, "attempt": 4, "uncounted": 3}));
+        status["conditions"] = json!([{
+            "type": "Stalled", "status": "True", "reason": "AttemptsFail", "message": "step import has failed 3 times",
+            "lastTransitionTime": "2026-11-24T08:00:00Z",
+        }]);
+        let (what, next) = why(&run(json!({}), status), &Facts::default());
+        assert_eq!(what, "Its attempts fail: step import has failed 3 times");
+        assert!(next.contains("uncountedLimit"), "{next}");
+    }
+}
+
+#[test]
 fn a_deletion_that_cannot_be_says_what_it_waits_for() {
     let mut task = run(json!({}), json!({"state": "Complete"}));
     task.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-24T07:00:00Z")).expect("a time");

@@ -49,6 +49,7 @@ mod tree;
 mod upload;
 mod verbs;
 mod words;
+mod yaml;
 
 use clap::Parser;
 

@@ -2,6 +2,11 @@
 
 use serde_json::{Map, Value};
 
+use crate::yaml;
+
+/// How far references of a schema are followed.
+const DEEPEST: usize = 8;
+
 /// A parameter that cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum ParameterError {
@@ -51,9 +56,15 @@ pub(crate) fn split(text: &str) -> Result<(String, String), ParameterError> {
 
 /// Reads a parameter file, YAML or JSON.
 pub(crate) fn read(file: &str, content: &str) -> Result<Map<String, Value>, ParameterError> {
-    let value: Value = serde_yaml_ng::from_str(content)
-        .map_err(|e| ParameterError::Syntax { file: file.to_owned(), reason: e.to_string() })?;
-    match value {
+    let wrong = |reason: String| ParameterError::Syntax { file: file.to_owned(), reason };
+    let (mut documents, error) = yaml::documents(content);
+    if let Some(error) = error {
+        return Err(wrong(error.to_string()));
+    }
+    if documents.len() > 1 {
+        return Err(wrong(format!("it has {} documents, and parameters are one", documents.len())));
+    }
+    match documents.pop().unwrap_or_default() {
         Value::Object(map) => Ok(map),
         Value::Null => Ok(Map::new()),
         other => Err(ParameterError::Shape { file: file.to_owned(), found: kind(&other) }),
@@ -101,14 +112,31 @@ struct Property<'a> {
 }
 
 fn property<'a>(root: &'a Value, name: &str) -> Option<Property<'a>> {
-    let schema = root.get("properties").and_then(|p| p.get(name)).or_else(|| root.get("additionalProperties"))?;
-    Some(Property { root, schema })
+    let open = || root.get("additionalProperties").or_else(|| referred(root, root)?.get("additionalProperties"));
+    Some(Property { root, schema: member(root, root, name, 0).or_else(open)? })
 }
 
-/// Types a schema declares: its own, those of a local `$ref`, those of its alternatives.
+/// The schema of a member, wherever the schema of the whole names it: itself, behind a local `$ref`, or in one of `allOf`.
+fn member<'a>(root: &'a Value, schema: &'a Value, name: &str, depth: usize) -> Option<&'a Value> {
+    // A schema may refer to itself; no sensible one is deeper.
+    if depth > DEEPEST {
+        return None;
+    }
+    let own = schema.get("properties").and_then(|members| members.get(name));
+    let all_of = schema.get("allOf").and_then(Value::as_array).into_iter().flatten();
+    let mut parts = referred(root, schema).into_iter().chain(all_of);
+    own.or_else(|| parts.find_map(|part| member(root, part, name, depth + 1)))
+}
+
+/// What a local `$ref` points to.
+fn referred<'a>(root: &'a Value, schema: &Value) -> Option<&'a Value> {
+    root.pointer(schema.get("$ref").and_then(Value::as_str)?.strip_prefix('#')?)
+}
+
+/// Types a schema declares: its own, those of a local `$ref`, those of its parts and alternatives.
 fn declared(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
     // A schema may refer to itself; no sensible one is deeper.
-    if depth > 8 {
+    if depth > DEEPEST {
         return Vec::new();
     }
     match schema.get("type") {
@@ -116,11 +144,11 @@ fn declared(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
         Some(Value::Array(many)) => return many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         _ => {}
     }
-    if let Some(pointer) = schema.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#')) {
-        return root.pointer(pointer).map(|target| declared(root, target, depth + 1)).unwrap_or_default();
+    if let Some(target) = referred(root, schema) {
+        return declared(root, target, depth + 1);
     }
     let mut types = Vec::new();
-    for keyword in ["anyOf", "oneOf"] {
+    for keyword in ["allOf", "anyOf", "oneOf"] {
         for alternative in schema.get(keyword).and_then(Value::as_array).into_iter().flatten() {
             for kind in declared(root, alternative, depth + 1) {
                 if !types.contains(&kind) {
@@ -268,6 +296,19 @@ mod tests {
         assert_eq!(assemble(Some(&open), Map::new(), &pairs).expect("typed")["n"], json!(4));
         let closed = json!({"additionalProperties": false});
         assert_eq!(assemble(Some(&closed), Map::new(), &pairs).expect("kept")["n"], json!("4"));
+    }
+
+    #[test]
+    fn a_type_is_found_wherever_the_schema_names_it() {
+        let schema = json!({"$ref": "#/$defs/run", "$defs": {
+            "run": {"allOf": [{"properties": {"a": {"type": "string"}}}, {"$ref": "#/$defs/more"}]},
+            "more": {"properties": {"n": {"allOf": [{"type": "integer"}, {"maximum": 9}]}}, "additionalProperties": false},
+        }});
+        let pairs = [("n".to_owned(), "4".to_owned()), ("a".to_owned(), "4".to_owned())];
+        let all = assemble(Some(&schema), Map::new(), &pairs).expect("typed");
+        assert_eq!(Value::Object(all), json!({"n": 4, "a": "4"}));
+        let circle = json!({"$ref": "#"});
+        assert_eq!(assemble(Some(&circle), Map::new(), &pairs).expect("kept")["n"], json!("4"));
     }
 
     #[test]

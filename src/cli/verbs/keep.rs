@@ -25,7 +25,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn until(text: &str) -> Result<Timestamp, String> {
-    date(text).ok_or_else(|| format!("{text:?} is no date: write 2027-01-31, or 2027-01-31T22:00:00Z"))
+    date(text).ok_or_else(|| {
+        format!("{text:?} is not a date: write 2027-01-31, or a time with its zone as 2027-01-31T22:00:00Z")
+    })
 }
 
 /// Sets the date, and shows what it comes to.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::exit::Exit;
 use crate::terminal::{PrintError, print};
 use crate::words::clean;
+use crate::yaml;
 use asynctask_api::names::GROUP;
 use asynctask_api::{TaskDefinitionSpec, crd};
 use asynctask_plan::definition::validate;
@@ -68,13 +69,13 @@ impl Report {
     }
 
     fn file(&mut self, file: &str, text: &str) {
-        for document in serde_yaml_ng::Deserializer::from_str(text) {
-            match Value::deserialize(document) {
-                Ok(Value::Null) => {}
-                Ok(object) => self.object(file, &object),
-                // What follows in the file cannot be told from what is broken.
-                Err(error) => return self.wrong(&format!("{file}: not YAML or JSON: {error}")),
-            }
+        let (documents, error) = yaml::documents(text);
+        for object in documents.iter().filter(|object| !object.is_null()) {
+            self.object(file, object);
+        }
+        // What follows in the file cannot be told from what is broken.
+        if let Some(error) = error {
+            self.wrong(&format!("{file}: not YAML or JSON: {error}"));
         }
     }
 

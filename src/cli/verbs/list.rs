@@ -58,7 +58,9 @@ pub(crate) fn since(text: &str) -> Result<Timestamp, String> {
         let hours = days().or_else(|| text.strip_suffix('h')?.parse().ok()).filter(|hours| *hours >= 0)?;
         Timestamp::now().checked_sub(SignedDuration::from_hours(hours)).ok()
     };
-    moment(text).or_else(ago).ok_or_else(|| format!("{text:?} is no date and no time: write 2027-01-31, 30d or 12h"))
+    moment(text).or_else(ago).ok_or_else(|| {
+        format!("{text:?} is not a date: write 2027-01-31, a time with its zone as 2027-01-31T22:00:00Z, 30d or 12h")
+    })
 }
 
 fn state(text: &str) -> Result<TaskState, String> {

@@ -1,5 +1,6 @@
 //! `outputs`: what a run gave back.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -261,11 +262,45 @@ impl Said {
         Self { sharded: sharded(task).into_iter().map(str::to_owned).collect() }
     }
 
-    /// Where a file goes: the shards of two steps may have files of one name.
-    fn path(&self, output: &OutputView, file: &FileView) -> String {
-        let many = self.sharded.contains(&output.step);
-        if many { format!("{}/{}", output.name, file.path) } else { file.path.clone() }
+    /// Where a file goes: the shards of two steps may have files of one name, and so may two outputs that stand `apart`.
+    fn path(&self, output: &OutputView, file: &FileView, apart: &BTreeSet<&str>) -> String {
+        let own_folder = self.sharded.contains(&output.step) || apart.contains(output.name.as_str());
+        if own_folder { format!("{}/{}", output.name, file.path) } else { file.path.clone() }
     }
+}
+
+/// Names of the outputs that would get in each other's way in one folder: a file of the one is a file or a folder of the
+/// other. Nobody knows this of files that are not listed.
+fn apart<'a>(chosen: &[Chosen<'a>]) -> BTreeSet<&'a str> {
+    let mut outputs: Vec<&OutputView> = chosen.iter().map(|(output, ..)| *output).collect();
+    outputs.dedup_by_key(|output| output.name.as_str());
+    if outputs.len() < 2 {
+        return BTreeSet::new();
+    }
+    // Not every file system tells a from A.
+    let lower = |file: &FileView| file.path.to_lowercase();
+    let mut files: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for output in &outputs {
+        for file in &output.files {
+            files.entry(lower(file)).or_default().insert(&output.name);
+        }
+    }
+    let mut apart: BTreeSet<&str> = BTreeSet::new();
+    for output in &outputs {
+        for file in &output.files {
+            let path = lower(file);
+            let parents = path.match_indices('/').map(|(end, _)| &path[..end]);
+            let met = std::iter::once(path.as_str()).chain(parents).filter_map(|path| files.get(path)).flatten();
+            let others: Vec<&str> = met.copied().filter(|other| *other != output.name).collect();
+            if !others.is_empty() {
+                apart.extend(others.into_iter().chain([output.name.as_str()]));
+            }
+        }
+        if count(output) > output.files.len() {
+            apart.insert(&output.name);
+        }
+    }
+    apart
 }
 
 /// Files of an output: many thousands are not listed. A gateway that does not count lists them all.
@@ -323,6 +358,7 @@ async fn get(gateway: &Gateway, namespace: &str, args: &GetArgs, said: &Said) ->
     let chosen = choose(&list, args)?;
     let target = Target::new(args.to.as_deref(), chosen.len())?;
     let alone = chosen.len() == 1;
+    let apart = apart(&chosen);
     for (output, n, listed) in chosen {
         let number = n.to_string();
         let link =
@@ -332,7 +368,7 @@ async fn get(gateway: &Gateway, namespace: &str, args: &GetArgs, said: &Said) ->
             None => Some(gateway.ask::<DownloadTicket>(link.clone()).await?.file),
         };
         let Some(file) = listed.or(unlisted.as_ref()) else { continue };
-        let Some(place) = target.place(&said.path(output, file), alone)? else {
+        let Some(place) = target.place(&said.path(output, file, &apart), alone)? else {
             stdout(gateway, link, file).await?;
             continue;
         };
@@ -390,6 +426,8 @@ fn choose<'a>(list: &'a OutputList, args: &GetArgs) -> Result<Vec<Chosen<'a>>, O
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::{GetArgs, OutputsError, Said, choose, page};
     use asynctask_contract::people::{FileView, GoneView, OutputList, OutputView};
 
@@ -468,8 +506,31 @@ mod tests {
         let list = outputs();
         let file = file("17/out.csv");
         let said = Said { sharded: vec!["s".into()] };
-        assert_eq!(said.path(&list.outputs[0], &file), "reports/17/out.csv");
-        assert_eq!(Said::default().path(&list.outputs[0], &file), "17/out.csv");
+        assert_eq!(said.path(&list.outputs[0], &file, &BTreeSet::new()), "reports/17/out.csv");
+        assert_eq!(Said::default().path(&list.outputs[0], &file, &BTreeSet::new()), "17/out.csv");
+    }
+
+    #[test]
+    fn two_outputs_with_one_path_have_folders_of_their_own() {
+        let named = |name: &str, files: &[&str]| OutputView {
+            name: name.into(),
+            count: 0,
+            files: files.iter().map(|path| file(path)).collect(),
+            ..outputs().outputs[0].clone()
+        };
+        for (one, other, expected) in [
+            (&["report.txt"][..], &["report.txt"][..], &["a", "b"][..]),
+            (&["Report.txt"], &["report.txt"], &["a", "b"]),
+            (&["x", "pages"], &["pages/1"], &["a", "b"]),
+            (&["report.txt"], &["reports.txt", "more/report.txt"], &[]),
+        ] {
+            let list = OutputList { outputs: vec![named("a", one), named("b", other), named("c", &["c"])] };
+            let chosen = choose(&list, &args(None, None)).expect("chosen");
+            assert_eq!(super::apart(&chosen), expected.iter().copied().collect(), "{one:?} {other:?}");
+        }
+        let list = OutputList { outputs: vec![named("a", &["report.txt"]), named("b", &["report.txt"])] };
+        let chosen = choose(&list, &args(Some("a"), None)).expect("chosen");
+        assert!(super::apart(&chosen).is_empty(), "the other one is not fetched");
     }
 
     #[test]

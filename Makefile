@@ -1,4 +1,4 @@
-# `make check` in a minute, `make test` in a quarter of an hour, `make demo` to see it. Everything else is a step of them.
+# `make check` in a minute, `make test` in less than twenty, `make demo` to see it. Everything else is a step of them.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help

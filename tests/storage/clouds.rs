@@ -16,11 +16,6 @@ use super::stores::{self, AZURITE_ACCOUNT, LOOPBACK};
 use super::streams::MEMORY;
 use super::{azure_options, google_options};
 
-fn dead_address() -> String {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
-    format!("http://{free}")
-}
-
 /// A key as Azure's are, of nobody.
 fn wrong_key() -> AzureCredential {
     AzureCredential::AccountKey("Q0FOQVJZQ0FOQVJZQ0FOQVJZQ0FOQVJZQ0FOQVJZQ0FOQVJZ".to_owned())
@@ -117,8 +112,10 @@ async fn a_deletion_whose_connection_breaks_is_tried_again() {
 async fn a_dead_address_is_unreachable() {
     let _shared = MEMORY.read().await;
     let (google, azure) = (stores::google(LOOPBACK), stores::azure(LOOPBACK));
-    let google = GoogleOptions { endpoint: Some(dead_address()), ..google_options(&google) };
-    let azure = AzureOptions { endpoint: Some(dead_address()), credential: Some(wrong_key()), ..azure_options(&azure) };
+    let (_held, free) = stores::free(LOOPBACK);
+    let dead = Some(format!("http://{free}"));
+    let google = GoogleOptions { endpoint: dead.clone(), ..google_options(&google) };
+    let azure = AzureOptions { endpoint: dead, credential: Some(wrong_key()), ..azure_options(&azure) };
     for store in [CloudStore::google(&google), CloudStore::azure(&azure)] {
         for error in errors_of(&store.expect("valid options")).await {
             assert_eq!((error.reason(), error.retry_class()), ("StoreUnreachable", RetryClass::Transient), "{error:?}");

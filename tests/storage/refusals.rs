@@ -7,6 +7,7 @@ use asynctask_operator::storage::{Layout, ObjectStore, PutMode, RetryClass, Stor
 use bytes::Bytes;
 
 use super::seaweedfs::{Seaweed, SeaweedOptions};
+use super::stores::{self, LOOPBACK};
 use super::streams::MEMORY;
 use super::{s3, s3_options, seaweed};
 
@@ -81,7 +82,7 @@ async fn a_missing_bucket_is_named() {
 
 #[tokio::test]
 async fn a_dead_address_is_unreachable() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+    let (_held, free) = stores::free(LOOPBACK);
     let options = S3Options {
         endpoint: Some(format!("http://{free}")),
         public_endpoint: None,

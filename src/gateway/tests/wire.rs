@@ -67,8 +67,8 @@ async fn certificates_are_renewed_while_serving_and_known_users_come_in_by_their
     };
     let (send, receive) = watch::channel(None);
     let (readiness, stop) = (Readiness::new(), CancellationToken::new());
-    // A free port: bound, told, released.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    // A free port: bound, told, released. Of an address that nobody else uses, so that no connection gets it meanwhile.
+    let free = std::net::TcpListener::bind("127.77.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
     let serving = tokio::spawn(server::serve(free, world.router.clone(), receive, readiness.clone(), stop.clone()));
     while readiness.report().is_empty() {
         tokio::task::yield_now().await;

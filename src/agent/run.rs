@@ -225,7 +225,7 @@ impl Attempt<'_> {
         tokio::spawn(reaper.keep_on());
         // Only of a success is the result looked at: what still writes to it may come to its end, unless the pod has to stop.
         let (mut killed, mut interrupted) = (Killed::default(), None);
-        if matches!((ended, &broken), (Exit::Code(0), None)) && stragglers::are_left() {
+        if matches!((ended, &broken), (Exit::Code(0), None)) {
             let watched = [self.layout.outputs(), self.layout.emit()];
             let limit = Duration::from_secs(if stopped.is_some() { 0 } else { work.limits.writer_seconds });
             tokio::select! {
@@ -233,7 +233,8 @@ impl Attempt<'_> {
                 left = stragglers::wait(&watched, limit) => killed = left,
                 () = self.shutdown.told() => {}
             }
-            // A request to stop was passed on to them too: that they end then is no sign that they were done.
+            // A request to stop was passed on to them too: that they end then, before anybody looked even, is no sign that they
+            // were done.
             interrupted = self.shutdown.stopped_by().filter(|_| stopped.is_none() || killed.wrote());
         }
         self.shutdown.pass_on_to_nobody();

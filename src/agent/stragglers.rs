@@ -18,11 +18,6 @@ const NAMED: usize = 3;
 /// Access mode in the flags of an open file: anything but reading alone.
 const WRITES: u32 = 0o3;
 
-/// Whether any descendant of this process is left.
-pub(crate) fn are_left() -> bool {
-    !living().is_empty()
-}
-
 /// Those that were not waited for any longer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Killed {

@@ -15,7 +15,8 @@ pub fn is_media_type(text: &str) -> bool {
     named && printable && text.len() <= LONGEST
 }
 
-/// Whether it is text, so that lines of one file may follow lines of another: `text/*`, JSON lines. Without a media type nobody knows, and bytes are bytes.
+/// Whether a media type is line-based text, so that files can be joined line by line: `text/*` and JSON Lines. A file without a
+/// media type is treated as binary.
 #[must_use]
 pub fn is_lines(text: &str) -> bool {
     let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();

@@ -160,8 +160,8 @@ pub(super) fn pinned(retention: &Retention, parameters: &Value) -> Result<Vec<Ke
     if wrong.is_empty() { Ok(dates) } else { Err(wrong) }
 }
 
-/// A time with its zone, or the beginning of a day in UTC. A time without a zone is neither: nobody knows which moment it
-/// means, and the parser would take it for the beginning of its day.
+/// A time with its zone, or the beginning of a day in UTC. A time without a zone is rejected: it is ambiguous, and
+/// the parser would read it as the start of its day.
 #[must_use]
 pub fn moment(text: &str) -> Option<Timestamp> {
     let is_date = text.bytes().all(|b| b.is_ascii_digit() || b == b'-');

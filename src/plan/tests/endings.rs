@@ -211,7 +211,7 @@ fn without_a_word() -> Vec<Ending> {
     };
     vec![
         counts("it exits, and the agent is dumb", pods(exited(240, "Error")), failed("ExitCode240"), ExitCode),
-        counts("it is killed, nobody knows why", pods(exited(137, "Error")), failed("Signal9"), ExitCode),
+        counts("it is killed for an unknown reason", pods(exited(137, "Error")), failed("Signal9"), ExitCode),
         counts("the runtime cannot start it", pods(exited(128, "StartError")), failed("StartError"), StartTimeout),
         counts("its image cannot be pulled", pods(waits("ErrImagePull")), failed("ErrImagePull"), StartTimeout),
         counts("… in time", with(deadline, pods(waits("ImagePullBackOff"))), ("Timeout", None), Timeout),
@@ -260,7 +260,7 @@ fn a_report_says_nothing_of_the_pod_that_came_after() {
     let kind = |left: &Results| of_step("import", &backoff(), left).1.kind;
     assert_eq!(kind(&both), Kind::Of(FailureKind::ExitCode));
     let gone = Results { pods: vec![pod("second", 9)], ..both };
-    assert_eq!(kind(&gone), Kind::Of(FailureKind::Disruption), "nobody knows that it was not the last");
+    assert_eq!(kind(&gone), Kind::Of(FailureKind::Disruption), "the missing pod may have been the last");
 }
 
 /// All of them: no code of a program is taken for a word of ours, and no rule of an author for one about an agent.

@@ -418,6 +418,8 @@ mod tests {
     #[tokio::test]
     async fn a_history_record_goes_when_its_time_is_up_and_its_run_is_gone() {
         let mut world = World::new();
+        let layout = world.open.layout.clone();
+        let record_of = |uid: &str| layout.history("a", hour(1), "run", uid).expect("a key");
         for (uid, due) in [("u-1", 30), ("u-2", 30), ("u-3", 60)] {
             let record = HistoryDue {
                 name: "run".to_owned(),
@@ -426,9 +428,9 @@ mod tests {
                 delete_at: hour(due),
             };
             world.put(&world.open.layout.due("a", hour(due), uid).expect("valid"), encode(&record)).await;
-            world.object(&format!("p/a/_history/1970/01/run/{uid}.json")).await;
+            world.object(&record_of(uid)).await;
         }
-        world.object("p/a/_history/1970/01/run/u-4.json").await;
+        world.object(&record_of("u-4")).await;
         world.needed.runs = BTreeSet::from(["u-2".to_owned()]);
         assert_eq!(world.swept(hour(29)).await, Swept::default(), "on the day, but before the hour");
         assert_eq!(world.swept(hour(31)).await, Swept { history: 1, ..Swept::default() });
@@ -437,7 +439,7 @@ mod tests {
         assert_eq!(keys.len(), 5, "kept: of a run that is there, of one whose time is not up, of one that has none");
         world.needed.runs.clear();
         assert_eq!(world.swept(hour(100)).await, Swept { history: 2, ..Swept::default() });
-        assert_eq!(world.keys().await, ["p/a/_history/1970/01/run/u-4.json"]);
+        assert_eq!(world.keys().await, [record_of("u-4")]);
     }
 
     #[tokio::test]

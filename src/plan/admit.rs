@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::adopt::{self, Adopted, adopt};
 use super::decide::{Action, PODS_AGAIN, Pins, Plan, Verdict, later};
@@ -70,7 +70,7 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
     }
     let store = admission.store.as_ref().map_err(|error| wait("StoreNotReady", error.to_string()))?;
     if !checked_before {
-        once(task, admission)?;
+        once(task, admission, content)?;
     }
     if let Some(RetryFact::Found(source)) = &admission.retry {
         let before = source.status.as_ref().and_then(|status| status.store.as_ref());
@@ -89,15 +89,55 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
     Ok(Cleared { revision, content, store })
 }
 
-/// Refuses what ran before, as far as `spec.once` goes back.
-fn once(task: &AsyncTask, admission: &Admission) -> Result<(), Box<Plan>> {
+/// Refuses what ran before: as far as `spec.once` goes back, or, without it, what retention removed and is applied again.
+fn once(task: &AsyncTask, admission: &Admission, content: &ValidatedDefinition) -> Result<(), Box<Plan>> {
     let earlier = admission.earlier.as_ref().map_err(|error| wait("StoreNotReady", error.clone()))?;
-    let (Some(EarlierRun { created, state }), Some(once)) = (earlier, &task.spec.once) else { return Ok(()) };
-    let message = format!(
-        "a run of this name was made at {created} and was last in state {state}, and spec.once says not to run again within {once}: to \
-         run it all the same, create an AsyncTask of another name"
-    );
+    let Some(earlier) = earlier else { return Ok(()) };
+    let EarlierRun { created, state, .. } = earlier;
+    let message = match &task.spec.once {
+        Some(once) => format!(
+            "a run of this name was created at {created} and was last in state {state}, and spec.once says not to run again within \
+             {once}: to run it all the same, create an AsyncTask of another name"
+        ),
+        None if is_applied_again(task, admission, content, earlier) => format!(
+            "a run of this name, with the same spec, was created at {created} and was last in state {state}; its retention.task was over, \
+             so the operator deleted it. Applying the same file again does not run it again. To run it again, create an \
+             AsyncTask of another name, or one with spec.once: 1h"
+        ),
+        None => return Ok(()),
+    };
     Err(Box::new(Plan::say(Verdict::is(TaskState::Canceled, "RanBefore", Some(message)))))
+}
+
+/// Whether this is the same request as an earlier one whose object went by its retention. Somebody who deletes an object
+/// before that means its name to be free.
+fn is_applied_again(
+    task: &AsyncTask,
+    admission: &Admission,
+    content: &ValidatedDefinition,
+    earlier: &EarlierRun,
+) -> bool {
+    let Some(kept) = content.retention.task else { return false };
+    // Kubernetes cuts a creation to whole seconds.
+    let created = task.metadata.creation_timestamp.as_ref();
+    let created = created.map_or(Timestamp::MAX, |time| later(time.0, Duration::from_secs(1)));
+    created >= later(earlier.ended, kept) && is_same_request(task, &admission.parameters, &earlier.spec)
+}
+
+/// Whether two specs ask for the same, whoever asks for it and whatever is to become of the run.
+fn is_same_request(task: &AsyncTask, parameters: &Value, before: &Value) -> bool {
+    const ASIDE: [&str; 7] = ["cancel", "keepUntil", "once", "owner", "priorityClassName", "suspend", "team"];
+    let without = |spec: &Value, also: Option<&str>| {
+        let mut spec = spec.as_object().cloned().unwrap_or_default();
+        spec.retain(|field, _| !ASIDE.contains(&field.as_str()) && also != Some(field));
+        spec
+    };
+    // Our copy of the object has no parameters, and the history of some definitions has none either.
+    let mut spec = without(&json!(task.spec), Some("parameters"));
+    if before.get("parameters").is_some() {
+        spec.insert("parameters".to_owned(), parameters.clone());
+    }
+    spec == without(before, None)
 }
 
 fn priority(task: &AsyncTask, content: &ValidatedDefinition) -> Vec<String> {

@@ -35,7 +35,7 @@ pub struct Retention {
     /// Of each declared output.
     outputs: BTreeMap<String, Rule>,
     /// How long the AsyncTask is kept; absent: until it is deleted.
-    task: Option<Duration>,
+    pub(super) task: Option<Duration>,
     /// What is no output.
     pub(super) keep: Option<KeepStatus>,
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::agent::Agent;
 use super::definition::ValidatedDefinition;
 use super::names;
+use super::retention::Retention;
 use super::shards::ShardSet;
 use super::stores::NoStore;
 use super::tally::Tally;
@@ -168,7 +169,7 @@ pub struct Admission {
     pub retry: Option<RetryFact>,
     /// What is known of each output of another run that `spec.inputs` names, by input.
     pub outputs: BTreeMap<String, OutputFact>,
-    /// The newest run of its name within the time that `spec.once` says; the error: the store does not tell.
+    /// The newest run of its name since [`once_since`]; the error: the store does not tell.
     pub earlier: Result<Option<EarlierRun>, String>,
     /// Its Jobs, if somebody made any already: us, before we could say so.
     pub jobs: Vec<JobFact>,
@@ -187,18 +188,28 @@ pub struct EarlierRun {
     pub created: Timestamp,
     /// The state it was last in, as the history says it.
     pub state: String,
+    /// When it came into that state.
+    pub ended: Timestamp,
+    /// What was asked for, without the parameters where the definition keeps them out of the history.
+    pub spec: Value,
 }
 
 /// Longest time for which a name can be kept from running again, in hours: a leap year.
 const ONCE_MAX: i64 = 366 * 24;
+/// How long after its retention a run is still looked for: who applies a file again and again has done so by then, and the
+/// object that is there from then on keeps its name.
+const REAPPLIED: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// Since when a run of the same name keeps this one from running; `None`: none does. What is no number of hours counts as
+/// Since when a run of the same name may keep this one from running; `None`: none does. What is no number of hours counts as
 /// the longest time: nothing runs twice because of a spelling.
 #[must_use]
-pub fn once_since(task: &AsyncTask, now: Timestamp) -> Option<Timestamp> {
-    let hours = task.spec.once.as_ref()?.strip_suffix('h').and_then(|hours| hours.parse().ok());
-    let hours = hours.unwrap_or(ONCE_MAX).clamp(0, ONCE_MAX);
-    now.checked_sub(SignedDuration::from_hours(hours)).ok()
+pub fn once_since(task: &AsyncTask, retention: &Retention, now: Timestamp) -> Option<Timestamp> {
+    let most = SignedDuration::from_hours(ONCE_MAX);
+    let back = match &task.spec.once {
+        Some(once) => once.strip_suffix('h').and_then(|hours| hours.parse().ok()).map(SignedDuration::from_hours),
+        None => SignedDuration::try_from(retention.task?).ok().and_then(|kept| kept.checked_add(REAPPLIED)),
+    };
+    now.checked_sub(back.unwrap_or(most).clamp(SignedDuration::ZERO, most)).ok()
 }
 
 /// Whether a run may start now.

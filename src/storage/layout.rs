@@ -5,12 +5,14 @@
 //! <prefix>/<namespace>/_uploads/<id>/{data,record}
 //! <prefix>/<namespace>/_gone/<task-uid>.json
 //! <prefix>/<namespace>/_due/<yyyy-mm-dd>/<task-uid>.json
-//! <prefix>/<namespace>/_history/<yyyy>/<mm>/<task-name>/<task-uid>.json
+//! <prefix>/<namespace>/_history/<yyyy>/<mm>/<task-name>/<seconds>-<task-uid>.json
 //! <prefix>/<namespace>/<task-uid>/<step>/manifest-<sha256>
 //! <prefix>/<namespace>/<task-uid>/<step>/<shard>/<pod-uid>/{commit,failure,log,files/<output>/<seq>,items/<n>}
 //! ```
 //!
 //! `<shard>` has six digits, so that a listing gives the shards in their order and a reader needs no memory of them.
+//! `<seconds>` are those from the creation of the run to the end of its month, seven digits: of the runs of a name the newest
+//! comes first.
 //!
 //! Every part is a name that Kubernetes made or checked, and is checked again here: it can hold no `/` and cannot
 //! begin with `_` or `.`, so no name can be taken for another part, for `_owner`, `_uploads`, `_gone`,
@@ -18,9 +20,9 @@
 
 use std::fmt;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
 
 use super::digest::Digest;
 use asynctask_contract::env::LOG_OUTPUT;
@@ -181,13 +183,14 @@ impl Layout {
         name: &str,
         task_uid: &str,
     ) -> Result<String, InvalidPart> {
-        let created = created.to_zoned(TimeZone::UTC);
-        let folder = self.history_of(namespace, created.year(), created.month(), name)?;
-        Ok(format!("{folder}{}{RECORD}", checked("task UID", task_uid)?))
+        let zoned = created.to_zoned(TimeZone::UTC);
+        let folder = self.history_of(namespace, zoned.year(), zoned.month(), name)?;
+        let seconds = end_of_month(zoned.date()).map_or(0, |end| end.as_second() - created.as_second());
+        Ok(format!("{folder}{seconds:07}-{}{RECORD}", checked("task UID", task_uid)?))
     }
 
-    /// To list the records of all runs that had this name and were created in this month (UTC); [`Self::parse_history`]
-    /// reads the keys found.
+    /// To list the records of all runs that had this name and were created in this month (UTC), the newest first;
+    /// [`Self::parse_history`] reads the keys found.
     ///
     /// # Errors
     /// A name that cannot be part of a key.
@@ -212,13 +215,19 @@ impl Layout {
         let [namespace, "_history", year, month, name, file] = rest.split('/').collect::<Vec<_>>()[..] else {
             return None;
         };
-        let uid = checked("task UID", file.strip_suffix(RECORD)?).ok()?;
-        let (year, month) = (year.parse().ok()?, month.parse().ok()?);
-        let found = HistoryKey { namespace: namespace.to_owned(), year, month, name: name.to_owned(), uid };
+        let (seconds, uid) = file.strip_suffix(RECORD)?.split_once('-')?;
+        let end = end_of_month(Date::new(year.parse().ok()?, month.parse().ok()?, 1).ok()?)?;
+        let created = Timestamp::from_second(end.as_second().checked_sub(seconds.parse().ok()?)?).ok()?;
         // Only the spelling we write: another one would be a second name of the same run.
-        let folder = self.history_of(namespace, year, month, name).ok()?;
-        (key.starts_with(folder.as_str()) && (1..=12).contains(&month)).then_some(found)
+        let ours = self.history(namespace, created, name, uid).is_ok_and(|ours| ours == key);
+        ours.then(|| HistoryKey { created, uid: uid.to_owned() })
     }
+}
+
+/// The first moment (UTC) after the month of this day; `None`: time ends before.
+fn end_of_month(day: Date) -> Option<Timestamp> {
+    let next = day.first_of_month().checked_add(1.month()).ok()?;
+    Some(next.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
 /// End of the key of an upload's record.
@@ -226,17 +235,11 @@ pub const UPLOAD_RECORD: &str = "/record";
 /// End of the keys of history records, of what says when they are due, and of markers that keys were deleted.
 pub const RECORD: &str = ".json";
 
-/// What the key of a history record says.
+/// What the key of a history record says, beside the folder it was found in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryKey {
-    /// Namespace of the run.
-    pub namespace: String,
-    /// Year the run was created in.
-    pub year: i16,
-    /// Month the run was created in, from 1.
-    pub month: i8,
-    /// Name of the run.
-    pub name: String,
+    /// When the run was created, in whole seconds.
+    pub created: Timestamp,
     /// UID of the run.
     pub uid: String,
 }
@@ -457,6 +460,8 @@ impl UploadKeys {
 mod tests {
     use proptest::prelude::*;
 
+    use jiff::SignedDuration;
+
     use super::*;
 
     fn step() -> StepKeys {
@@ -489,27 +494,34 @@ mod tests {
         let layout = Layout::new("prod/tasks").expect("valid");
         let created: Timestamp = "2027-01-01T00:30:00+01:00".parse().expect("a time");
         let key = layout.history("studio", created, "export.v1", "t-1").expect("valid");
-        assert_eq!(key, "prod/tasks/studio/_history/2026/12/export.v1/t-1.json");
+        assert_eq!(key, "prod/tasks/studio/_history/2026/12/export.v1/0001800-t-1.json");
         let folder = layout.history_of("studio", 2026, 12, "export.v1").expect("valid");
         assert!(key.starts_with(folder.as_str()));
         let found = layout.parse_history(&key).expect("ours");
-        assert_eq!((found.namespace.as_str(), found.name.as_str(), found.uid.as_str()), ("studio", "export.v1", "t-1"));
-        assert_eq!((found.year, found.month), (2026, 12));
+        assert_eq!((found.created, found.uid.as_str()), (created, "t-1"));
+        let later =
+            layout.history("studio", created + SignedDuration::from_secs(1), "export.v1", "t-0").expect("valid");
+        assert!(later < key, "the newest comes first");
     }
 
     #[test]
     fn keys_that_are_no_history_record_are_not_parsed() {
         let layout = Layout::new("p").expect("valid");
         for key in [
-            "p/ns/_history/2026/12/run/t-1",
+            "p/ns/_history/2026/12/run/0000001-t-1",
             "p/ns/_history/2026/12/run/.json",
-            "p/ns/_history/2026/12/run/x/t-1.json",
-            "p/ns/_history/2026/13/run/t-1.json",
-            "p/ns/_history/2026/1/run/t-1.json",
-            "p/ns/_history/+026/01/run/t-1.json",
-            "p/ns/_uploads/2026/12/run/t-1.json",
-            "p/_ns/_history/2026/12/run/t-1.json",
-            "q/ns/_history/2026/12/run/t-1.json",
+            "p/ns/_history/2026/12/run/t-1.json",
+            "p/ns/_history/2026/12/run/0000001-.json",
+            "p/ns/_history/2026/12/run/1-t-1.json",
+            "p/ns/_history/2026/12/run/+000001-t-1.json",
+            "p/ns/_history/2026/12/run/9999999-t-1.json",
+            "p/ns/_history/2026/12/run/x/0000001-t-1.json",
+            "p/ns/_history/2026/13/run/0000001-t-1.json",
+            "p/ns/_history/2026/1/run/0000001-t-1.json",
+            "p/ns/_history/+026/01/run/0000001-t-1.json",
+            "p/ns/_uploads/2026/12/run/0000001-t-1.json",
+            "p/_ns/_history/2026/12/run/0000001-t-1.json",
+            "q/ns/_history/2026/12/run/0000001-t-1.json",
         ] {
             assert_eq!(layout.parse_history(key), None, "{key}");
         }

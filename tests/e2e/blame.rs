@@ -231,8 +231,10 @@ fn a_container_that_was_injected_and_never_ends_is_not_waited_for() {
 fn a_run_kept_in_git_does_not_run_again_after_its_retention() {
     let ns = Namespace::new("once");
     let retention = "  retention: {pods: 1s, task: 1s}";
-    ns.define("invoices", &script("invoices", "echo sent", retention));
-    let run = task("october", "invoices").replace("}}}", "}, once: 24h}}");
+    for definition in ["invoices", "changed"] {
+        ns.define(definition, &script(definition, "echo sent", retention));
+    }
+    let run = task("october", "invoices");
     ns.apply(&run).ok();
     let first = ns.get("asynctask", "october")["metadata"]["uid"].clone();
     // As GitOps does, until the retention has taken the object away.
@@ -245,6 +247,14 @@ fn a_run_kept_in_git_does_not_run_again_after_its_retention() {
     assert_eq!((&status["state"], &status["reason"]), (&"Canceled".into(), &"RanBefore".into()), "{status:#}");
     let selector = format!("asynctask.dev/task-uid={}", again.as_str().unwrap());
     assert_eq!(ns.kubectl(&["get", "jobs", "-l", &selector, "-o", "name"]).ok(), "");
+    // The same for a time of its own, and of what is another request nobody says that it ran.
+    ns.kubectl(&["delete", "asynctask", "october", "--timeout=60s"]).ok();
+    ns.apply(&run.replace("}}}", "}, once: 24h}}")).ok();
+    let status = ns.finished("october");
+    assert_eq!((&status["state"], &status["reason"]), (&"Canceled".into(), &"RanBefore".into()), "{status:#}");
+    ns.kubectl(&["delete", "asynctask", "october", "--timeout=60s"]).ok();
+    ns.apply(&task("october", "changed")).ok();
+    assert_eq!(ns.finished("october")["state"], "Complete", "another request of the same name");
 }
 
 #[test]

@@ -8,15 +8,17 @@ use serde_json::Value;
 
 use super::TaskController;
 use super::apply::way_out;
-use super::results::{Emptied, PAGE, require_owner};
+use super::results::{Emptied, require_owner};
 use asynctask_api::AsyncTask;
 use asynctask_api::outputs::HistoryParameters;
 use asynctask_plan::keep::history_until;
-use asynctask_plan::snapshot::Trouble;
+use asynctask_plan::snapshot::{EarlierRun, Trouble};
 use asynctask_runtime::stores::OpenStore;
-use asynctask_storage::layout::HistoryKey;
 use asynctask_storage::records::{HistoryDue, HistoryRecord, RECORD_MAX, RecordError, VERSION, decode, encode};
 use asynctask_storage::{Meta, PutMode, StoreError};
+
+/// Keys that are listed at a time to find the newest record of a name: one is the run's own, and few are no records.
+const NEWEST: usize = 10;
 
 impl TaskController {
     /// Writes down what is known of the run, beside what was recorded before.
@@ -71,7 +73,7 @@ pub(super) enum Unsure {
     Emptied(#[from] Emptied),
 }
 
-/// The newest record of another run of this name that was created since then.
+/// The record of the newest other run of this name that was created since then.
 ///
 /// # Errors
 /// The store does not tell, or it lacks our own mark: then it would tell nothing of what is there.
@@ -83,7 +85,6 @@ pub(super) async fn since(
     let (namespace, name) = (task.namespace().unwrap_or_default(), task.name_any());
     let month = |at: Timestamp| at.to_zoned(TimeZone::UTC).date().first_of_month();
     let months = std::iter::successors(Some(month(Timestamp::now())), |month| month.checked_sub(1.month()).ok());
-    let mut newest: Option<HistoryRecord> = None;
     for month in months.take_while(|first| *first >= month(since)) {
         // A name that can be no key was never recorded.
         let Ok(folder) = open.layout.history_of(&namespace, month.year(), month.month(), &name) else {
@@ -91,11 +92,15 @@ pub(super) async fn since(
         };
         let mut after = None;
         loop {
-            let page = open.store.list(&folder, after.as_deref(), PAGE).await?;
+            // The newest comes first.
+            let page = open.store.list(&folder, after.as_deref(), NEWEST).await?;
             for Meta { key, .. } in &page.objects {
-                let other = |found: &HistoryKey| Some(&found.uid) != task.metadata.uid.as_ref();
-                if open.layout.parse_history(key).is_none_or(|found| !other(&found)) {
+                let Some(found) = open.layout.parse_history(key) else { continue };
+                if Some(&found.uid) == task.metadata.uid.as_ref() {
                     continue;
+                }
+                if found.created < since {
+                    return require_owner(open).await.map(|()| None).map_err(Unsure::from);
                 }
                 let bytes = match open.store.get_bytes(key, RECORD_MAX).await {
                     Ok(bytes) => bytes,
@@ -104,24 +109,23 @@ pub(super) async fn since(
                 };
                 // One that cannot be read may be the one that matters: then nothing starts.
                 let unreadable = |source| Unsure::Record { key: key.clone(), source };
-                let record = decode::<HistoryRecord>(&bytes).map_err(unreadable)?;
-                if record.created_at >= since {
-                    newest = newest.into_iter().chain([record]).max_by_key(|record| record.created_at);
-                }
+                return decode(&bytes).map(Some).map_err(unreadable);
             }
             match page.objects.last() {
                 Some(last) if page.more => after = Some(last.key.clone()),
                 _ => break,
             }
         }
-        if newest.is_some() {
-            break;
-        }
     }
-    if newest.is_none() {
-        require_owner(open).await?;
-    }
-    Ok(newest)
+    require_owner(open).await?;
+    Ok(None)
+}
+
+/// What the plan needs to know of it.
+pub(super) fn earlier(record: HistoryRecord) -> EarlierRun {
+    let last = record.transitions.last().and_then(|last| last.change.get("at")?.as_str()?.parse().ok());
+    let ended = last.unwrap_or(record.recorded_at);
+    EarlierRun { created: record.created_at, state: record.state, ended, spec: record.spec }
 }
 
 fn created(task: &AsyncTask, otherwise: Timestamp) -> Timestamp {

@@ -94,7 +94,7 @@ impl TaskController {
             // What is taken over is in that run's store, so this run's own results are, too.
             DefinitionFact::Ready { content, .. } => {
                 let wanted = continued.store.as_ref().map(|store| store.name.as_str()).or(content.store.as_deref());
-                self.store(task, wanted).await?
+                self.store(task, wanted, once_since(task, &content.retention, Timestamp::now())).await?
             }
             DefinitionFact::Missing(_) | DefinitionFact::NotReady(_) => OfStore::none(NoStore::NoDefault),
         };
@@ -168,7 +168,12 @@ impl TaskController {
     }
 
     /// The store the run would use, and what it knows.
-    async fn store(&self, task: &AsyncTask, wanted: Option<&str>) -> Result<OfStore, TaskError> {
+    async fn store(
+        &self,
+        task: &AsyncTask,
+        wanted: Option<&str>,
+        once_since: Option<Timestamp>,
+    ) -> Result<OfStore, TaskError> {
         let cached = self.caches.stores.state().iter().filter_map(|store| store.0.as_ref().ok().cloned()).collect();
         let chosen = match self.choose(task, wanted, cached).await? {
             Ok(store) => Ok(store),
@@ -184,7 +189,7 @@ impl TaskController {
             Err(none) => return Ok(OfStore::none(none)),
         };
         let uploads = self.uploads(task, &store).await;
-        let earlier = match once_since(task, Timestamp::now()) {
+        let earlier = match once_since {
             Some(since) => self.earlier(task, &store, since).await,
             None => Ok(None),
         };
@@ -201,7 +206,7 @@ impl TaskController {
     ) -> Result<Option<EarlierRun>, String> {
         let open = self.context.stores.open(store).await.map_err(|error| error.to_string())?;
         let found = history::since(&open, task, since).await.map_err(|error| error.to_string())?;
-        Ok(found.map(|record| EarlierRun { created: record.created_at, state: record.state }))
+        Ok(found.map(history::earlier))
     }
 
     async fn choose(

@@ -316,9 +316,14 @@ fn what_is_asked_of_a_finished_run_is_seen_and_changes_nothing() {
     assert_eq!(story.plan(at(31)), Plan::rest());
 }
 
+/// A run that was over a minute after it was created.
+fn earlier(created: i64, spec: &Value) -> EarlierRun {
+    EarlierRun { created: at(created), state: "Complete".into(), ended: at(created + 60), spec: spec.clone() }
+}
+
 #[test]
 fn what_ran_before_does_not_run_again_where_it_says_so() {
-    let earlier = EarlierRun { created: at(-3600), state: "Complete".into() };
+    let earlier = earlier(-3600, &json!({"definition": {"name": "import"}}));
     let once = |earlier| {
         task("a").with(|story: &mut Story| {
             story.task.spec.once = Some("24h".into());
@@ -337,9 +342,45 @@ fn what_ran_before_does_not_run_again_where_it_says_so() {
     once(Err("no answer".into())).go(1).is(TaskState::Pending, "StoreNotReady").says("no answer");
     for (once, hours) in [("1h", 1), ("24h", 24), ("9999h", 8784), ("nonsense", 8784)] {
         let story = task("a").with(|story| story.task.spec.once = Some(once.into()));
-        assert_eq!(once_since(&story.task, at(0)), Some(at(-3600 * hours)), "{once}");
+        assert_eq!(once_since(&story.task, &story.content().retention, at(0)), Some(at(-3600 * hours)), "{once}");
     }
-    assert_eq!(once_since(&task("a").task, at(0)), None);
+    let since = |extra| once_since(&task("a").task, &content(extra).retention, at(0));
+    assert_eq!(since(json!({})), None, "without retention.task nothing is asked of the store");
+    assert_eq!(since(json!({"retention": {"task": "24h"}})), Some(at(-3600 * 8 * 24)));
+    assert_eq!(since(json!({"retention": {"task": "8760h"}})), Some(at(-3600 * 8784)));
+}
+
+#[test]
+fn what_retention_removed_does_not_run_again_when_the_same_is_applied_again() {
+    let asked = json!({"definition": {"name": "import"}, "owner": "eve", "parameters": {"month": 10}, "cancel": false});
+    let again = |created: i64, spec: &Value, change: fn(&mut Story)| {
+        let story = task("a").with(|story: &mut Story| {
+            story.admission.definition = definition(json!({"parameters": {}, "retention": {"task": "1h"}}));
+            story.admission.parameters = json!({"month": 10});
+            story.admission.earlier = Ok(Some(earlier(created, spec)));
+            change(story);
+        });
+        story.go(1)
+    };
+    let same: fn(&mut Story) = |_| ();
+    let refused = again(-3660, &asked, same);
+    refused.is(TaskState::Canceled, "RanBefore").says("with the same spec").says("another name");
+    assert!(refused.plan(at(2)).actions.iter().all(|action| !matches!(action, Action::CreateJob { .. })));
+    // Its parameters may be in no history.
+    again(-3660, &json!({"definition": {"name": "import"}}), same).is(TaskState::Canceled, "RanBefore");
+    // Somebody deleted it before its retention was over.
+    again(-3600, &asked, same).is(TaskState::InProgress, "Running");
+    // Other requests.
+    let other: fn(&mut Story) = |story| story.admission.parameters = json!({"month": 11});
+    again(-3660, &asked, other).is(TaskState::InProgress, "Running");
+    let later: fn(&mut Story) = |story| story.task.spec.start_after = Some(Time(at(-1)));
+    again(-3660, &asked, later).is(TaskState::InProgress, "Running");
+    // Where `once` says how long, it alone counts.
+    let once: fn(&mut Story) = |story| {
+        story.task.spec.once = Some("1h".into());
+        story.admission.earlier = Ok(None);
+    };
+    again(-3660, &asked, once).is(TaskState::InProgress, "Running");
 }
 
 #[test]

@@ -167,13 +167,13 @@ async fn a_store_that_is_gone_holds_the_deleted_run_and_says_so_once() {
 }
 
 #[tokio::test]
-async fn whether_a_name_ran_before_is_told_by_all_of_its_records() {
+async fn whether_a_name_ran_before_is_told_by_its_newest_record() {
     let world = world();
     let now = jiff::Timestamp::now();
     let layout = Layout::new("asynctask").expect("a prefix");
     let objects = world.volume.path().join("trial/objects");
-    let put = |uid: &str, bytes: &[u8]| {
-        let file = objects.join(layout.history("studio", now, "a", uid).expect("a key"));
+    let put = |created, uid: &str, bytes: &[u8]| {
+        let file = objects.join(layout.history("studio", created, "a", uid).expect("a key"));
         std::fs::create_dir_all(file.parent().expect("a folder")).expect("made");
         std::fs::write(&file, bytes).expect("written");
         file
@@ -184,11 +184,11 @@ async fn whether_a_name_ran_before_is_told_by_all_of_its_records() {
             "version": records::VERSION, "namespace": "studio", "name": "a", "uid": uid, "createdAt": created.to_string(),
             "spec": {}, "state": "Complete", "recordedAt": created.to_string(),
         });
-        put(uid, record.to_string().as_bytes())
+        put(created, uid, record.to_string().as_bytes())
     };
-    // More of them than one page has, and the one that counts is the last.
-    for number in 0..crate::task::results::PAGE {
-        record(&format!("{number:04}"), 30);
+    // More of them than one page has: those of other UIDs that come first by name are older.
+    for number in 0..30 {
+        record(&format!("{number:04}"), 30 + number);
     }
     let recent = record("recent", 1);
     world.server.change(TASK, |task| task["spec"]["once"] = json!("24h"));
@@ -198,12 +198,12 @@ async fn whether_a_name_ran_before_is_told_by_all_of_its_records() {
     assert_eq!(world.server.get(JOB), None);
 
     std::fs::remove_file(recent).expect("removed");
-    let torn = put("torn", b"{");
+    let torn = put(now - jiff::SignedDuration::from_hours(2), "torn", b"{");
     world.server.put(TASK, serde_json::to_value(&fresh).expect("JSON"));
     world.look().await.expect("it waits");
     assert_eq!(world.state(), ("Pending".into(), "StoreNotReady".into()));
     let said = world.task().status.and_then(|status| status.message).expect("a message");
-    assert!(said.contains("/torn.json cannot be read"), "{said}");
+    assert!(said.contains("-torn.json cannot be read"), "{said}");
 
     std::fs::remove_file(torn).expect("removed");
     world.look().await.expect("admitted");

@@ -136,10 +136,10 @@ lint: fmt generate-check clippy ## Generated files, format, clippy
 fmt:
 	@$(stage) cargo fmt --check
 
-# After what tests wait for: cargo does one thing at a time.
+# After what tests wait for: cargo does one thing at a time. With what the processors have left: nobody waits for it.
 .PHONY: clippy
 clippy: | suites
-	@$(stage) cargo clippy $(EVERYTHING) --all-targets -- -D warnings
+	@$(stage) nice -n 19 cargo clippy $(EVERYTHING) --all-targets -- -D warnings
 
 # A crate by itself has only the features that it asks for: many dependencies are compiled again, which takes minutes once.
 .PHONY: alone

@@ -22,6 +22,9 @@ pub const ANNOTATION_REPLACED_BY: &str = "asynctask.dev/replaced-by";
 /// Annotation on an AsyncTask that an administrator sets when the store of its outputs is gone for good: the store's name.
 /// The task then goes without them.
 pub const ANNOTATION_ABANDON: &str = "asynctask.dev/abandon-outputs";
+/// Annotation that our client puts in the place of what is too large or too deep to be read: why. No object in the API server
+/// has it.
+pub const ANNOTATION_UNREADABLE: &str = "asynctask.dev/unreadable";
 /// Annotation on the pod template: hash of the revision it was built from.
 pub const ANNOTATION_REVISION: &str = "asynctask.dev/revision";
 

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::USER_AGENT;
+use kube::client::ClientBuilder;
 use kube::runtime::watcher;
 use kube::{Client, Config};
+use tower::util::MapResponseLayer;
+
+use super::quarantine::{Without, screened};
 
 /// Seconds after which the API server ends a watch, which is then begun again where it ended. Two seconds before, the
 /// server sends a bookmark: the new watch needs no list.
@@ -55,10 +59,10 @@ impl Connector {
     /// # Errors
     /// [`ConnectError::Client`] when the configuration cannot be used.
     pub fn client(&self) -> Result<Client, ConnectError> {
-        Client::try_from(self.patient()).map_err(ConnectError::Client)
+        build(self.patient(), Without::Nothing)
     }
 
-    /// A client for watches. It does not try again by itself: the client's pauses double up to minutes, unseen, and a watch
+    /// A client for watches. It leaves the parameters of AsyncTasks out. It does not try again by itself: the client's pauses double up to minutes, unseen, and a watch
     /// makes its own, of half a minute to a minute at most.
     ///
     /// # Errors
@@ -66,7 +70,7 @@ impl Connector {
     pub fn watch_client(&self) -> Result<Client, ConnectError> {
         let mut config = self.patient();
         config.default_retry = false;
-        Client::try_from(config).map_err(ConnectError::Client)
+        build(config, Without::Parameters)
     }
 
     fn patient(&self) -> Config {
@@ -87,8 +91,14 @@ impl Connector {
         config.connect_timeout = Some(LEASE_READ_TIMEOUT);
         config.read_timeout = Some(LEASE_READ_TIMEOUT);
         config.default_retry = false;
-        Client::try_from(config).map_err(ConnectError::Client)
+        build(config, Without::Nothing)
     }
+}
+
+/// A client that sets aside what cannot be decoded.
+fn build(config: Config, without: Without) -> Result<Client, ConnectError> {
+    let screen = MapResponseLayer::new(move |answer| screened(answer, without));
+    Ok(ClientBuilder::try_from(config).map_err(ConnectError::Client)?.with_layer(&screen).build())
 }
 
 /// How every watch of this process is made: a view is never older than [`SILENCE`] without anybody noticing.
@@ -152,10 +162,13 @@ mod tests {
     use axum::response::{IntoResponse, Response};
     use futures::{StreamExt, stream};
     use k8s_openapi::api::batch::v1::Job;
-    use kube::core::Status;
+    use kube::core::{DeserializeGuard, Status};
     use kube::runtime::watcher;
     use kube::{Api, Config, ResourceExt};
     use serde_json::json;
+
+    use asynctask_api::AsyncTask;
+    use asynctask_api::names::ANNOTATION_UNREADABLE;
 
     use super::{Connector, SILENCE, WATCH, explain, is_status, watch_config};
 
@@ -210,6 +223,44 @@ mod tests {
             5,
             "a list and a start unanswered, a list, a silent watch, a live one"
         );
+    }
+
+    #[tokio::test]
+    async fn one_object_that_nobody_can_read_is_set_aside_and_the_others_are_listed_and_watched() {
+        let task = |name: &str, parameters: &str| {
+            let task = json!({
+                "apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask", "metadata": {"name": name, "namespace": "a", "resourceVersion": "2"},
+                "spec": {"definition": {"name": "d"}, "parameters": "here"},
+            });
+            task.to_string().replace("\"here\"", parameters)
+        };
+        let deep = format!("{}1{}", "[".repeat(130), "]".repeat(130));
+        let items = format!("{},{}", task("deep", &deep), task("good", "{}"));
+        let list =
+            format!(r#"{{"kind": "AsyncTaskList", "metadata": {{"resourceVersion": "1"}}, "items": [{items}]}}"#);
+        let event = |task| format!("{{\"type\": \"ADDED\", \"object\": {task}}}\n");
+        let events = event(task("deep-2", &deep)) + &event(task("good-2", "{}"));
+        let answer = move |RawQuery(query): RawQuery| {
+            let watching = query.unwrap_or_default().contains("watch=true");
+            let body = if watching { events.clone() } else { list.clone() };
+            std::future::ready(([("content-type", "application/json")], body))
+        };
+        let connector = connector(Router::new().fallback(answer), SILENCE).await;
+        let client = connector.watch_client().expect("a client");
+        let events = watcher(Api::<DeserializeGuard<AsyncTask>>::all(client), watch_config());
+        let shown = events.filter_map(|event| {
+            std::future::ready(match event {
+                Ok(watcher::Event::Apply(task) | watcher::Event::InitApply(task)) => {
+                    let why = task.annotations().get(ANNOTATION_UNREADABLE).cloned();
+                    Some((task.name_any(), task.0.is_ok(), why.is_some_and(|why| why.contains("nested 13"))))
+                }
+                Ok(_) => None,
+                Err(error) => panic!("{error}"),
+            })
+        });
+        let shown = tokio::time::timeout(Duration::from_secs(20), shown.take(4).collect::<Vec<_>>()).await;
+        let (bad, good) = (|name: &str| (name.to_owned(), false, true), |name: &str| (name.to_owned(), true, false));
+        assert_eq!(shown.expect("all are shown"), [bad("deep"), good("good"), bad("deep-2"), good("good-2")]);
     }
 
     #[tokio::test]

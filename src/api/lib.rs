@@ -13,6 +13,7 @@ pub mod revision;
 pub mod state;
 pub mod store;
 pub mod task;
+pub mod whole;
 
 pub use definition::{TaskDefinition, TaskDefinitionSpec};
 pub use revision::{TaskRevision, TaskRevisionSpec};

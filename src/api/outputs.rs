@@ -121,6 +121,7 @@ pub struct UseOnce {
 pub struct Until {
     /// The date itself, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::crd::time")]
     pub date: Option<Time>,
     /// Name of a parameter that holds it, RFC 3339: as a date (its beginning, UTC) or with a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]

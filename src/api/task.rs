@@ -54,7 +54,7 @@ use super::state::{StepState, TaskState};
     {"rule": "has(self.priorityClassName) == has(oldSelf.priorityClassName) && (!has(self.priorityClassName) || self.priorityClassName == oldSelf.priorityClassName)", "message": "spec.priorityClassName is immutable: cancel this run and create another AsyncTask"},
     {"rule": "has(self.once) == has(oldSelf.once) && (!has(self.once) || self.once == oldSelf.once)", "message": "spec.once is immutable: create another AsyncTask"},
     {"rule": "has(self.retryOf) == has(oldSelf.retryOf) && (!has(self.retryOf) || self.retryOf == oldSelf.retryOf)", "message": "spec.retryOf is immutable: create another AsyncTask"},
-    {"rule": "!has(oldSelf.keepUntil) || (has(self.keepUntil) && self.keepUntil >= oldSelf.keepUntil)", "message": "spec.keepUntil can be moved to a later date only"},
+    {"rule": "!has(oldSelf.keepUntil) || has(self.keepUntil)", "message": "spec.keepUntil can be moved to a later time only"},
     {"rule": "!has(oldSelf.cancel) || !oldSelf.cancel || (has(self.cancel) && self.cancel)", "message": "spec.cancel cannot be taken back: create another AsyncTask to run it again"}
 ]))]
 pub struct AsyncTaskSpec {
@@ -78,6 +78,7 @@ pub struct AsyncTaskSpec {
     pub team: Option<String>,
     /// Not to start before this time; absent: at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::crd::time")]
     pub start_after: Option<Time>,
     /// True: hold the run. Pods that run are stopped and start anew when it is false again; no retry is spent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,6 +103,7 @@ pub struct AsyncTaskSpec {
     /// Keep the outputs to this date, as far as the definition lets them be kept longer (`outputs[].retention.atMost`). It
     /// can be moved to a later date only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::crd::later_time")]
     pub keep_until: Option<Time>,
     /// PriorityClass of the run's pods and its place in the queue: one of the definition's `priorityClasses`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

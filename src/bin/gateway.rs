@@ -9,6 +9,7 @@ use asynctask_gateway::{DRAIN, Settings, TrustedProxy};
 use asynctask_runtime::client::{Connector, install_crypto_provider};
 use asynctask_runtime::health::{self, Readiness};
 use asynctask_runtime::metrics::Metrics;
+use asynctask_runtime::quarantine::Without;
 use asynctask_runtime::shutdown::Supervisor;
 use asynctask_runtime::telemetry::{self, LogFormat};
 use clap::{Parser, Subcommand};
@@ -80,7 +81,7 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     telemetry::install(args.log_format, &args.log_filter)?;
     install_crypto_provider();
-    let client = Connector::infer("asynctask-gateway").await?.client()?;
+    let client = Connector::infer("asynctask-gateway").await?.client(Without::Nothing)?;
     let (readiness, metrics, mut supervisor) = (Readiness::new(), Metrics::new("gateway"), Supervisor::new());
     let prefixes = (args.proxy_user_prefix.unwrap_or_default(), args.proxy_group_prefix.unwrap_or_default());
     let proxy = args.trusted_proxy.map(|user| TrustedProxy::new(user, prefixes.0, prefixes.1)).transpose()?;

@@ -14,10 +14,11 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::context::{AgentSettings, Context, Reconciles};
+use super::context::{AgentSettings, Context, Reconciles, SetAside};
 use asynctask_plan::agent::{GatewayAccess, Injection};
 use asynctask_plan::queue::Limits;
 use asynctask_runtime::metrics::Metrics;
+use asynctask_runtime::quarantine::{Without, screened};
 use asynctask_runtime::stores::Stores;
 
 /// When a write fails.
@@ -45,7 +46,12 @@ pub(super) struct Server(Arc<Mutex<State>>);
 type Answer = (StatusCode, Value);
 
 impl Server {
+    /// As the operator's client sees it.
     pub(super) fn client(&self) -> Client {
+        self.client_without(Without::Parameters)
+    }
+
+    pub(super) fn client_without(&self, without: Without) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let server = server.clone();
@@ -55,8 +61,9 @@ impl Server {
                 let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
                 let query = head.uri.query().unwrap_or_default().to_owned();
                 let (status, answer) = server.answer(&head.method, head.uri.path(), &query, &body);
-                let response = Response::builder().status(status).body(Body::from(answer.to_string().into_bytes()));
-                Ok::<_, Infallible>(response.expect("a response"))
+                let response = Response::builder().status(status).header("content-type", "application/json");
+                let response = response.body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, Infallible>(screened(response.expect("a response"), without))
             }
         });
         Client::new(service, "asynctask-system")
@@ -247,11 +254,13 @@ pub(super) fn context(server: &Server, volume: &Path) -> (Arc<Context>, Senders)
         namespace: "asynctask-system".into(),
         limits: Limits::default(),
         reconciles: Reconciles::new(&metrics),
+        set_aside: SetAside::new(&metrics),
         agent: AgentSettings { image: "agent:1".into(), injection },
         require_digest: false,
         gateway,
         events: Recorder::new(client.clone(), reporter),
         watches: client.clone(),
+        whole: server.client_without(Without::Nothing),
         client,
         stopping: CancellationToken::new(),
         metrics,

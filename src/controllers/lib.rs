@@ -36,7 +36,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use tokio::sync::watch;
 
 use self::certificate::Keeper;
-use self::context::{AgentSettings, Context, Reconciles};
+use self::context::{AgentSettings, Context, Reconciles, SetAside};
 use self::injection::{Choice, Injector};
 use asynctask_api::names::MANAGER_OPERATOR;
 use asynctask_plan::queue::Limits;
@@ -44,6 +44,7 @@ use asynctask_runtime::client::{ConnectError, Connector};
 use asynctask_runtime::health::Readiness;
 use asynctask_runtime::lease::{self, LeaseSpec};
 use asynctask_runtime::metrics::Metrics;
+use asynctask_runtime::quarantine::Without;
 use asynctask_runtime::shutdown::Supervisor;
 use asynctask_runtime::stores::Stores;
 
@@ -88,7 +89,7 @@ pub async fn start(
     readiness: &Readiness,
     metrics: &Metrics,
 ) -> Result<(), ConnectError> {
-    let client = connector.client()?;
+    let client = connector.client(Without::Parameters)?;
     if supervisor.first(kinds::wait(&client, readiness)).await.is_none() {
         return Ok(());
     }
@@ -138,11 +139,13 @@ pub async fn start(
         limits,
         metrics: metrics.clone(),
         reconciles: Reconciles::new(metrics),
+        set_aside: SetAside::new(metrics),
         agent: AgentSettings { image: agent_image, injection },
         require_digest,
         gateway,
         events: Recorder::new(client.clone(), reporter),
         client,
+        whole: connector.client(Without::Nothing)?,
         watches: connector.watch_client()?,
         stopping: supervisor.stopping(),
     });

@@ -18,7 +18,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use tokio::sync::OnceCell;
 
-use super::context::Context;
+use super::context::{Context, reason};
 use super::hold::{self, HoldError};
 use super::pace::{Next, Pace, Reason};
 use super::watches;
@@ -125,7 +125,7 @@ async fn reconcile(
     let store = match &guarded.0 {
         Ok(store) => store,
         Err(invalid) => {
-            tracing::warn!(uid, name = guarded.name_any(), error = invalid.error, "this OutputStore cannot be read");
+            state.context.set_aside(&guarded.object_ref(&()), reason(guarded.meta(), &invalid.error)).await;
             return Ok(Action::await_change());
         }
     };

@@ -182,6 +182,11 @@ fn kube(error: &kube::Error) -> Told {
         kube::Error::Api(status) if status.code == 404 => {
             told(StatusCode::NOT_FOUND, "NotFound", Refusal::NotFound.to_string())
         }
+        kube::Error::SerdeError(_) => told(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Unreadable",
+            "this object cannot be read by this release: kubectl shows it, and its Events say why. Delete it, or upgrade",
+        ),
         _ => told(
             StatusCode::SERVICE_UNAVAILABLE,
             "ApiServerUnavailable",

@@ -15,6 +15,7 @@ use super::fanout::{BuiltIn, FanOut, MAX_SHARDS, Source};
 use super::snapshot::{Admission, DefinitionFact, EarlierRun, Execution, RetryFact, Trouble, is_held};
 use super::{cancel, inputs, life, parameters, queue, retention};
 use asynctask_api::definition::WhenSpec;
+use asynctask_api::names::ANNOTATION_UNREADABLE;
 use asynctask_api::state::StepState;
 use asynctask_api::task::{
     AsyncTaskStatus, BuiltInKind, PlannedFanOut, PlannedStep, QueueStatus, RevisionRef, ShardsStatus, StepStatus,
@@ -57,6 +58,8 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
     // A run whose Job is there was checked before it was made; what it was checked against may be gone by now.
     let checked_before = !admission.jobs.is_empty();
     if !checked_before {
+        let unreadable = task.metadata.annotations.iter().filter_map(|said| said.get(ANNOTATION_UNREADABLE).cloned());
+        refuse_if("InvalidParameters", "the parameters cannot be judged", &unreadable.collect::<Vec<_>>())?;
         let violations = parameters::violations(content.parameters.as_ref(), &admission.parameters);
         let violations = if violations.is_empty() { counts(content, &admission.parameters) } else { violations };
         let dates = retention::pinned(&content.retention, &admission.parameters);
@@ -89,6 +92,9 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
     Ok(Cleared { revision, content, store })
 }
 
+/// Why a run does not run again.
+pub(super) const RAN_BEFORE: &str = "RanBefore";
+
 /// Refuses what ran before: as far as `spec.once` goes back, or, without it, what retention removed and is applied again.
 fn once(task: &AsyncTask, admission: &Admission, content: &ValidatedDefinition) -> Result<(), Box<Plan>> {
     let earlier = admission.earlier.as_ref().map_err(|error| wait("StoreNotReady", error.clone()))?;
@@ -106,7 +112,7 @@ fn once(task: &AsyncTask, admission: &Admission, content: &ValidatedDefinition) 
         ),
         None => return Ok(()),
     };
-    Err(Box::new(Plan::say(Verdict::is(TaskState::Canceled, "RanBefore", Some(message)))))
+    Err(Box::new(Plan::say(Verdict::is(TaskState::Canceled, RAN_BEFORE, Some(message)))))
 }
 
 /// Whether this is the same request as an earlier one whose object went by its retention. Somebody who deletes an object

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
+use super::admit::RAN_BEFORE;
 use super::decide::{CancelNews, News, Pins, Plan, ShardsEnd, StepNews, Verdict};
 use super::definition::ValidatedDefinition;
 use super::failure::{brief, refusal};
@@ -126,6 +127,10 @@ pub fn status(snapshot: &Snapshot, plan: &Plan, applied: &Applied, now: Timestam
         && after.state.is_some_and(TaskState::is_terminal)
     {
         retention::ended(&mut after, &content.retention, now);
+        // It stays in the place of the run that retention removed, or whoever applies it would do so again and again.
+        if after.reason.as_deref() == Some(RAN_BEFORE) && snapshot.task.spec.once.is_none() {
+            after.expires_at = None;
+        }
     }
     after
 }

@@ -58,8 +58,8 @@ impl Connector {
     ///
     /// # Errors
     /// [`ConnectError::Client`] when the configuration cannot be used.
-    pub fn client(&self) -> Result<Client, ConnectError> {
-        build(self.patient(), Without::Nothing)
+    pub fn client(&self, without: Without) -> Result<Client, ConnectError> {
+        build(self.patient(), without)
     }
 
     /// A client for watches. It leaves the parameters of AsyncTasks out. It does not try again by itself: the client's pauses double up to minutes, unseen, and a watch
@@ -170,7 +170,7 @@ mod tests {
     use asynctask_api::AsyncTask;
     use asynctask_api::names::ANNOTATION_UNREADABLE;
 
-    use super::{Connector, SILENCE, WATCH, explain, is_status, watch_config};
+    use super::{Connector, SILENCE, WATCH, Without, explain, is_status, watch_config};
 
     /// A server of Jobs whose first answers never come, in each of the ways in which they may not.
     async fn silent_at_first(State(asked): State<Arc<AtomicUsize>>, RawQuery(query): RawQuery) -> Response {
@@ -276,7 +276,7 @@ mod tests {
             .with_state(Arc::clone(&asked));
         let connector = connector(server, Duration::from_millis(100)).await;
 
-        let nodes = Api::<k8s_openapi::api::core::v1::Node>::all(connector.client().expect("a client"));
+        let nodes = Api::<k8s_openapi::api::core::v1::Node>::all(connector.client(Without::Nothing).expect("a client"));
         let hung = tokio::time::timeout(Duration::from_secs(20), nodes.list(&kube::api::ListParams::default())).await;
         assert!(hung.expect("it is given up").is_err());
 

@@ -50,12 +50,12 @@ pub enum Without {
 }
 
 /// Screens the body of an answer, when it is JSON.
-pub(crate) fn screened<B>(
+pub fn screened<B>(
     answer: Response<B>,
     without: Without,
 ) -> Response<impl http_body::Body<Data = Bytes, Error = BoxError>>
 where
-    B: http_body::Body<Data = Bytes, Error = BoxError>,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
 {
     let (parts, body) = answer.into_parts();
     let body = if is_json(&parts.headers) {

@@ -3,9 +3,11 @@
 use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
-use tracing_subscriber::util::TryInitError;
+use tracing::Metadata;
+use tracing_subscriber::filter::{FilterExt as _, ParseError, filter_fn};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -37,16 +39,23 @@ pub enum TelemetryError {
 /// # Errors
 /// A filter that cannot be read.
 pub fn install(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
-    use tracing_subscriber::util::SubscriberInitExt as _;
     let parsed =
         EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
-    let colours = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt().with_env_filter(parsed).with_ansi(colours).with_writer(std::io::stderr);
+    let wanted = parsed.and(filter_fn(tells_no_body));
+    let lines =
+        tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry();
     match format {
-        LogFormat::Text => lines.finish().try_init()?,
-        LogFormat::Json => lines.json().flatten_event(true).finish().try_init()?,
+        LogFormat::Text => registry.with(lines.with_filter(wanted)).try_init()?,
+        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_filter(wanted)).try_init()?,
     }
     Ok(())
+}
+
+/// Whether what is logged there may be written, whatever the filter: the client logs bodies that it cannot decode, and with them
+/// whatever tenants put into their objects, and Secrets.
+fn tells_no_body(of: &Metadata<'_>) -> bool {
+    of.target() != "kube_client::client"
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use self::drain::{DrainError, Drains, MOST_COUNTED};
 use self::dry_run::DryRunError;
 use self::freeze::FreezeError;
 use self::report::{Finding, ReportError, Reporter};
-use super::context::Context;
+use super::context::{Context, reason};
 use super::hold::{self, HoldError};
 use super::pace::{Next, Pace, Reason};
 use super::watches;
@@ -126,7 +126,7 @@ async fn reconcile(
     let action = match &guarded.0 {
         Ok(definition) => state.pace.run(&uid, generation, state.look(definition)).await,
         Err(invalid) => {
-            let work = state.look_at_unreadable(&invalid.metadata, &invalid.error);
+            let work = state.look_at_unreadable(&guarded, reason(&invalid.metadata, &invalid.error));
             state.pace.run(&uid, generation, work).await
         }
     };
@@ -156,9 +156,15 @@ impl DefinitionController {
     }
 
     /// What cannot be read can still be deleted.
-    async fn look_at_unreadable(&self, of: &ObjectMeta, error: &str) -> Result<Next, DefinitionControllerError> {
+    async fn look_at_unreadable(
+        &self,
+        guarded: &DeserializeGuard<TaskDefinition>,
+        error: &str,
+    ) -> Result<Next, DefinitionControllerError> {
+        let of = guarded.meta();
         if of.deletion_timestamp.is_none() {
-            return Ok(self.reporter.unreadable(of, error).await?);
+            let why = self.context.set_aside(&guarded.object_ref(&()), error).await;
+            return Ok(self.reporter.unreadable(of, why).await?);
         }
         Ok(self.end(of).await?.map_or(Next::Rest, |_| Next::LookAgain(DELETE_AGAIN)))
     }

@@ -81,10 +81,8 @@ impl Reporter {
     }
 
     /// Says that the object cannot even be read. It woke us by a change, and no news can be told from old here.
-    pub(super) async fn unreadable(&self, of: &ObjectMeta, error: &str) -> Result<Next, ReportError> {
-        let message = format!("this object cannot be read: {error}. Correct it, or upgrade the operator");
-        let ready = Claim::new(READY, Some(false), "Unreadable", message);
-        tracing::warn!(uid = of.uid, namespace = of.namespace, name = of.name, error, "TaskDefinition cannot be read");
+    pub(super) async fn unreadable(&self, of: &ObjectMeta, why: String) -> Result<Next, ReportError> {
+        let ready = Claim::new(READY, Some(false), "Unreadable", why);
         let conditions = vec![ready.on(&[], of.generation, Timestamp::now())];
         let status =
             TaskDefinitionStatus { observed_generation: of.generation, revision: None, draining: None, conditions };

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Progress, is_known, lost_since, progress, slim, sweep};
-use crate::context::{AgentSettings, Context, Reconciles};
+use crate::context::{AgentSettings, Context, Reconciles, SetAside};
 use asynctask_plan::queue::Limits;
 use asynctask_runtime::metrics::Metrics;
 use asynctask_runtime::stores::Stores;
@@ -65,11 +65,13 @@ fn context(client: Client) -> Context {
         namespace: "asynctask-system".into(),
         limits: Limits::default(),
         reconciles: Reconciles::new(&metrics),
+        set_aside: SetAside::new(&metrics),
         agent: AgentSettings { image: "agent:1".into(), injection: watch::channel(None).1 },
         require_digest: false,
         gateway: watch::channel(None).1,
         events: Recorder::new(client.clone(), reporter),
         watches: client.clone(),
+        whole: client.clone(),
         client,
         stopping: CancellationToken::new(),
         metrics,

@@ -45,7 +45,7 @@ pub(super) use self::results::{Emptied, require_owner};
 use self::revisions::Revisions;
 use self::shards::Tallies;
 use self::watch::{Caches, Guarded};
-use super::context::Context;
+use super::context::{Context, reason};
 use super::pace::{Next, Pace};
 use asynctask_api::{AsyncTask, TaskState};
 use asynctask_plan::decide::{Action as PlannedAction, Plan, StepNews, Verdict, plan};
@@ -109,19 +109,18 @@ pub(super) async fn run(context: Arc<Context>) {
 }
 
 async fn reconcile(guarded: Arc<Guarded>, state: Arc<TaskController>) -> Result<Action, Infallible> {
+    state.caches.ready().await;
+    let (uid, generation) = (guarded.uid().unwrap_or_default(), guarded.meta().generation);
     let task = match &guarded.0 {
         Ok(task) => task,
         Err(invalid) => {
-            let (uid, namespace, name) = (guarded.uid(), guarded.namespace(), guarded.name_any());
-            tracing::warn!(uid, namespace, task = name, error = invalid.error, "this AsyncTask cannot be read");
-            return Ok(Action::await_change());
+            let look = state.look_at_unreadable(&guarded, &invalid.error);
+            return Ok(state.pace.run(&uid, generation, look).await);
         }
     };
-    state.caches.ready().await;
     if state.freshness.is_stale(task) {
         return Ok(Action::requeue(CATCH_UP));
     }
-    let (uid, generation) = (task.uid().unwrap_or_default(), task.meta().generation);
     let deadline = DEADLINE + A_SHARD * shards(task);
     Ok(state.pace.run_within(deadline, &uid, generation, state.look(Arc::new(task.clone()))).await)
 }
@@ -142,6 +141,21 @@ enum Step {
 }
 
 impl TaskController {
+    /// One that the watch cannot show may still be read by itself: the rest of it is judged as always, and it can be deleted.
+    async fn look_at_unreadable(&self, guarded: &Guarded, error: &str) -> Result<Next, TaskError> {
+        let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
+        match self.whole(&namespace, &name).await {
+            Ok(Some(task)) if task.uid() == guarded.uid() => self.look(Arc::new(task)).await,
+            Ok(_) => Ok(Next::Rest),
+            Err(kube::Error::SerdeError(_)) => {
+                let why = self.context.set_aside(&guarded.object_ref(&()), reason(guarded.meta(), error)).await;
+                self.say_unreadable(guarded.meta(), &why).await?;
+                Ok(Next::Rest)
+            }
+            Err(source) => Err(TaskError::ReadTask(source)),
+        }
+    }
+
     async fn look(&self, mut task: Arc<AsyncTask>) -> Result<Next, TaskError> {
         let mut known = Known::default();
         // Whether to make or to delete a Job is decided on the object as it is now: a copy may be older than the run's end,

@@ -33,7 +33,7 @@ impl TaskController {
 
     /// A run of the same namespace, as it is now.
     async fn neighbour(&self, task: &AsyncTask, name: &str) -> Result<Option<AsyncTask>, TaskError> {
-        let read = self.tasks(task).get_opt(name).await;
+        let read = self.whole(&task.namespace().unwrap_or_default(), name).await;
         read.map_err(|source| TaskError::ReadNeighbour { name: name.to_owned(), source })
     }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::Request;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
 use super::TaskController;
@@ -23,7 +24,7 @@ use asynctask_api::condition::{self, READY};
 use asynctask_api::names::{LABEL_STEP, LABEL_TASK_UID};
 use asynctask_api::state::StepState;
 use asynctask_api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
-use asynctask_api::{AsyncTask, OutputStore, TaskDefinition};
+use asynctask_api::{AsyncTask, OutputStore, TaskDefinition, whole};
 use asynctask_plan::definition::ValidatedDefinition;
 use asynctask_plan::snapshot::{
     Admission, DefinitionFact, EarlierRun, Execution, JobFact, JobRef, Phase, Remains, Results, RetryFact, Seen,
@@ -31,6 +32,7 @@ use asynctask_plan::snapshot::{
 };
 use asynctask_plan::stores::{NoStore, choose};
 use asynctask_plan::tally::Tally;
+use asynctask_runtime::client::is_status;
 use asynctask_storage::StoreError;
 use asynctask_storage::records::{self, RECORD_MAX, UploadRecord};
 
@@ -74,8 +76,19 @@ impl TaskController {
 
     /// The object as it is now; `None` when it, or the one we know, is gone.
     pub(super) async fn live(&self, task: &AsyncTask) -> Result<Option<Arc<AsyncTask>>, TaskError> {
-        let read = self.tasks(task).get_opt(&task.name_any()).await.map_err(TaskError::ReadTask)?;
-        Ok(read.filter(|live| live.uid() == task.uid()).map(Arc::new))
+        let read = self.whole(&task.namespace().unwrap_or_default(), &task.name_any()).await;
+        Ok(read.map_err(TaskError::ReadTask)?.filter(|live| live.uid() == task.uid()).map(Arc::new))
+    }
+
+    /// A run as it is now, with its parameters.
+    pub(super) async fn whole(&self, namespace: &str, name: &str) -> Result<Option<AsyncTask>, kube::Error> {
+        let path = AsyncTask::url_path(&(), Some(namespace));
+        let request = Request::get(format!("{path}/{name}")).body(Vec::new()).map_err(kube::Error::HttpError)?;
+        match self.context.whole.request_text(request).await {
+            Ok(text) => whole::read(&text).map(Some).map_err(kube::Error::SerdeError),
+            Err(error) if is_status(&error, 404) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn tasks(&self, task: &AsyncTask) -> Api<AsyncTask> {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType};
-use kube::{Resource, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,7 +14,8 @@ use serde_json::json;
 
 use super::TaskController;
 use super::error::TaskError;
-use asynctask_api::condition::cut;
+use crate::context::NOTE_MAX;
+use asynctask_api::condition::{self, Claim, cut};
 use asynctask_api::names::MANAGER_OPERATOR;
 use asynctask_api::state::StepState;
 use asynctask_api::task::{AsyncTaskStatus, StepStatus};
@@ -23,9 +25,6 @@ use asynctask_plan::snapshot::{Snapshot, state};
 use asynctask_plan::status::{Applied, operators_part, status};
 use asynctask_runtime::client::explain;
 use asynctask_runtime::metrics::Metrics;
-
-/// Longest note of an Event.
-const NOTE_MAX: usize = 1024;
 
 /// Runs that ended, by state and reason.
 #[derive(Clone, Debug)]
@@ -54,6 +53,9 @@ impl Ended {
     }
 }
 
+/// Field manager of what is said of a run that cannot be read.
+const MANAGER_UNREADABLE: &str = "asynctask-operator-unreadable";
+
 impl TaskController {
     /// Writes the status if it is news; gives the object as it is then.
     pub(super) async fn report(
@@ -78,6 +80,23 @@ impl TaskController {
         Ok(Some(written))
     }
 
+    /// Says of a run that it cannot be read: in a condition of its own manager, beside what the status has.
+    pub(super) async fn say_unreadable(&self, of: &ObjectMeta, why: &str) -> Result<(), TaskError> {
+        let resource = ApiResource::erase::<AsyncTask>(&());
+        let (name, namespace) = (of.name.as_deref().unwrap_or_default(), of.namespace.as_deref().unwrap_or_default());
+        let stalled = Claim::new(condition::STALLED, Some(true), "Unreadable", why);
+        let created = of.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+        let patch = json!({
+            "apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"uid": of.uid},
+            // The same each time, so that saying it again changes nothing.
+            "status": {"conditions": [stalled.on(&[], of.generation, created)]},
+        });
+        let api = Api::<DynamicObject>::namespaced_with(self.context.client.clone(), namespace, &resource);
+        let params = PatchParams::apply(MANAGER_UNREADABLE).force();
+        let written = api.patch_status(name, &params, &Patch::Apply(patch)).await;
+        written.map(drop).map_err(TaskError::WriteStatus)
+    }
+
     /// Only the version that was looked at. The status of a run that the watch gave is that of its whole.
     async fn write(&self, task: &AsyncTask, status: &AsyncTaskStatus) -> Result<Arc<AsyncTask>, TaskError> {
         let name = task.name_any();
@@ -89,7 +108,9 @@ impl TaskController {
         });
         let params = PatchParams::apply(MANAGER_OPERATOR).force();
         let written = self.tasks(task).patch_status(&name, &params, &Patch::Apply(patch)).await;
-        let written = written.map_err(TaskError::WriteStatus)?;
+        let mut written = written.map_err(TaskError::WriteStatus)?;
+        // They never change, and the answer has none.
+        written.spec.parameters.clone_from(&task.spec.parameters);
         self.freshness.wrote(&written);
         self.quiet.wrote(&written, Timestamp::now());
         Ok(Arc::new(written))

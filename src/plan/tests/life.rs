@@ -316,6 +316,16 @@ fn what_is_asked_of_a_finished_run_is_seen_and_changes_nothing() {
     assert_eq!(story.plan(at(31)), Plan::rest());
 }
 
+#[test]
+fn what_nobody_can_read_is_no_parameter() {
+    let why = "spec.parameters has 1363211 bytes: hand large data over as an input";
+    let odd = |story: &mut Story| {
+        let why = BTreeMap::from([(ANNOTATION_UNREADABLE.to_owned(), why.to_owned())]);
+        story.task.metadata.annotations = Some(why);
+    };
+    task("a").with(odd).go(1).is(TaskState::Failed, "InvalidParameters").says(why);
+}
+
 /// A run that was over a minute after it was created.
 fn earlier(created: i64, spec: &Value) -> EarlierRun {
     EarlierRun { created: at(created), state: "Complete".into(), ended: at(created + 60), spec: spec.clone() }
@@ -365,6 +375,7 @@ fn what_retention_removed_does_not_run_again_when_the_same_is_applied_again() {
     let same: fn(&mut Story) = |_| ();
     let refused = again(-3660, &asked, same);
     refused.is(TaskState::Canceled, "RanBefore").says("with the same spec").says("another name");
+    assert_eq!(refused.status().expires_at, None, "it stays in the place of the other");
     assert!(refused.plan(at(2)).actions.iter().all(|action| !matches!(action, Action::CreateJob { .. })));
     // Its parameters may be in no history.
     again(-3660, &json!({"definition": {"name": "import"}}), same).is(TaskState::Canceled, "RanBefore");
@@ -465,4 +476,13 @@ fn a_run_that_never_had_a_store_is_simply_let_go() {
     assert_eq!(task("a").deleted(1).plan(at(2)).actions, [Action::Release]);
     let ours_no_more = task("a").deleted(1).with(|story| story.task.metadata.finalizers = Some(vec!["other".into()]));
     assert_eq!(ours_no_more.plan(at(2)), Plan::rest());
+}
+
+proptest! {
+    #[test]
+    fn every_time_that_the_schema_takes_can_be_read(time in asynctask_api::crd::TIME.trim_matches(['^', '$'])) {
+        let read: Time = serde_json::from_value(json!(time)).expect("a time");
+        // Arithmetic on it ends nowhere near.
+        prop_assert!(read.0.checked_add(k8s_openapi::jiff::SignedDuration::from_hours(24 * 366)).is_ok());
+    }
 }

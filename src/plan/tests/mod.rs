@@ -20,7 +20,9 @@ use crate::status::{Applied, ShardSeal, operators_part, status};
 use crate::stores::NoStore;
 use crate::tally::Tally;
 use asynctask_api::condition;
-use asynctask_api::names::{ANNOTATION_ABANDON, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, FINALIZER_OUTPUTS};
+use asynctask_api::names::{
+    ANNOTATION_ABANDON, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_UNREADABLE, FINALIZER_OUTPUTS,
+};
 use asynctask_api::state::StepState;
 use asynctask_api::task::{AsyncTaskStatus, RevisionRef, StoreRef};
 use asynctask_api::{AsyncTask, TaskDefinitionSpec, TaskState};

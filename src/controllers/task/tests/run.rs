@@ -209,3 +209,47 @@ async fn whether_a_name_ran_before_is_told_by_its_newest_record() {
     world.look().await.expect("admitted");
     assert_eq!(world.state().0, "InProgress");
 }
+
+/// As the watch shows what it cannot read.
+fn unreadable(world: &World) -> Guarded {
+    let metadata = world.server.get(TASK).expect("it is there")["metadata"].clone();
+    let guarded: Guarded = serde_json::from_value(json!({"metadata": metadata})).expect("a guard");
+    assert!(guarded.0.is_err());
+    guarded
+}
+
+#[tokio::test]
+async fn a_run_whose_parameters_nobody_can_read_fails_and_can_be_deleted() {
+    let world = world();
+    let deep = (0..200).fold(json!(1), |inner, _| json!([inner]));
+    world.server.change(TASK, |task| task["spec"]["parameters"] = json!({"v": deep}));
+    world.controller.look_at_unreadable(&unreadable(&world), "").await.expect("judged");
+    assert_eq!(world.state(), ("Failed".into(), "InvalidParameters".into()));
+    let said = world.task().status.and_then(|status| status.message).expect("a message");
+    assert!(said.contains("spec.parameters cannot be read: recursion limit exceeded"), "{said}");
+    assert_eq!(world.server.get(JOB), None);
+    world.delete();
+    world.controller.look_at_unreadable(&unreadable(&world), "").await.expect("let go");
+    assert_eq!(world.server.get(TASK), None);
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_can_read_says_so_stops_nothing_and_can_be_deleted() {
+    let world = world();
+    world.look().await.expect("admitted");
+    world.server.change(TASK, |task| task["spec"]["keepUntil"] = json!("9999-12-31T23:59:59Z"));
+    let error = r#"invalid value: string "9999-12-31", expected a time"#;
+    assert_eq!(world.controller.look_at_unreadable(&unreadable(&world), error).await.expect("said"), Next::Rest);
+    let status = world.server.get(TASK).expect("it is there")["status"].clone();
+    let conditions = status["conditions"].as_array().expect("conditions");
+    let stalled = conditions.iter().find(|condition| condition["type"] == "Stalled").expect("it is said");
+    assert_eq!(stalled["reason"], "Unreadable");
+    let said = stalled["message"].as_str().expect("a message");
+    assert!(said.contains("invalid value: string") && !said.contains("9999"), "no value is quoted: {said}");
+    assert!(world.server.events() > 0);
+    assert!(world.server.get(JOB).is_some(), "its Job is left alone");
+    world.server.remove(JOB);
+    world.delete();
+    world.controller.look_at_unreadable(&unreadable(&world), error).await.expect("let go");
+    assert_eq!(world.server.get(TASK), None);
+}

@@ -8,6 +8,7 @@ pub mod crd;
 pub mod definition;
 pub mod names;
 pub mod outputs;
+pub mod quarantine;
 pub mod quantity;
 pub mod revision;
 pub mod state;

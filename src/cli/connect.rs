@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
+use tower::util::MapResponseLayer;
 
 use super::gateway::{Gateway, GatewayError};
+use asynctask_api::quarantine::{Without, screened};
 use asynctask_api::{AsyncTask, TaskDefinition};
 
 /// Which cluster, which namespace, which gateway.
@@ -65,7 +68,9 @@ impl Session {
     /// Reads the kubeconfig; talks to nobody yet.
     pub(crate) async fn open(args: &ConnectionArgs) -> Result<Self, ConnectError> {
         let config = config(args).await?;
-        let client = Client::try_from(config.clone()).map_err(ConnectError::Client)?;
+        let screen = MapResponseLayer::new(|answer| screened(answer, Without::Nothing));
+        let builder = ClientBuilder::try_from(config.clone()).map_err(ConnectError::Client)?;
+        let client = builder.with_layer(&screen).build();
         let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         Ok(Self { client, namespace, config, args: args.clone() })
     }

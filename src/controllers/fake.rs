@@ -18,7 +18,7 @@ use super::context::{AgentSettings, Context, Reconciles, SetAside};
 use asynctask_plan::agent::{GatewayAccess, Injection};
 use asynctask_plan::queue::Limits;
 use asynctask_runtime::metrics::Metrics;
-use asynctask_runtime::quarantine::{Without, screened};
+use asynctask_api::quarantine::{Without, screened};
 use asynctask_runtime::stores::Stores;
 
 /// When a write fails.

@@ -44,7 +44,7 @@ use asynctask_runtime::client::{ConnectError, Connector};
 use asynctask_runtime::health::Readiness;
 use asynctask_runtime::lease::{self, LeaseSpec};
 use asynctask_runtime::metrics::Metrics;
-use asynctask_runtime::quarantine::Without;
+use asynctask_api::quarantine::Without;
 use asynctask_runtime::shutdown::Supervisor;
 use asynctask_runtime::stores::Stores;
 

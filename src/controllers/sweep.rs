@@ -14,6 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::civil::Date;
 use k8s_openapi::jiff::tz::TimeZone;
 use kube::api::{DeleteParams, ListParams};
+use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -45,8 +46,8 @@ pub(super) enum SweepError {
     Open(#[from] OpenStoreError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{key} cannot be read: {source}")]
-    Record { key: String, source: RecordError },
+    #[error("{count} records cannot be read and were passed over, the first is {key}: {source}. Bring them back, or delete them")]
+    Records { count: u64, key: String, source: RecordError },
     #[error(
         "uploads that were broken off cannot be looked for: {0}. The rest was swept; allow the store to list multipart \
          uploads, or give the bucket a lifecycle rule that aborts them"
@@ -78,8 +79,9 @@ pub(super) struct Swept {
 pub(super) struct Needed {
     /// UIDs of the runs.
     pub(super) runs: BTreeSet<String>,
-    /// Ids of the uploads that are their inputs, as far as they or a retry may still read them.
-    pub(super) uploads: BTreeSet<String>,
+    /// Ids of the uploads that are their inputs, as far as they or a retry may still read them; `None`: there is a run that
+    /// cannot be read, and nobody knows.
+    pub(super) uploads: Option<BTreeSet<String>>,
 }
 
 /// Who knows the runs of this cluster.
@@ -130,45 +132,51 @@ fn is_ready(store: &OutputStore) -> bool {
 
 async fn look(context: &Context, store: &OutputStore, after: Duration, counted: &Family<What, Counter>) {
     let name = store.name_any();
-    let swept = async {
+    let (mut swept, mut parts) = (Swept::default(), 0);
+    let work = async {
         let open = context.stores.open(store).await?;
         require_owner(&open).await?;
         let now = Timestamp::now();
         let before = now.checked_sub(after).unwrap_or(Timestamp::MIN);
-        let swept = sweep(&open, context, before, now).await?;
+        let done = sweep(&open, context, before, now, &mut swept).await;
         // Last: not every service knows this call, and it is a right of its own.
-        let parts = open.store.abandon(open.layout.root(), before).await.map_err(SweepError::Parts)?;
-        Ok::<_, SweepError>((swept, parts))
+        parts = open.store.abandon(open.layout.root(), before).await.map_err(SweepError::Parts)?;
+        done
     };
-    match swept.await {
-        Ok((Swept { uploads, late, history }, parts)) => {
-            for (what, count) in [("upload", uploads), ("late", late), ("history", history), ("parts", parts)] {
-                counted.get_or_create(&What { what }).inc_by(count);
-            }
-            if uploads + late + history + parts > 0 {
-                tracing::info!(store = name, uploads, late, history, parts, "swept what was left over");
-            }
-        }
-        Err(error) => {
-            let error = error.to_string();
-            tracing::warn!(store = name, error, "the store was not swept to its end: it is tried again");
-        }
+    let outcome = work.await;
+    let Swept { uploads, late, history } = swept;
+    for (what, count) in [("upload", uploads), ("late", late), ("history", history), ("parts", parts)] {
+        counted.get_or_create(&What { what }).inc_by(count);
+    }
+    if uploads + late + history + parts > 0 {
+        tracing::info!(store = name, uploads, late, history, parts, "swept what was left over");
+    }
+    if let Err(error) = outcome {
+        let error = error.to_string();
+        tracing::warn!(store = name, error, "the store was not swept as a whole: it is tried again");
     }
 }
 
 #[async_trait]
 impl Runs for Context {
     async fn needed(&self, namespace: &str) -> Result<Needed, SweepError> {
-        let api = Api::<AsyncTask>::namespaced(self.client.clone(), namespace);
-        let (mut needed, now) = (Needed::default(), Timestamp::now());
+        let api = Api::<DeserializeGuard<AsyncTask>>::namespaced(self.client.clone(), namespace);
+        let (mut needed, now) = (Needed { uploads: Some(BTreeSet::new()), ..Needed::default() }, Timestamp::now());
         let mut params = ListParams::default().limit(PAGE);
         loop {
             let page = api.list(&params).await;
             let page = page.map_err(|source| SweepError::Runs { namespace: namespace.to_owned(), source })?;
-            for task in page.items {
-                needed.runs.extend(task.uid());
-                if needs_uploads(&task, now) {
-                    needed.uploads.extend(task.spec.inputs.into_values().filter_map(|input| input.upload));
+            for guarded in page.items {
+                needed.runs.extend(guarded.uid());
+                match guarded.0 {
+                    Ok(task) if needs_uploads(&task, now) => {
+                        let uploads = task.spec.inputs.into_values().filter_map(|input| input.upload);
+                        if let Some(known) = &mut needed.uploads {
+                            known.extend(uploads);
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(_) => needed.uploads = None,
                 }
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -189,31 +197,39 @@ impl Runs for Context {
 }
 
 /// Sweeps one store of what is older than `before`, and of history records that are due `now`. `runs` is asked once for
-/// each namespace in which something may go.
+/// each namespace in which something may go. One record, or one namespace, that is in the way holds up no other.
 ///
 /// # Errors
-/// The first call that fails; another sweep goes on from there.
+/// The store fails, or the first thing that was in the way; another sweep tries it again.
 pub(super) async fn sweep(
     open: &OpenStore,
     runs: &dyn Runs,
     before: Timestamp,
     now: Timestamp,
-) -> Result<Swept, SweepError> {
-    let mut swept = Swept::default();
+    swept: &mut Swept,
+) -> Result<(), SweepError> {
+    let (mut unread, mut trouble) = (None, None);
     for namespace in open.store.folders(open.layout.root()).await? {
         // Names that are no namespace are none of ours: `_probe`, or somebody else's.
         let (Ok(uploads), Ok(gone)) = (open.layout.uploads_in(&namespace), open.layout.gone_in(&namespace)) else {
             continue;
         };
         let old_uploads =
-            old(open, &uploads, UPLOAD_RECORD, |record: &UploadRecord| record.created_at < before).await?;
-        let old_gone = old(open, &gone, RECORD, |record: &GoneRecord| record.deleted_at < before).await?;
-        let due = due(open, &namespace, now).await?;
+            old(open, &uploads, UPLOAD_RECORD, &mut unread, |record: &UploadRecord| record.created_at < before).await?;
+        let old_gone = old(open, &gone, RECORD, &mut unread, |record: &GoneRecord| record.deleted_at < before).await?;
+        let due = due(open, &namespace, now, &mut unread).await?;
         if old_uploads.is_empty() && old_gone.is_empty() && due.is_empty() {
             continue;
         }
-        let needed = runs.needed(&namespace).await?;
-        for (_, record) in old_uploads.into_iter().filter(|(_, record)| !needed.uploads.contains(&record.id)) {
+        let needed = match runs.needed(&namespace).await {
+            Ok(needed) => needed,
+            Err(error) => {
+                trouble.get_or_insert(error);
+                continue;
+            }
+        };
+        let unused = |id: &String| needed.uploads.as_ref().is_some_and(|needed| !needed.contains(id));
+        for (_, record) in old_uploads.into_iter().filter(|(_, record)| unused(&record.id)) {
             // The bytes first: without its record nobody would know how old they are.
             let keys = open.layout.upload(&namespace, &record.id)?;
             open.store.delete(&[keys.data()]).await?;
@@ -235,25 +251,39 @@ pub(super) async fn sweep(
             swept.history += 1;
         }
     }
-    Ok(swept)
+    let unread = unread.map(|Unread { count, key, source }| SweepError::Records { count, key, source });
+    trouble.or(unread).map_or(Ok(()), Err)
+}
+
+/// Records that cannot be read: how many, and the first.
+struct Unread {
+    count: u64,
+    key: String,
+    source: RecordError,
 }
 
 /// What says that a history record's time is up. Days to come are not looked into.
-async fn due(open: &OpenStore, namespace: &str, now: Timestamp) -> Result<Vec<(String, HistoryDue)>, SweepError> {
+async fn due(
+    open: &OpenStore,
+    namespace: &str,
+    now: Timestamp,
+    unread: &mut Option<Unread>,
+) -> Result<Vec<(String, HistoryDue)>, SweepError> {
     let (today, mut found) = (now.to_zoned(TimeZone::UTC).date(), Vec::new());
     for day in open.store.folders(&open.layout.due_in(namespace)?).await? {
         let Some(day) = day.parse::<Date>().ok().filter(|day| *day <= today) else { continue };
         let prefix = open.layout.due_on(namespace, day)?;
-        found.extend(old(open, &prefix, RECORD, |record: &HistoryDue| record.delete_at <= now).await?);
+        found.extend(old(open, &prefix, RECORD, unread, |record: &HistoryDue| record.delete_at <= now).await?);
     }
     Ok(found)
 }
 
-/// The records below a prefix that are old enough, with their keys.
+/// The records below a prefix that are old enough, with their keys. Those that cannot be read are passed over.
 async fn old<R: serde::de::DeserializeOwned>(
     open: &OpenStore,
     prefix: &Prefix,
     suffix: &str,
+    unread: &mut Option<Unread>,
     is_old: impl Fn(&R) -> bool,
 ) -> Result<Vec<(String, R)>, SweepError> {
     let mut found = Vec::new();
@@ -266,9 +296,13 @@ async fn old<R: serde::de::DeserializeOwned>(
                 Err(StoreError::NotFound { .. }) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let record: R = decode(&bytes).map_err(|source| SweepError::Record { key: key.clone(), source })?;
-            if is_old(&record) {
-                found.push((key.clone(), record));
+            match decode::<R>(&bytes) {
+                Ok(record) if is_old(&record) => found.push((key.clone(), record)),
+                Ok(_) => {}
+                Err(source) => {
+                    let first = Unread { count: 0, key: key.clone(), source };
+                    unread.get_or_insert(first).count += 1;
+                }
             }
         }
         if !page.more {
@@ -324,7 +358,8 @@ mod tests {
             let layout = Layout::new("p").expect("valid");
             let store = Arc::new(MemoryStore::new());
             let open = OpenStore { store, layout, ttl: Duration::from_secs(60), ca: None };
-            Self { open, needed: Needed::default(), forgotten: Mutex::default() }
+            let needed = Needed { uploads: Some(BTreeSet::new()), ..Needed::default() };
+            Self { open, needed, forgotten: Mutex::default() }
         }
 
         async fn put(&self, key: &str, bytes: Bytes) {
@@ -360,7 +395,15 @@ mod tests {
         }
 
         async fn swept(&self, at: Timestamp) -> Swept {
-            sweep(&self.open, self, at.checked_sub(DAY).expect("in range"), at).await.expect("swept")
+            let (swept, outcome) = self.swept_as_far(at).await;
+            outcome.expect("swept");
+            swept
+        }
+
+        async fn swept_as_far(&self, at: Timestamp) -> (Swept, Result<(), SweepError>) {
+            let mut swept = Swept::default();
+            let outcome = sweep(&self.open, self, at.checked_sub(DAY).expect("in range"), at, &mut swept).await;
+            (swept, outcome)
         }
 
         async fn keys(&self) -> Vec<String> {
@@ -375,14 +418,14 @@ mod tests {
         for (namespace, id, created) in [("a", "old", 0), ("a", "used", 0), ("a", "young", 20), ("ab", "other", 30)] {
             world.upload(namespace, id, hour(created)).await;
         }
-        world.needed.uploads = BTreeSet::from(["used".to_owned()]);
+        world.needed.uploads = Some(BTreeSet::from(["used".to_owned()]));
         assert_eq!(world.swept(hour(23)).await, Swept::default(), "none is a day old");
         assert_eq!(world.swept(hour(25)).await, Swept { uploads: 1, ..Swept::default() });
         let keys = world.keys().await;
         assert_eq!(keys.len(), 6, "{keys:?}");
         assert!(!keys.iter().any(|key| key.contains("/old/")), "bytes and record: {keys:?}");
         assert_eq!(*world.forgotten.lock().expect("no panic"), ["old"]);
-        world.needed.uploads.clear();
+        world.needed.uploads = Some(BTreeSet::new());
         assert_eq!(world.swept(hour(60)).await, Swept { uploads: 3, ..Swept::default() });
         assert!(world.keys().await.is_empty());
     }
@@ -443,11 +486,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_record_that_cannot_be_read_stops_the_sweep_and_is_named() {
-        let world = World::new();
+    async fn what_cannot_be_read_is_passed_over_counted_and_named() {
+        let mut world = World::new();
         world.put("p/a/_uploads/u/record", Bytes::from_static(b"not ours")).await;
-        let error = sweep(&world.open, &world, hour(100), hour(100)).await.expect_err("unread");
-        assert!(error.to_string().contains("p/a/_uploads/u/record"), "{error}");
-        assert_eq!(world.keys().await.len(), 1, "and is left");
+        world.put("p/a/_gone/u.json", Bytes::from_static(br#"{"version": 99}"#)).await;
+        world.upload("a", "old", hour(0)).await;
+        world.upload("b", "old", hour(0)).await;
+        world.needed.uploads = None;
+        let (swept, _) = world.swept_as_far(hour(100)).await;
+        assert_eq!(swept, Swept::default(), "what the run that cannot be read needs, nobody knows");
+        world.needed.uploads = Some(BTreeSet::new());
+        let (swept, outcome) = world.swept_as_far(hour(100)).await;
+        assert_eq!(swept, Swept { uploads: 2, ..Swept::default() }, "beside it, and in other namespaces");
+        let error = outcome.expect_err("two were not read").to_string();
+        assert!(error.contains("2 records") && error.contains("p/a/_uploads/u/record"), "{error}");
+        assert_eq!(world.keys().await.len(), 2, "and they are left");
     }
 }

@@ -10,7 +10,7 @@ use kube::runtime::watcher;
 use kube::{Client, Config};
 use tower::util::MapResponseLayer;
 
-use super::quarantine::{Without, screened};
+use asynctask_api::quarantine::{Without, screened};
 
 /// Seconds after which the API server ends a watch, which is then begun again where it ended. Two seconds before, the
 /// server sends a bookmark: the new watch needs no list.

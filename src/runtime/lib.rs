@@ -8,7 +8,6 @@ pub mod client;
 pub mod health;
 pub mod lease;
 pub mod metrics;
-pub mod quarantine;
 pub mod shutdown;
 pub mod stores;
 pub mod telemetry;

@@ -397,8 +397,6 @@ impl UploadKeys {
 mod tests {
     use proptest::prelude::*;
 
-    use jiff::SignedDuration;
-
     use super::*;
 
     fn step() -> StepKeys {

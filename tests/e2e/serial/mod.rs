@@ -6,6 +6,7 @@ mod claims;
 mod crash;
 mod expired;
 mod flood;
+mod hostile;
 mod memory;
 mod sweep;
 mod transfer;

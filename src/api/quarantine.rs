@@ -12,9 +12,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response};
 use http_body_util::{BodyExt as _, Either};
 use serde_json::json;
-use tower::BoxError;
 
-use asynctask_api::names::ANNOTATION_UNREADABLE;
+use super::names::ANNOTATION_UNREADABLE;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Levels that an object may be nested: `serde_json` reads 128, and a list or an event is around it.
 pub const MAX_DEPTH: usize = 100;

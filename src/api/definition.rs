@@ -77,6 +77,12 @@ pub struct TaskDefinitionSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
     pub priority_classes: Vec<String>,
+    /// Keys of labels that the Jobs and pods of a run get from its AsyncTask, for quotas and bills, beside
+    /// `kueue.x-k8s.io/queue-name`; no other label is handed on. Whoever may create AsyncTasks sets them: list none by which a
+    /// Service, a NetworkPolicy or a webhook selects pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 317)))]
+    pub labels_from_task: Vec<String>,
     /// How many revisions that nothing runs on any more are kept, beside the current one; absent: 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 50))]

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use asynctask_api::quarantine::Without;
 use asynctask_gateway::{DRAIN, Settings, TrustedProxy};
 use asynctask_runtime::client::{Connector, install_crypto_provider};
 use asynctask_runtime::health::{self, Readiness};
 use asynctask_runtime::metrics::Metrics;
-use asynctask_api::quarantine::Without;
 use asynctask_runtime::shutdown::Supervisor;
 use asynctask_runtime::telemetry::{self, LogFormat};
 use clap::{Parser, Subcommand};

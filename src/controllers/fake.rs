@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::context::{AgentSettings, Context, Reconciles, SetAside};
+use asynctask_api::quarantine::{Without, screened};
 use asynctask_plan::agent::{GatewayAccess, Injection};
 use asynctask_plan::queue::Limits;
 use asynctask_runtime::metrics::Metrics;
-use asynctask_api::quarantine::{Without, screened};
 use asynctask_runtime::stores::Stores;
 
 /// When a write fails.

@@ -39,12 +39,12 @@ use self::certificate::Keeper;
 use self::context::{AgentSettings, Context, Reconciles, SetAside};
 use self::injection::{Choice, Injector};
 use asynctask_api::names::MANAGER_OPERATOR;
+use asynctask_api::quarantine::Without;
 use asynctask_plan::queue::Limits;
 use asynctask_runtime::client::{ConnectError, Connector};
 use asynctask_runtime::health::Readiness;
 use asynctask_runtime::lease::{self, LeaseSpec};
 use asynctask_runtime::metrics::Metrics;
-use asynctask_api::quarantine::Without;
 use asynctask_runtime::shutdown::Supervisor;
 use asynctask_runtime::stores::Stores;
 

@@ -46,7 +46,9 @@ pub(super) enum SweepError {
     Open(#[from] OpenStoreError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{count} records cannot be read and were passed over, the first is {key}: {source}. Bring them back, or delete them")]
+    #[error(
+        "{count} records cannot be read and were passed over, the first is {key}: {source}. Bring them back, or delete them"
+    )]
     Records { count: u64, key: String, source: RecordError },
     #[error(
         "uploads that were broken off cannot be looked for: {0}. The rest was swept; allow the store to list multipart \

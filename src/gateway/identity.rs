@@ -33,6 +33,8 @@ const REMEMBERED: usize = 10_000;
 /// How many tokens are reviewed at the same time; others wait. Whoever sends tokens of nobody makes the API server no
 /// busier than this.
 const AT_ONCE: usize = 16;
+/// How many wait for their turn; more are told to come again.
+const WAITING: usize = 256;
 
 const ANONYMOUS: &str = "system:anonymous";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
@@ -63,12 +65,13 @@ pub(crate) struct Identities {
     people: Cache<Digest, Arc<Person>>,
     pods: Cache<Digest, Arc<PodIdentity>>,
     reviews: Semaphore,
+    waiting: Semaphore,
 }
 
 impl Identities {
     pub(crate) fn new(client: Client) -> Self {
         let (people, pods) = (Cache::new(BELIEVED, REMEMBERED), Cache::new(BELIEVED, REMEMBERED));
-        Self { client, people, pods, reviews: Semaphore::new(AT_ONCE) }
+        Self { client, people, pods, reviews: Semaphore::new(AT_ONCE), waiting: Semaphore::new(AT_ONCE + WAITING) }
     }
 
     async fn person(&self, token: &str) -> Result<Arc<Person>, Refusal> {
@@ -98,6 +101,7 @@ impl Identities {
             token: Some(token.to_owned()),
             audiences: audience.map(|audience| vec![audience.to_owned()]),
         };
+        let Ok(_place) = self.waiting.try_acquire() else { return Err(Refusal::Crowded) };
         let _turn = self.reviews.acquire().await.expect("invariant: never closed");
         let review = TokenReview { spec, ..TokenReview::default() };
         let reviewed = Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await;

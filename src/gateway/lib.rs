@@ -88,6 +88,7 @@ pub(crate) struct Gateway {
     pub(crate) stores: Stores,
     pub(crate) proxy: Option<TrustedProxy>,
     pub(crate) pace: Option<Pace>,
+    pub(crate) reports: Pace,
 }
 
 /// The one gateway of the process.
@@ -104,6 +105,7 @@ impl Gateway {
             client,
             proxy: None,
             pace: None,
+            reports: Pace::of_reports(),
         }
     }
 

@@ -13,6 +13,8 @@ use super::problem::Refusal;
 
 /// So many seconds' worth of calls may come at once.
 const BURST_SECONDS: u32 = 10;
+/// How often a second a pod may say how far it is, in the long run: each time is a write of the run's status.
+const REPORTS: NonZeroU32 = NonZeroU32::MIN;
 /// After so many calls those who have not asked for a while are forgotten.
 const FORGET: u32 = 4096;
 
@@ -27,6 +29,13 @@ impl Pace {
     /// At most so many calls a second in the long run; `None` without a limit.
     pub(crate) fn new(per_second: u32) -> Option<Self> {
         NonZeroU32::new(per_second).map(|per_second| Self::by(per_second, MonotonicClock))
+    }
+}
+
+impl Pace {
+    /// For what the program of a pod makes us write. Its agent asks less often; the program need not use it.
+    pub(crate) fn of_reports() -> Self {
+        Self::by(REPORTS, MonotonicClock)
     }
 }
 

@@ -92,6 +92,9 @@ pub(crate) enum Refusal {
     /// The list went on for too long.
     #[error("this list has grown too old to go on with it: list again from the start")]
     Expired,
+    /// Too many whom nobody knows yet want to be known.
+    #[error("too many callers sign in at this moment: try again in a second")]
+    Crowded,
     /// The handler did not answer in time.
     #[error("this took too long and was given up; nothing is known about its outcome: try again")]
     Slow,
@@ -134,6 +137,11 @@ impl Refusal {
         Self::Invalid { word, message: message.into(), violations: Vec::new() }
     }
 
+    /// What the caller may know of it.
+    pub(crate) fn sentence(&self) -> String {
+        self.told().detail
+    }
+
     fn told(&self) -> Told {
         let said = self.to_string();
         match self {
@@ -152,6 +160,7 @@ impl Refusal {
             Self::Stored => told(StatusCode::PRECONDITION_FAILED, "AlreadyStored", said),
             Self::Gone(_) => told(StatusCode::GONE, "OutputGone", said),
             Self::Expired => told(StatusCode::GONE, "Expired", said),
+            Self::Crowded => told(StatusCode::SERVICE_UNAVAILABLE, "Crowded", said),
             Self::Slow => told(StatusCode::GATEWAY_TIMEOUT, "Timeout", said),
             Self::Kube { source, .. } => kube(source),
             Self::Store(error) => store(error),

@@ -12,7 +12,9 @@ use super::transfer::{self, SHA256, SIZE};
 use asynctask_contract::wire::{PartToSign, PartsRequest, SentPart, SignedRequest, StoredPart, UploadPlan, word};
 use asynctask_runtime::stores::OpenStore;
 use asynctask_storage::digest::{Digest, Expected, InvalidDigest};
-use asynctask_storage::{Audience, PartLimits, PutLimits, PutMode, Signer, StoreError, UploadShape, plan_upload};
+use asynctask_storage::{
+    Audience, FILE_MAX, PartLimits, PutLimits, PutMode, Signer, StoreError, UploadShape, plan_upload,
+};
 
 /// Most parts signed by one call.
 const PARTS_AT_ONCE: usize = 100;
@@ -37,6 +39,9 @@ impl Target<'_> {
         mode: PutMode,
         proxied: &str,
     ) -> Result<UploadPlan, Refusal> {
+        if expected.size > FILE_MAX {
+            return Err(transfer::too_large(expected.size));
+        }
         let Some(signer) = self.open.store.signer() else {
             return Ok(UploadPlan::Single { request: through_gateway(expected, media_type, proxied) });
         };

@@ -17,7 +17,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 
 use super::problem::Refusal;
 use asynctask_storage::digest::{Digest, Expected};
-use asynctask_storage::{Incoming, ObjectStore};
+use asynctask_storage::{FILE_MAX, Incoming, ObjectStore};
 
 /// Without a byte for this long a sender counts as gone.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -34,11 +34,20 @@ pub(crate) fn announced(headers: &HeaderMap) -> Result<Expected, Refusal> {
     let size = text(SIZE).and_then(|size| size.parse().ok());
     let sha256 = text(SHA256).and_then(|digest| digest.parse().ok());
     match (size, sha256) {
+        (Some(size), _) if size > FILE_MAX => Err(too_large(size)),
         (Some(size), Some(sha256)) => Ok(Expected { size, sha256 }),
         _ => Err(Refusal::BadRequest(format!(
             "send the headers {SIZE} and {SHA256} exactly as the upload plan names them"
         ))),
     }
+}
+
+/// Refuses a file that no store takes.
+pub(crate) fn too_large(size: u64) -> Refusal {
+    Refusal::invalid(
+        "FileTooLarge",
+        format!("a file of {size} bytes is too large: at most {FILE_MAX}, which is 625 GiB. Split it"),
+    )
 }
 
 /// A request's body on its way into a store.

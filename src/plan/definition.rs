@@ -12,7 +12,7 @@ use super::findings::Findings;
 pub use super::findings::{InvalidDefinition, Part, Violation};
 use super::flow::When;
 use super::retention::Retention;
-use super::{parameters, retention, retry, steps};
+use super::{job, parameters, retention, retry, steps};
 use asynctask_api::TaskDefinitionSpec;
 use asynctask_api::definition::{
     Allowed, CancellationSpec, ConcurrencyPolicy, InputSpec, Outcome, OutputSpec, StepInputSpec, StepSpec,
@@ -54,6 +54,8 @@ pub struct ValidatedDefinition {
     pub concurrency: Concurrency,
     /// PriorityClasses a run may choose from.
     pub priority_classes: Vec<String>,
+    /// Labels of an AsyncTask that go on to its Jobs and pods.
+    pub labels_from_task: Vec<String>,
     /// Revisions kept although nothing runs on them.
     pub revisions_kept: usize,
     /// How long a finished Job and its pods are kept.
@@ -185,6 +187,10 @@ fn limits(spec: &TaskDefinitionSpec, findings: &mut Findings) -> Option<Limits> 
     }
     let concurrency = concurrency(spec, findings);
     findings.unique("priorityClasses", spec.priority_classes.iter().map(String::as_str));
+    findings.unique("labelsFromTask", spec.labels_from_task.iter().map(String::as_str));
+    for label in spec.labels_from_task.iter().filter(|label| !job::can_be_handed_on(label)) {
+        findings.plan(format!("labelsFromTask: {label:?} is not a task's to set: it is the operator's, the Job controller's or a deployment tool's"));
+    }
     let revisions = spec.revision_history_limit.unwrap_or(REVISIONS_KEPT);
     let revisions_kept = findings.count("revisionHistoryLimit", revisions, 1);
     let pods = spec.retention.as_ref().and_then(|retention| retention.pods.as_deref());
@@ -217,6 +223,7 @@ fn assemble(
         cancellation: Cancellation::of(spec.cancellation.as_ref(), &spec.steps),
         concurrency: limits.concurrency,
         priority_classes: spec.priority_classes.clone(),
+        labels_from_task: spec.labels_from_task.clone(),
         revisions_kept: limits.revisions_kept,
         pods_kept: limits.pods_kept,
         retention: limits.retention,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::agent::{Agent, Injection};
-use super::definition::ValidatedStep;
+use super::definition::{ValidatedDefinition, ValidatedStep};
 use super::indexed::ShardRun;
 use super::{built_in, names, retry};
 use asynctask_api::names::{ANNOTATION_REVISION, GROUP, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK, LABEL_TASK_UID, PREFIX};
@@ -74,9 +74,12 @@ impl Run {
 /// Labels by which tools know what they installed: on a Job they would make the tool take it for its own.
 const LABELS_OF_TOOLS: [&str; 2] = ["app.kubernetes.io/managed-by", "app.kubernetes.io/instance"];
 
-/// Whether a label of an AsyncTask goes on to its Jobs and their pods, for queues, quotas and bills. Ours would claim
-/// another run, and the Job controller's own are its.
-fn handed_on(label: &str) -> bool {
+/// The label that always goes on: by it Kueue finds the queue.
+const QUEUE_NAME: &str = "kueue.x-k8s.io/queue-name";
+
+/// Whether a definition may have a label of an AsyncTask handed on to its Jobs and pods. Ours would claim another run, and
+/// the Job controller's own are its.
+pub(super) fn can_be_handed_on(label: &str) -> bool {
     let of_controller = label.starts_with("batch.kubernetes.io/") || matches!(label, "controller-uid" | "job-name");
     !label.starts_with(PREFIX) && !LABELS_OF_TOOLS.contains(&label) && !of_controller
 }
@@ -105,7 +108,7 @@ pub fn build(
 
 fn of_one_pod(step: &ValidatedStep, run: &Run, attempt: u32, pods_kept: Duration, agent: &Agent) -> Value {
     let own = own_labels(step, run, attempt);
-    let mut labels = json!(users_labels(run));
+    let mut labels = json!(run.labels);
     extend(labels.as_object_mut().expect("invariant: a map is an object"), &own);
     let annotations = json!({ANNOTATION_REVISION: run.revision});
     json!({
@@ -143,9 +146,16 @@ fn own_labels(step: &ValidatedStep, run: &Run, attempt: u32) -> Value {
     })
 }
 
-fn users_labels(run: &Run) -> BTreeMap<&str, &str> {
-    let labels = run.labels.iter().filter(|(label, _)| handed_on(label));
-    labels.map(|(label, value)| (label.as_str(), value.as_str())).collect()
+/// Labels of an AsyncTask that its Jobs and pods get: no others, or whoever may create AsyncTasks would decide which Services,
+/// policies and webhooks take the pods for theirs.
+#[must_use]
+pub fn handed_on(
+    labels: Option<&BTreeMap<String, String>>,
+    definition: &ValidatedDefinition,
+) -> BTreeMap<String, String> {
+    let listed = |label: &String| label == QUEUE_NAME || definition.labels_from_task.contains(label);
+    let labels = labels.into_iter().flatten().filter(|(label, _)| listed(label));
+    labels.map(|(label, value)| (label.clone(), value.clone())).collect()
 }
 
 /// An evicted pod is replaced within its attempt, unless the author has a rule for disruptions: then the attempt ends,
@@ -184,9 +194,9 @@ fn pod_template(
     let metadata = object(&mut template, "metadata");
     metadata.remove("creationTimestamp");
     let labels = entry(metadata, "labels");
-    for (label, value) in users_labels(run) {
+    for (label, value) in &run.labels {
         // What the author's template says stays: its services and policies select by it.
-        labels.entry(label).or_insert(json!(value));
+        labels.entry(label.clone()).or_insert(json!(value));
     }
     extend(labels, own_labels);
     extend(entry(metadata, "annotations"), annotations);
@@ -336,7 +346,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    use super::{Run, build, pod_of};
+    use super::{Run, build, handed_on, pod_of};
     use crate::agent::{Agent, GatewayAccess, Injection};
     use crate::definition::{ValidatedStep, validate};
     use asynctask_api::TaskDefinitionSpec;
@@ -481,15 +491,8 @@ mod tests {
     }
 
     #[test]
-    fn the_users_labels_reach_job_and_pod_but_replace_nothing() {
-        let run = labelled(&[
-            ("kueue.x-k8s.io/queue-name", "team-a"),
-            ("cost-center", "42"),
-            ("app", "mine"),
-            ("asynctask.dev/task-uid", "another"),
-            ("app.kubernetes.io/managed-by", "Helm"),
-            ("batch.kubernetes.io/job-name", "other"),
-        ]);
+    fn labels_that_the_definition_lists_reach_job_and_pod_but_replace_nothing() {
+        let run = labelled(&[("kueue.x-k8s.io/queue-name", "team-a"), ("cost-center", "42"), ("app", "mine")]);
         let (job, plain) = (of(&run, &step(|_| {})), job(Injection::ImageVolume));
         let added = |labels: &Value, before: &Value| -> Value {
             let labels = labels.as_object().expect("labels").iter();
@@ -506,6 +509,30 @@ mod tests {
             (&job["spec"]["template"]["metadata"]["labels"], &plain["spec"]["template"]["metadata"]["labels"]);
         assert_eq!(added(pod, before), json!({"kueue.x-k8s.io/queue-name": "team-a", "cost-center": "42"}));
         assert_eq!(pod["app"], "hello", "the author's");
+    }
+
+    #[test]
+    fn no_label_is_handed_on_that_the_definition_does_not_list() {
+        let definition = |labels: &[&str]| {
+            let spec = json!({"title": "T", "labelsFromTask": labels, "steps": [{"name": "a", "template": {
+                "spec": {"containers": [{"name": "task", "image": "i", "command": ["c"]}]},
+            }}]});
+            crate::definition::validate(&serde_json::from_value(spec).expect("decodes"))
+        };
+        let labels = ["kueue.x-k8s.io/queue-name", "cost-center", "app", "azure.workload.identity/use", "istio.io/rev"];
+        let labels: BTreeMap<String, String> = labels.map(|label| (label.to_owned(), "x".to_owned())).into();
+        let keys = |listed: &[&str]| {
+            let handed = handed_on(Some(&labels), &definition(listed).expect("valid"));
+            handed.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&[]), ["kueue.x-k8s.io/queue-name"]);
+        assert_eq!(keys(&["cost-center", "other"]), ["cost-center", "kueue.x-k8s.io/queue-name"]);
+        for refused in
+            ["asynctask.dev/task-uid", "batch.kubernetes.io/job-name", "job-name", "app.kubernetes.io/managed-by"]
+        {
+            let said = definition(&[refused]).expect_err("not a task's").to_string();
+            assert!(said.contains("labelsFromTask") && said.contains(refused), "{said}");
+        }
     }
 
     #[test]

@@ -16,9 +16,9 @@ use super::job::{self, Run};
 use super::retry::{self, Next, Spent};
 use super::snapshot::{Execution, JobFact, JobRef, PodFact, Trouble, Turn, attempt, job_name};
 use super::{cancel, end, seal, spread, wait};
+use asynctask_api::AsyncTask;
 use asynctask_api::state::{StepState, TaskState};
 use asynctask_api::task::{AsyncTaskStatus, ShardsStatus, StepStatus, Waiting};
-use asynctask_api::{AsyncTask, names};
 
 /// Between two looks while the operator does not know yet how to build a Job.
 const AGENT_AGAIN: Duration = Duration::from_secs(1);
@@ -440,8 +440,6 @@ impl<'a> Life<'a> {
 
     fn run(&self) -> Run {
         let (metadata, spec) = (&self.task.metadata, &self.task.spec);
-        let labels = metadata.labels.iter().flatten();
-        let labels = labels.filter(|(key, _)| !key.starts_with(names::PREFIX));
         Run {
             name: metadata.name.clone().unwrap_or_default(),
             namespace: metadata.namespace.clone().unwrap_or_default(),
@@ -458,7 +456,7 @@ impl<'a> Life<'a> {
             team: spec.team.clone().unwrap_or_default(),
             revision: self.status.revision.as_ref().map(|revision| revision.name.clone()).unwrap_or_default(),
             priority_class: spec.priority_class_name.clone(),
-            labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            labels: job::handed_on(metadata.labels.as_ref(), self.content),
         }
     }
 

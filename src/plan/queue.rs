@@ -1,5 +1,7 @@
-//! Whose turn it is: by priority, then by age, as far as the limits allow, and one per concurrency key.
+//! Whose turn it is: by priority, then the namespaces in turn, then by age, as far as the limits allow, and one per
+//! concurrency key.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use k8s_openapi::jiff::Timestamp;
@@ -146,10 +148,8 @@ pub fn place(entries: &Entries, limits: Limits, uid: &str) -> Place {
     if !room.is_limited(own) {
         return Place::Go;
     }
-    let mut line: Vec<(&String, &Entry)> = entries.iter().filter(|(_, entry)| !entry.runs).collect();
-    line.sort_by(|a, b| order(a).cmp(&order(b)));
     let mut ahead: Vec<&Entry> = Vec::new();
-    for (other, entry) in line {
+    for (other, entry) in line(entries) {
         let full = room.refuses(entry);
         if other == uid {
             return match full {
@@ -174,10 +174,8 @@ pub fn place(entries: &Entries, limits: Limits, uid: &str) -> Place {
 #[must_use]
 pub fn next(entries: &Entries, limits: Limits) -> Vec<String> {
     let mut room = Room::new(entries, limits);
-    let mut line: Vec<(&String, &Entry)> = entries.iter().filter(|(_, entry)| !entry.runs).collect();
-    line.sort_by(|a, b| order(a).cmp(&order(b)));
     let mut go = Vec::new();
-    for (uid, entry) in line {
+    for (uid, entry) in line(entries) {
         if room.refuses(entry).is_none() {
             room.take(entry);
             go.push(uid.clone());
@@ -186,8 +184,25 @@ pub fn next(entries: &Entries, limits: Limits) -> Vec<String> {
     go
 }
 
-fn order<'a>((uid, entry): &(&'a String, &Entry)) -> (std::cmp::Reverse<i32>, Timestamp, &'a String) {
-    (std::cmp::Reverse(entry.priority), entry.created, *uid)
+/// Runs that wait, in the order in which they go. Of one priority each namespace has its turn, whoever has more in progress
+/// later: thousands of runs of one of them delay a run of another by no more than one.
+fn line(entries: &Entries) -> Vec<(&String, &Entry)> {
+    let mut line: Vec<(&String, &Entry)> = entries.iter().filter(|(_, entry)| !entry.runs).collect();
+    line.sort_by_key(|(uid, entry)| (Reverse(entry.priority), entry.created, *uid));
+    let mut turns: HashMap<(i32, &str), usize> = HashMap::new();
+    for entry in entries.values().filter(|entry| entry.runs) {
+        *turns.entry((entry.priority, &entry.namespace)).or_default() += 1;
+    }
+    let mut line: Vec<(usize, (&String, &Entry))> = line
+        .into_iter()
+        .map(|(uid, entry)| {
+            let turn = turns.entry((entry.priority, &entry.namespace)).or_default();
+            *turn += 1;
+            (*turn, (uid, entry))
+        })
+        .collect();
+    line.sort_by_key(|(turn, (_, entry))| (Reverse(entry.priority), *turn));
+    line.into_iter().map(|(_, waiting)| waiting).collect()
 }
 
 fn newer(entries: &Entries, uid: &str, own: &Entry) -> Option<String> {
@@ -281,6 +296,8 @@ impl<'a> Room<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -328,7 +345,37 @@ mod tests {
         assert_eq!(place(&all, namespace, "c"), Place::Wait { position: 2, why: Full::Namespace });
         let overall = Limits { per_namespace: None, overall: Some(1) };
         all.insert("d".into(), Entry { namespace: "lms".into(), ..entry("d", 0, 9) });
-        assert_eq!(place(&all, overall, "d"), Place::Wait { position: 3, why: Full::Operator });
+        assert_eq!(
+            place(&all, overall, "d"),
+            Place::Wait { position: 1, why: Full::Operator },
+            "its namespace runs nothing"
+        );
+    }
+
+    #[test]
+    fn of_one_priority_the_namespaces_go_in_turn() {
+        let of = |namespace: &str, entry: Entry| Entry { namespace: namespace.into(), ..entry };
+        let mut list: Vec<Entry> = (0..1000).map(|n| entry(&format!("many-{n:03}"), 0, n)).collect();
+        list.extend([
+            of("lms", entry("one", 0, 5000)),
+            of("lms", entry("two", 0, 5001)),
+            of("ops", entry("urgent", 9, 6000)),
+        ]);
+        let limits = |n| Limits { overall: Some(n), per_namespace: None };
+        let mut all = entries(list);
+        let mut first = next(&all, limits(5));
+        first.sort();
+        assert_eq!(first, ["many-000", "many-001", "one", "two", "urgent"]);
+        assert_eq!(place(&all, limits(1), "one"), Place::Wait { position: 3, why: Full::Operator });
+        assert_eq!(place(&all, limits(1), "many-999"), Place::Wait { position: 1003, why: Full::Operator });
+        // Whoever has runs in progress had those turns.
+        for name in ["many-000", "many-001", "many-002"] {
+            all.get_mut(name).expect("there").runs = true;
+        }
+        assert_eq!(
+            next(&all, limits(6)).into_iter().collect::<BTreeSet<_>>(),
+            BTreeSet::from(["one".into(), "two".into(), "urgent".into()])
+        );
     }
 
     #[test]

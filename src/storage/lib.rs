@@ -40,7 +40,7 @@ use jiff::Timestamp;
 pub use digest::{Difference, Digest, Expected};
 pub use error::{RetryClass, StoreError};
 pub use layout::{Layout, Prefix};
-pub use signing::{Audience, GetShape, PartLimits, PutLimits, Signer, UploadShape, plan_upload};
+pub use signing::{Audience, FILE_MAX, GetShape, PartLimits, PutLimits, Signer, UploadShape, plan_upload};
 
 /// Bytes on their way into a store. The error is the sender's (a client that went away).
 pub type Incoming<'a> = BoxStream<'a, Result<Bytes, std::io::Error>>;

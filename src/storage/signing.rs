@@ -121,6 +121,9 @@ pub enum UploadShape {
     },
 }
 
+/// Largest file: 10,000 parts of 64 MiB. A larger part would have to be held in memory on its way through the gateway.
+pub const FILE_MAX: u64 = PARTS_MAX * SINGLE_PUT_MAX;
+
 /// Cuts a file of `size` bytes: one PUT up to 64 MiB, above it parts of at least 16 MiB, at most 10,000 of them.
 #[must_use]
 pub fn plan_upload(size: u64) -> UploadShape {

@@ -60,7 +60,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// The administrator of the cluster of this run. A runtime of its own: whoever asks may be inside of another.
-fn administrator() -> &'static (Runtime, Client) {
+pub(crate) fn administrator() -> &'static (Runtime, Client) {
     static ADMINISTRATOR: OnceLock<(Runtime, Client)> = OnceLock::new();
     ADMINISTRATOR.get_or_init(|| {
         // Of several that are there somebody may have installed it before.
@@ -71,7 +71,7 @@ fn administrator() -> &'static (Runtime, Client) {
     })
 }
 
-fn within<T: Send + 'static>(runtime: &Runtime, act: impl Future<Output = T> + Send + 'static) -> T {
+pub(crate) fn within<T: Send + 'static>(runtime: &Runtime, act: impl Future<Output = T> + Send + 'static) -> T {
     let (done, waits) = mpsc::channel();
     runtime.spawn(async move { done.send(act.await) });
     waits.recv().expect("the answer of a task that does not panic")
@@ -91,29 +91,6 @@ pub(crate) fn get(arguments: &[&str]) -> Value {
         Err(kube::Error::Api(status)) if status.code == 404 => Value::Null,
         Err(error) => panic!("GET {path}: {error}"),
     }
-}
-
-/// Creates an object as somebody; the status and what the API server says.
-pub(crate) fn post_as(user: &str, path: &str, body: String) -> (u16, String) {
-    send_as(user, Request::post(path).header("content-type", "application/json"), body)
-}
-
-/// Changes an object as somebody, by a JSON patch.
-pub(crate) fn patch_as(user: &str, path: &str, body: String) -> (u16, String) {
-    send_as(user, Request::patch(path).header("content-type", "application/json-patch+json"), body)
-}
-
-fn send_as(user: &str, request: http::request::Builder, body: String) -> (u16, String) {
-    let groups = request.header("impersonate-user", user).header("impersonate-group", "system:serviceaccounts");
-    let groups = groups.header("impersonate-group", "system:authenticated");
-    let request = groups.body(kube::client::Body::from(body.into_bytes())).expect("a path is a URI");
-    let (runtime, client) = administrator();
-    let client = client.clone();
-    within(runtime, async move {
-        let (head, body) = client.send(request).await.expect("an answer").into_parts();
-        let said = body.collect_bytes().await.expect("its body");
-        (head.status.as_u16(), String::from_utf8_lossy(&said).into_owned())
-    })
 }
 
 /// The lines of the audit log that were read so far, by namespace, and up to which byte.

@@ -9,6 +9,7 @@
 mod apply;
 mod error;
 mod facts;
+mod fair;
 mod freshness;
 mod history;
 mod neighbours;
@@ -36,6 +37,7 @@ use kube::{Resource, ResourceExt};
 
 use self::apply::Done;
 use self::error::TaskError;
+use self::fair::Shares;
 use self::freshness::Freshness;
 use self::observe::Known;
 use self::queue::Queue;
@@ -78,6 +80,7 @@ struct TaskController {
     tallies: Tallies,
     quiet: Quiet,
     ended: Ended,
+    shares: Shares,
 }
 
 /// Runs until the process ends.
@@ -93,6 +96,7 @@ pub(super) async fn run(context: Arc<Context>) {
         tallies: Tallies::default(),
         quiet: Quiet::default(),
         ended: Ended::new(&context.metrics),
+        shares: Shares::default(),
         context: Arc::clone(&context),
     });
     controller
@@ -111,6 +115,11 @@ pub(super) async fn run(context: Arc<Context>) {
 async fn reconcile(guarded: Arc<Guarded>, state: Arc<TaskController>) -> Result<Action, Infallible> {
     state.caches.ready().await;
     let (uid, generation) = (guarded.uid().unwrap_or_default(), guarded.meta().generation);
+    let store = guarded.0.as_ref().ok().and_then(|task| task.status.as_ref()?.store.as_ref());
+    let namespace = guarded.namespace().unwrap_or_default();
+    let Some(_turn) = state.shares.take(&namespace, store.map(|store| store.uid.as_str())) else {
+        return Ok(Action::requeue(fair::AGAIN));
+    };
     let task = match &guarded.0 {
         Ok(task) => task,
         Err(invalid) => {

@@ -52,6 +52,9 @@ pub(super) async fn stage(
         return attempt.require_open().map(|()| DONE);
     }
     let guarded = declared.definition().cancellation.behind(&attempt.step, stages).contains(&entered.stage);
+    if !guarded {
+        gateway.reports.pass(&agent.pod.uid)?;
+    }
     let enter = |task: &AsyncTask, step: &mut StepStatus| {
         if guarded {
             barrier::pass(task, step)?;
@@ -77,6 +80,7 @@ pub(super) async fn progress(
 ) -> Result<StatusCode, Refusal> {
     let attempt = gateway.attempts.recent(&agent.pod).await?;
     agent.trail.asks("progress", attempt.what());
+    gateway.reports.pass(&agent.pod.uid)?;
     if said.done.is_some_and(i64::is_negative) || said.total.is_some_and(i64::is_negative) {
         return Err(Refusal::invalid("InvalidProgress", "done and total are counts: 0 or more"));
     }

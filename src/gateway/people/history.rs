@@ -104,14 +104,21 @@ impl Search<'_> {
     }
 
     async fn within(&self, open: &OpenStore) -> Result<Vec<HistoryRecord>, Refusal> {
-        let mut found = Vec::new();
+        let (mut found, mut unread) = (Vec::new(), None);
         for month in &self.months {
             let folder = open.layout.history_of(self.namespace, month.year(), month.month(), self.name);
             let folder = folder.map_err(|_| Refusal::NotFound)?;
             let page = open.store.list(&folder, None, RUNS).await?;
             for object in page.objects.iter().filter(|object| open.layout.parse_history(&object.key).is_some()) {
                 match open.store.get_bytes(&object.key, RECORD_MAX).await {
-                    Ok(bytes) => found.push(decode(&bytes)?),
+                    Ok(bytes) => match decode(&bytes) {
+                        Ok(record) => found.push(record),
+                        // One of a newer release, or damaged, hides no other.
+                        Err(error) => {
+                            tracing::warn!(key = object.key, error = %error, "a history record cannot be read, and is passed over");
+                            unread = Some(error);
+                        }
+                    },
                     // Its time was up while we looked.
                     Err(StoreError::NotFound { .. }) => {}
                     Err(error) => return Err(error.into()),
@@ -121,7 +128,10 @@ impl Search<'_> {
                 break;
             }
         }
-        Ok(found)
+        match unread {
+            Some(error) if found.is_empty() => Err(error.into()),
+            _ => Ok(found),
+        }
     }
 }
 

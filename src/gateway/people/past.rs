@@ -27,6 +27,8 @@ use asynctask_storage::records::{HistoryRecord, RECORD_MAX, decode};
 
 /// How far back is looked where the caller does not say.
 const DAYS: i32 = 30;
+/// How far back anybody can look: each month costs a listing.
+const YEARS: i32 = 10;
 /// Most records read for one answer.
 const READS: usize = 200;
 /// Keys listed at once.
@@ -85,11 +87,12 @@ pub(super) async fn list(
     let now = Timestamp::now();
     let unsaid = || now.checked_sub((DAYS * 24).hours()).unwrap_or(Timestamp::MIN);
     let since = wanted.since.as_deref().map_or_else(|| Ok(unsaid()), since)?;
+    let since = since.max(now.checked_sub((YEARS * 366 * 24).hours()).unwrap_or(Timestamp::MIN));
     let (all, labels) = stores(&gateway, namespace).await?;
     let open: BTreeMap<String, &OutputStore> =
         all.iter().filter(|store| is_open(store, &labels)).map(|store| (store.name_any(), store)).collect();
     let mut place = wanted.r#continue.as_deref().map(Place::read).transpose()?;
-    let mut search = Search { namespace, wanted: &wanted, since, runs: Vec::new(), reads: 0 };
+    let mut search = Search { namespace, wanted: &wanted, since, runs: Vec::new(), reads: 0, unread: 0 };
     let (count, mut away) = (open.len(), Vec::new());
     for (name, store) in open {
         if place.as_ref().is_some_and(|place| name < place.store) {
@@ -155,6 +158,8 @@ struct Search<'a> {
     since: Timestamp,
     runs: Vec<serde_json::Value>,
     reads: usize,
+    /// Records that cannot be read.
+    unread: usize,
 }
 
 impl Search<'_> {
@@ -192,14 +197,27 @@ impl Search<'_> {
     }
 
     fn found(self, away: Vec<(String, Refusal)>, next: Option<String>) -> PastRuns {
-        let missing = away.into_iter().map(|(store, why)| format!("OutputStore {store}: {why}")).collect();
+        let unread =
+            (self.unread > 0).then(|| format!("{} records cannot be read: the gateway's log names them", self.unread));
+        let missing = away
+            .into_iter()
+            .map(|(store, why)| format!("OutputStore {store}: {}", why.sentence()))
+            .chain(unread)
+            .collect();
         PastRuns { runs: self.runs, missing, next }
     }
 
     async fn read(&mut self, open: &OpenStore, key: &str) -> Result<(), Refusal> {
         self.reads += 1;
         let record: HistoryRecord = match open.store.get_bytes(key, RECORD_MAX).await {
-            Ok(bytes) => decode(&bytes)?,
+            Ok(bytes) => match decode(&bytes) {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::warn!(key, error = %error, "a history record cannot be read, and is passed over");
+                    self.unread += 1;
+                    return Ok(());
+                }
+            },
             // Its time was up while we looked.
             Err(StoreError::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),

@@ -23,6 +23,7 @@ use asynctask_api::outputs::{Gone, GoneWhy, OutputClaim, OutputDeletion, OutputS
 use asynctask_api::task::AsyncTaskStatus;
 use asynctask_contract::env::LOG_OUTPUT;
 use asynctask_plan::definition::ValidatedDefinition;
+use asynctask_plan::retention::expiry;
 use asynctask_runtime::client::is_status;
 
 /// How long an output for one use is there after its last byte was sent through here, should its end not have arrived.
@@ -81,8 +82,14 @@ pub(super) fn gone(task: &AsyncTask, output: &str) -> Option<Gone> {
     if let Some(gone) = known(task, output).and_then(|output| output.gone.clone()) {
         return Some(gone);
     }
-    let asked = task.status.as_ref()?.deletions.iter().find(|deletion| deletion.output == output)?;
-    Some(Gone { at: asked.at.clone(), why: GoneWhy::Deleted, by: Some(asked.user.clone()) })
+    let status = task.status.as_ref()?;
+    if let Some(asked) = status.deletions.iter().find(|deletion| deletion.output == output) {
+        return Some(Gone { at: asked.at.clone(), why: GoneWhy::Deleted, by: Some(asked.user.clone()) });
+    }
+    // From that second on, whether or not the operator has got to it.
+    let expired =
+        expiry(task, known(task, output)?).filter(|at| *at <= Timestamp::now() && claim(task, output).is_none());
+    expired.map(|at| Gone { at: Time(at), why: GoneWhy::Expired, by: None })
 }
 
 fn require_there(task: &AsyncTask, output: &str) -> Result<(), Refusal> {

@@ -227,6 +227,36 @@ async fn stage_and_progress_reach_the_status_on_the_version_that_was_read() {
 }
 
 #[tokio::test]
+async fn a_program_that_reports_all_the_time_is_told_to_wait_and_makes_no_storm() {
+    let world = World::new();
+    let mut taken = 0;
+    for done in 0..100 {
+        let answer = world.call("pod", "POST", "/agent/v1/progress", Some(json!({"done": done, "total": 100}))).await;
+        taken += usize::from(answer.status == StatusCode::NO_CONTENT);
+        if answer.status != StatusCode::NO_CONTENT {
+            assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS, "{}", answer.text());
+        }
+    }
+    assert!((10..20).contains(&taken), "{taken} of 100");
+    assert_eq!(world.cluster.patches.lock().expect("no panic").len(), taken);
+}
+
+#[tokio::test]
+async fn a_file_that_is_larger_than_any_store_takes_is_refused_before_its_bytes() {
+    let announced = |size: &str| {
+        let mut headers = axum::http::HeaderMap::new();
+        headers.insert("x-asynctask-size", size.parse().expect("a header"));
+        headers.insert("x-asynctask-sha256", "0".repeat(64).parse().expect("a header"));
+        crate::transfer::announced(&headers).map(|expected| expected.size).map_err(|refused| refused.to_string())
+    };
+    assert_eq!(announced("671088640000"), Ok(671_088_640_000));
+    for size in ["671088640001", "18446744073709551615"] {
+        let refused = announced(size).expect_err("too large");
+        assert!(refused.contains("at most 671088640000"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_task_that_has_ended_is_never_written_to_again() {
     let world = World::new();
     // The chain is remembered from before the end; the task itself is read each time.

@@ -44,6 +44,26 @@ async fn the_runs_of_a_name_are_told_newest_first_also_when_the_object_is_gone()
 }
 
 #[tokio::test]
+async fn a_record_that_cannot_be_read_hides_no_other_and_of_many_the_newest_are_told() {
+    let world = World::new();
+    let (now, second) = (Timestamp::now(), jiff::SignedDuration::from_secs(1));
+    for number in 0..25 {
+        record(&world, &format!("u-{number:02}"), now - second * number).await;
+    }
+    let open = world.gateway.stores.by_name("volume").await.expect("open");
+    let newer = open.layout.history("studio", now + second, "run-1", "of-a-newer-release").expect("valid");
+    open.store.put(&newer, br#"{"version": 99}"#.to_vec().into(), PutMode::Overwrite).await.expect("stored");
+    let answer = world.call("alice", "GET", HISTORY, None).await.json();
+    let uids: Vec<_> = answer["runs"].as_array().expect("runs").iter().filter_map(|run| run["uid"].as_str()).collect();
+    assert!((19..=20).contains(&uids.len()), "{uids:?}");
+    assert_eq!((uids[0], uids[18]), ("u-00", "u-18"));
+    world.cluster.grant("alice", "list asynctasks/history");
+    let past = world.call("alice", "GET", "/api/v1/namespaces/studio/history", None).await.json();
+    assert_eq!(past["runs"].as_array().map(Vec::len), Some(25), "{past}");
+    assert!(past["missing"][0].as_str().is_some_and(|said| said.contains("1 records cannot be read")), "{past}");
+}
+
+#[tokio::test]
 async fn a_run_without_a_record_has_an_empty_history_and_no_run_none() {
     let world = World::new();
     assert_eq!(world.call("alice", "GET", HISTORY, None).await.json(), json!({"runs": []}));
@@ -75,7 +95,8 @@ async fn a_store_that_cannot_be_asked_is_named_and_the_others_are_read() {
     let answer = world.call("alice", "GET", PAST, None).await.json();
     assert_eq!(answer["runs"][0]["uid"], "newer", "{answer}");
     let missing = answer["missing"][0].as_str().unwrap_or_else(|| panic!("{answer}"));
-    assert!(missing.starts_with("OutputStore bucket: ") && missing.contains("not-there"), "{missing}");
+    assert!(missing.starts_with("OutputStore bucket: ") && missing.contains("the store cannot be used"), "{missing}");
+    assert!(!missing.contains("not-there"), "what it is made of is for administrators: {missing}");
 
     world.cluster.remove(&path.replace("bucket", "volume"));
     let refused = world.call("alice", "GET", PAST, None).await;

@@ -128,6 +128,26 @@ async fn of_many_claims_one_wins_and_only_a_post_claims() {
 }
 
 #[tokio::test]
+async fn an_output_is_refused_from_the_second_on_in_which_its_time_is_up() {
+    let world = world("Team").await;
+    let output = "/api/v1/namespaces/studio/tasks/run-1/outputs/report";
+    let path = format!("{output}/files/0/download");
+    world.cluster.edit(TASK, |task| task["status"]["outputs"][0]["expiresAt"] = json!("2999-01-01T00:00:00Z"));
+    assert_eq!(world.call("tom", "GET", &path, None).await.status, StatusCode::OK);
+    // The operator, or the store, may be away: it is still there.
+    world.cluster.edit(TASK, |task| task["status"]["outputs"][0]["expiresAt"] = json!("2026-01-01T00:00:00Z"));
+    let refused = world.call("tom", "GET", &path, None).await;
+    assert_eq!(refused.status, StatusCode::GONE, "{}", refused.text());
+    assert!(refused.text().contains("was kept until 2026-01-01T00:00:00Z"), "{}", refused.text());
+    world.cluster.grant("tom", "list asynctasks/outputs");
+    let found = world.call("tom", "GET", "/api/v1/namespaces/studio/outputs", None).await.json();
+    assert!(
+        found["outputs"].as_array().is_some_and(|found| found.iter().all(|found| found["output"] != "report")),
+        "{found}"
+    );
+}
+
+#[tokio::test]
 async fn a_deleted_output_is_refused_from_the_answer_on_and_its_neighbour_is_not() {
     let world = world("Team").await;
     let output = "/api/v1/namespaces/studio/tasks/run-1/outputs/report";

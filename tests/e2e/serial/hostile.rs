@@ -1,8 +1,9 @@
 //! One tenant sends whatever the API server takes; another's runs go on, through a restart and all lists made anew.
 
+use http::Request;
 use serde_json::{Value, json};
 
-use crate::api::{patch_as, post_as};
+use crate::api::{administrator, within};
 use crate::support::{Namespace, SYSTEM, Upgraded, get, kubectl, root, script, task, until};
 
 /// Stands where a hostile value goes.
@@ -21,7 +22,7 @@ fn texts() -> Vec<String> {
         "0000-01-01T00:00:00Z",
         "2016-12-31T23:59:60Z",
     ];
-    let odd = ["", " ", "\u{202e}\u{0}x", "../..", "e\u{308}", "-1", "9999999999999h", "8760h", "[[[[{{{{", CANARY];
+    let odd = ["", " ", "\u{202e}\u{0}x", "../..", "e\u{308}", "-1", "9999999999999h", "8760h", "[[[[{{{{"];
     let texts =
         times.into_iter().chain(odd).map(str::to_owned).chain([65, 300, 70_000].map(|length| "x".repeat(length)));
     texts.map(|text| json!(text).to_string()).collect()
@@ -128,6 +129,29 @@ fn documents(kind: &str, file: &str, base: &Value) -> Vec<String> {
     }
     println!("{kind}: {} documents", documents.len());
     documents
+}
+
+/// Creates an object as somebody; the status and what the API server says.
+fn post_as(user: &str, path: &str, body: String) -> (u16, String) {
+    send_as(user, Request::post(path).header("content-type", "application/json"), body)
+}
+
+/// Changes an object as somebody, by a JSON patch.
+fn patch_as(user: &str, path: &str, body: String) -> (u16, String) {
+    send_as(user, Request::patch(path).header("content-type", "application/json-patch+json"), body)
+}
+
+fn send_as(user: &str, request: http::request::Builder, body: String) -> (u16, String) {
+    let groups = request.header("impersonate-user", user).header("impersonate-group", "system:serviceaccounts");
+    let groups = groups.header("impersonate-group", "system:authenticated");
+    let request = groups.body(kube::client::Body::from(body.into_bytes())).expect("a path is a URI");
+    let (runtime, client) = administrator();
+    let client = client.clone();
+    within(runtime, async move {
+        let (head, body) = client.send(request).await.expect("an answer").into_parts();
+        let said = body.collect_bytes().await.expect("its body");
+        (head.status.as_u16(), String::from_utf8_lossy(&said).into_owned())
+    })
 }
 
 /// Sends one document of so many; how many were taken.
@@ -239,7 +263,9 @@ fn whatever_the_api_server_takes_of_one_tenant_stops_no_other_and_can_be_deleted
     for component in ["operator", "gateway"] {
         let log = kubectl(&["-n", SYSTEM, "logs", &format!("deployment/asynctask-{component}"), "--tail=-1"]).ok();
         assert!(log.contains("DEBUG"), "the {component} is loud");
-        assert!(!log.contains(CANARY), "the {component} told what is in an object");
+        let told =
+            log.lines().find(|line| line.contains(CANARY)).map(|line| line.chars().take(2000).collect::<String>());
+        assert_eq!(told, None, "the {component} told what is in an object");
     }
     drop(loud);
     kubectl(&["delete", "namespace", &hostile.name, "--timeout=600s"]).ok();

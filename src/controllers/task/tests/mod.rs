@@ -17,6 +17,7 @@ use kube::runtime::{reflector, watcher};
 use serde_json::{Value, json};
 
 use super::error::TaskError;
+use super::fair::Shares;
 use super::freshness::Freshness;
 use super::queue::Queue;
 use super::quiet::Quiet;
@@ -92,6 +93,7 @@ fn world_of(steps: &Value) -> World {
         tallies: Tallies::default(),
         quiet: Quiet::default(),
         ended: Ended::new(&context.metrics),
+        shares: Shares::default(),
         context,
     };
     World { server, volume, controller, jobs, tasks: tasks_writer, _senders: senders }

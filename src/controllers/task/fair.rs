@@ -1,0 +1,129 @@
+//! Fair shares of the workers: a store that answers slowly, or not at all, and a namespace with thousands of runs hold up
+//! their own runs, and no others.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::CONCURRENCY;
+
+/// Looks at a time at the runs of one namespace, or of one store: some workers are always left for others.
+const SHARE: usize = CONCURRENCY as usize * 3 / 4;
+/// The same for a store that is slow.
+const OF_SLOW: usize = 2;
+/// A look that takes longer makes its store slow,
+const SLOW: Duration = Duration::from_secs(5);
+/// for so long.
+const STAYS_SLOW: Duration = Duration::from_secs(60);
+/// When whoever had no turn comes again.
+pub(super) const AGAIN: Duration = Duration::from_millis(250);
+
+/// Who has how many workers.
+#[derive(Debug, Default)]
+pub(super) struct Shares(Mutex<HashMap<Of, Taken>>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Of {
+    Namespace(String),
+    /// By UID.
+    Store(String),
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    looks: usize,
+    slow_until: Option<Instant>,
+}
+
+impl Taken {
+    fn is_slow(&self, now: Instant) -> bool {
+        self.slow_until.is_some_and(|until| now < until)
+    }
+}
+
+/// A worker at work; it is given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    shares: &'a Shares,
+    of: Vec<Of>,
+    since: Instant,
+}
+
+impl Shares {
+    /// Takes a worker for a run, unless its namespace or its store has its share already.
+    pub(super) fn take(&self, namespace: &str, store: Option<&str>) -> Option<Turn<'_>> {
+        self.take_at(namespace, store, Instant::now())
+    }
+
+    fn take_at(&self, namespace: &str, store: Option<&str>, now: Instant) -> Option<Turn<'_>> {
+        let store = store.map(|store| Of::Store(store.to_owned()));
+        let of: Vec<Of> = [Of::Namespace(namespace.to_owned())].into_iter().chain(store).collect();
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = |of: &Of| {
+            shares.get(of).is_some_and(|taken| taken.looks >= if taken.is_slow(now) { OF_SLOW } else { SHARE })
+        };
+        if of.iter().any(is_full) {
+            return None;
+        }
+        for of in &of {
+            shares.entry(of.clone()).or_default().looks += 1;
+        }
+        Some(Turn { shares: self, of, since: now })
+    }
+
+    fn give_back(&self, of: &[Of], took: Duration, now: Instant) {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for of in of {
+            let taken = shares.entry(of.clone()).or_default();
+            taken.looks = taken.looks.saturating_sub(1);
+            if matches!(of, Of::Store(_)) && took > SLOW {
+                taken.slow_until = Some(now + STAYS_SLOW);
+            }
+        }
+        shares.retain(|_, taken| taken.looks > 0 || taken.is_slow(now));
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.shares.give_back(&self.of, now.saturating_duration_since(self.since), now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_takes_all_workers() {
+        let shares = Shares::default();
+        let taken: Vec<_> = std::iter::from_fn(|| shares.take("a", None)).collect();
+        assert_eq!(taken.len(), SHARE);
+        assert!(SHARE < usize::from(CONCURRENCY));
+        assert!(shares.take("b", None).is_some());
+        drop(taken);
+        assert!(shares.take("a", None).is_some());
+        let (of_store, namespaces) = (std::cell::RefCell::new(Vec::new()), ["a", "b", "c", "d"]);
+        for namespace in namespaces.iter().cycle().take(40) {
+            of_store.borrow_mut().extend(shares.take(namespace, Some("s-1")));
+        }
+        assert_eq!(of_store.borrow().len(), SHARE);
+        assert!(shares.take("a", Some("s-2")).is_some());
+    }
+
+    #[test]
+    fn a_slow_store_has_two_until_it_was_quick_for_a_minute() {
+        let (shares, now) = (Shares::default(), Instant::now());
+        let of = [Of::Namespace("a".into()), Of::Store("s-1".into())];
+        shares.give_back(&of, SLOW + Duration::from_secs(1), now);
+        let first: Vec<_> = std::iter::from_fn(|| shares.take_at("a", Some("s-1"), now)).collect();
+        assert_eq!(first.len(), OF_SLOW);
+        assert!(shares.take_at("a", None, now).is_some(), "its namespace is not slow");
+        let later = now + STAYS_SLOW;
+        assert!(shares.take_at("a", Some("s-1"), later).is_some());
+        drop(first);
+        shares.give_back(&[], Duration::ZERO, later + STAYS_SLOW);
+        assert!(shares.0.lock().expect("no panic").is_empty(), "nothing is remembered of who is gone");
+    }
+}

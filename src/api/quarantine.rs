@@ -2,7 +2,7 @@
 //! the list unreadable that all tenants are in, nor fill the memory of the process.
 //!
 //! Every JSON answer of the API server passes through [`Screen`], byte by byte, holding one object at a time. Of each object the
-//! managed fields are left out: nobody here needs them, they are half of it, and whoever may patch an object may put a time there
+//! managed fields and what `kubectl apply` keeps are left out: nobody here needs them, they are most of it, and whoever may patch an object may put a time there
 //! that no program can read. An object of a list or a watch that is too large or nested too deeply is replaced by a stub: its
 //! identity and [`ANNOTATION_UNREADABLE`], which says why. Kinds with required fields are then told apart as
 //! `DeserializeGuard` tells them, and all the others of the list are read.
@@ -24,9 +24,12 @@ pub const MAX_BYTES: usize = 512 << 10;
 /// Bytes of a field that is kept of an object that is set aside.
 const MAX_KEPT: usize = 8 << 10;
 /// Bytes of a key that can be one of those looked for.
-const MAX_KEY: usize = 32;
-/// Levels whose keys matter: list, items, object, metadata, and one to spare.
-const KEYS: usize = 6;
+const MAX_KEY: usize = 64;
+/// Levels whose keys matter: list, items, object, metadata, annotations, and one to spare.
+const KEYS: usize = 7;
+
+/// Where `kubectl apply` keeps what was applied.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Fields of the metadata that are kept of an object that is set aside: who it is, and what its end waits for.
 const KEPT: [&str; 9] = [
@@ -172,7 +175,9 @@ impl Screen {
                 self.put(byte);
                 self.open.push(byte == b'[');
                 self.place = if byte == b'[' { Place::Value } else { Place::Key };
-                if let Some(object) = &mut self.object {
+                if let Some(object) = &mut self.object
+                    && self.leaves_out.is_none()
+                {
                     object.depth = object.depth.max(self.open.len() + 1 - object.base);
                 }
             }
@@ -223,8 +228,10 @@ impl Screen {
         self.place = Place::Behind;
         let level = self.open.len();
         let base = self.object.as_ref().map_or(1, |object| object.base);
-        if self.leaves_out.is_none() && self.is_left_out(level, base) {
-            b"null".iter().for_each(|byte| self.put(*byte));
+        if self.leaves_out.is_none()
+            && let Some(instead) = self.left_out(level, base)
+        {
+            instead.iter().for_each(|byte| self.put(*byte));
             self.leaves_out = Some(level);
         }
         if level == base && self.key(level) == "kind" {
@@ -266,10 +273,17 @@ impl Screen {
         of_list || level == 1 && self.key(1) == "object"
     }
 
-    fn is_left_out(&self, level: usize, base: usize) -> bool {
-        let field = (self.key(base), self.key(base + 1));
-        let parameters = self.without == Without::Parameters && field == ("spec", "parameters");
-        level == base + 1 && (field == ("metadata", "managedFields") || parameters && self.kind == b"\"AsyncTask\"")
+    /// What stands in the place of a value that is left out.
+    fn left_out(&self, level: usize, base: usize) -> Option<&'static [u8]> {
+        match (level.checked_sub(base)?, self.key(base), self.key(base + 1)) {
+            (1, "metadata", "managedFields") => Some(b"null"),
+            (1, "spec", "parameters") if self.without == Without::Parameters && self.kind == b"\"AsyncTask\"" => {
+                Some(b"null")
+            }
+            // The object once more, escaped.
+            (2, "metadata", "annotations") if self.key(base + 2) == LAST_APPLIED => Some(b"\"\""),
+            _ => None,
+        }
     }
 
     /// The latest key of a level; empty where it is long, and none that is looked for.
@@ -410,6 +424,17 @@ mod tests {
 
     fn passed_lines(events: &str) -> Vec<Value> {
         passed(events, 100, Without::Nothing).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    #[test]
+    fn what_is_left_out_is_neither_too_large_nor_too_deep() {
+        let mut object = task("a", nested(200));
+        object["metadata"]["managedFields"] = nested(200);
+        object["metadata"]["annotations"] = json!({LAST_APPLIED: "\\\"x".repeat(MAX_BYTES), "mine": "y"});
+        let passed = screen(&list(&[object]), Without::Parameters);
+        let mut kept = slim(task("a", Value::Null));
+        kept["metadata"]["annotations"] = json!({LAST_APPLIED: "", "mine": "y"});
+        assert_eq!(passed["items"][0], kept);
     }
 
     #[test]

@@ -92,8 +92,8 @@ pub struct AsyncTaskSpec {
     pub retry_of: Option<RetryOf>,
     /// Not to run when a run of this name was created within so many hours before, whatever its spec was and also when its object
     /// is gone. The history records in the store tell, so a definition whose `retention.history` is shorter forgets sooner.
-    /// From `1h` to `8784h`; absent: not to run when this is the same spec again, of a run that `retention.task` removed within
-    /// the last week, as happens to objects that are applied from Git again and again.
+    /// From `1h` to `8784h`; absent: not to run when this is the same spec again, of a run that its retention removed, as
+    /// happens to objects that are applied from Git again and again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 5),

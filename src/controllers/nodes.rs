@@ -83,11 +83,12 @@ fn slim(node: &mut Node) {
     node.status = Some(NodeStatus { conditions: Some(conditions), ..NodeStatus::default() });
 }
 
-/// Since when a node is not heard of, if that is longer ago than this.
+/// Since when a node is not heard of, if that is longer ago than this. One that says itself that it is not ready lives, and so
+/// may its pods: `False` is its kubelet's word, `Unknown` that of who waits for it.
 fn lost_since(node: &Node, after: Duration, now: Timestamp) -> Option<Timestamp> {
     let conditions = node.status.as_ref()?.conditions.as_deref()?;
-    let not_ready = |condition: &&NodeCondition| condition.type_ == "Ready" && condition.status != "True";
-    let since = conditions.iter().find(not_ready)?.last_transition_time.as_ref()?.0;
+    let silent = |condition: &&NodeCondition| condition.type_ == "Ready" && condition.status == "Unknown";
+    let since = conditions.iter().find(silent)?.last_transition_time.as_ref()?.0;
     since.checked_add(after).is_ok_and(|then| then <= now).then_some(since)
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
@@ -130,17 +130,32 @@ pub(crate) async fn in_time(request: Request, next: Next) -> Response {
 }
 
 /// A browser that is led here by another site is refused: a client certificate goes along without being asked for.
-/// Programs do not send the header.
+/// Programs send neither header; of browsers old ones send the second alone.
 pub(crate) async fn same_site(request: Request<Body>, next: Next) -> Response {
     let safe = matches!(*request.method(), Method::GET | Method::HEAD);
     let site = request.headers().get("sec-fetch-site").map(|value| value.as_bytes().to_vec());
-    match site.as_deref() {
-        Some(site) if !safe && site != b"same-origin" && site != b"none" => {
-            Refusal::Forbidden("calls that change something are not taken from other sites' pages".into())
-                .into_response()
-        }
-        _ => next.run(request).await,
+    let foreign = match site.as_deref() {
+        Some(site) => site != b"same-origin" && site != b"none",
+        None => is_of_another_origin(&request),
+    };
+    if !safe && foreign {
+        let why = "calls that change something are not taken from other sites' pages";
+        return Refusal::Forbidden(why.into()).into_response();
     }
+    next.run(request).await
+}
+
+fn is_of_another_origin(request: &Request<Body>) -> bool {
+    let headers = request.headers();
+    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    // HTTP/2 has it in the URI.
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
+    let without_port = |authority: &str| {
+        [":443", ":80"].iter().find_map(|port| authority.strip_suffix(port)).unwrap_or(authority).to_owned()
+    };
+    origin.is_none() || origin.map(without_port) != host.map(without_port)
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ fn check<'a>(task: &'a AsyncTask, admission: &'a Admission, now: Timestamp) -> R
         if let Some(message) = inputs::unreadable(&admission.uploads) {
             return Err(wait("StoreNotReady", message));
         }
-        let violations = inputs::violations(&content.inputs, task, owner, &admission.uploads, &admission.outputs);
+        let violations = inputs::violations(&content.inputs, task, owner, &admission.uploads, &admission.outputs, now);
         refuse_if("InputMissing", "the inputs do not fit the definition", &violations)?;
     }
     Ok(Cleared { revision, content, store })
@@ -106,7 +106,7 @@ fn once(task: &AsyncTask, admission: &Admission, content: &ValidatedDefinition) 
              {once}: to run it all the same, create an AsyncTask of another name"
         ),
         None if is_applied_again(task, admission, content, earlier) => format!(
-            "a run of this name, with the same spec, was created at {created} and was last in state {state}; its retention.task was over, \
+            "a run of this name, with the same spec, was created at {created} and was last in state {state}; its retention was over, \
              so the operator deleted it. Applying the same file again does not run it again. To run it again, create an \
              AsyncTask of another name, or one with spec.once: 1h"
         ),
@@ -116,18 +116,17 @@ fn once(task: &AsyncTask, admission: &Admission, content: &ValidatedDefinition) 
 }
 
 /// Whether this is the same request as an earlier one whose object went by its retention. Somebody who deletes an object
-/// before that means its name to be free.
+/// means its name to be free.
 fn is_applied_again(
     task: &AsyncTask,
     admission: &Admission,
     content: &ValidatedDefinition,
     earlier: &EarlierRun,
 ) -> bool {
-    let Some(kept) = content.retention.task else { return false };
-    // Kubernetes cuts a creation to whole seconds.
-    let created = task.metadata.creation_timestamp.as_ref();
-    let created = created.map_or(Timestamp::MAX, |time| later(time.0, Duration::from_secs(1)));
-    created >= later(earlier.ended, kept) && is_same_request(task, &admission.parameters, &earlier.spec)
+    // Where the history has no parameters nobody can say that they are the same.
+    let none = admission.parameters.as_object().is_some_and(serde_json::Map::is_empty);
+    let comparable = content.retention.records_parameters() || none;
+    earlier.expired && comparable && is_same_request(task, &admission.parameters, &earlier.spec)
 }
 
 /// Whether two specs ask for the same, whoever asks for it and whatever is to become of the run.
@@ -138,12 +137,12 @@ fn is_same_request(task: &AsyncTask, parameters: &Value, before: &Value) -> bool
         spec.retain(|field, _| !ASIDE.contains(&field.as_str()) && also != Some(field));
         spec
     };
-    // Our copy of the object has no parameters, and the history of some definitions has none either.
+    // Our copy of the object has no parameters, and none are the same as those of an empty object.
     let mut spec = without(&json!(task.spec), Some("parameters"));
-    if before.get("parameters").is_some() {
-        spec.insert("parameters".to_owned(), parameters.clone());
-    }
-    spec == without(before, None)
+    spec.insert("parameters".to_owned(), parameters.clone());
+    let mut before = without(before, None);
+    before.entry("parameters").or_insert_with(|| json!({}));
+    spec == before
 }
 
 fn priority(task: &AsyncTask, content: &ValidatedDefinition) -> Vec<String> {
@@ -183,7 +182,7 @@ fn start(task: &AsyncTask, admission: &Admission, cleared: &Cleared<'_>, now: Ti
     }
     let content = cleared.content;
     let adopted = match &admission.retry {
-        Some(RetryFact::Found(source)) => adopt(content, source),
+        Some(RetryFact::Found(source)) => adopt(content, source, now),
         Some(RetryFact::Missing) | None => {
             Adopted { steps: waiting(content, &admission.parameters), ..Adopted::default() }
         }

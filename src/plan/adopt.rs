@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::jiff::Timestamp;
+
 use super::definition::ValidatedDefinition;
 use super::fanout::assemble_name;
+use super::retention::is_leaving;
 use super::snapshot::{RetryFact, state};
 use asynctask_api::AsyncTask;
 use asynctask_api::state::{StepState, TaskState};
@@ -63,15 +66,17 @@ pub(super) fn refusal(task: &AsyncTask, fact: &RetryFact, parameters: &serde_jso
 }
 
 /// Whether all that a step gave is there and may be read again: not what was deleted, nor what is for one use.
-fn is_intact(outputs: &[OutputStatus], step: &str) -> bool {
+fn is_intact(source: &AsyncTask, step: &str, now: Timestamp) -> bool {
     let assembling = assemble_name(step);
-    let mut given = outputs.iter().filter(|output| output.step == step || output.step == assembling);
-    given.all(|output| output.name == LOG_OUTPUT || output.gone.is_none() && output.use_once_seconds.is_none())
+    let outputs = source.status.iter().flat_map(|status| &status.outputs);
+    let mut given = outputs.filter(|output| output.step == step || output.step == assembling);
+    let stays = |output: &OutputStatus| !is_leaving(source, output, now) && output.use_once_seconds.is_none();
+    given.all(|output| output.name == LOG_OUTPUT || stays(output))
 }
 
 /// What a run of this content takes over from another one: whole steps whose every predecessor was taken over too, and
 /// of a step that fans out the shards that gave their result.
-pub(super) fn adopt(content: &ValidatedDefinition, source: &AsyncTask) -> Adopted {
+pub(super) fn adopt(content: &ValidatedDefinition, source: &AsyncTask, now: Timestamp) -> Adopted {
     let before = source.status.clone().unwrap_or_default();
     let own = RunRef {
         name: source.metadata.name.clone().unwrap_or_default(),
@@ -84,7 +89,7 @@ pub(super) fn adopt(content: &ValidatedDefinition, source: &AsyncTask) -> Adopte
         let known = before.steps.iter().find(|known| known.name == step.name);
         let known = known.filter(|known| known.manifest.is_some() || known.adopted.is_some());
         let ready = step.needs.iter().all(|need| whole.contains(need));
-        let Some(known) = known.filter(|_| ready && is_intact(&before.outputs, &step.name)) else {
+        let Some(known) = known.filter(|_| ready && is_intact(source, &step.name, now)) else {
             adopted.steps.push(waiting);
             continue;
         };

@@ -89,6 +89,8 @@ pub enum Action {
     DeleteOutputs(BTreeSet<String>),
     /// Delete the object of a run whose time is up.
     DeleteTask,
+    /// Write into the history that the retention of the run is over.
+    RecordExpiry,
     /// Let the object go.
     Release,
 }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::jiff::Timestamp;
+
 use super::definition::ValidatedInput;
+use super::retention;
 use super::snapshot::{OutputFact, UploadFact};
 use asynctask_api::condition::cut;
-use asynctask_api::outputs::Visibility;
+use asynctask_api::outputs::{OutputStatus, Visibility};
 use asynctask_api::task::{AsyncTaskSpec, OutputRef};
 use asynctask_api::{AsyncTask, TaskState};
 
@@ -25,6 +28,7 @@ pub(super) fn violations(
     owner: &str,
     uploads: &BTreeMap<String, UploadFact>,
     outputs: &BTreeMap<String, OutputFact>,
+    now: Timestamp,
 ) -> Vec<String> {
     let given = &task.spec.inputs;
     let missing = declared.iter().filter(|input| input.required && !given.contains_key(&input.name));
@@ -45,7 +49,7 @@ pub(super) fn violations(
         }
         if let Some(OutputRef { task: from, name: output }) = &reference.output {
             let usable = match outputs.get(name) {
-                Some(OutputFact::Of(from)) => may_take(&task.spec, from, output),
+                Some(OutputFact::Of(from)) => may_take(&task.spec, from, output, now),
                 Some(OutputFact::Missing) | None => false,
             };
             let (from, output) = (cut(from, 63), cut(output, 63));
@@ -68,20 +72,35 @@ pub(super) fn violations(
     missing.chain(wrong).collect()
 }
 
-/// Whether a run may take an output of another one: that is over and gave it as one file which is still there, and it is
+/// Whether a run may take an output of another one: that is over and gave it as one file which is there to stay, and it is
 /// of the same owner, or of the same team and shown to it.
+fn may_take(reader: &AsyncTaskSpec, from: &AsyncTask, output: &str, now: Timestamp) -> bool {
+    given(from, output).is_some_and(|given| !retention::is_leaving(from, given, now)) && may_read(reader, from, output)
+}
+
+/// Whether a run that was let in may read what it takes: until it has, its source is held, also when its time is up.
 #[must_use]
-pub fn may_take(reader: &AsyncTaskSpec, from: &AsyncTask, output: &str) -> bool {
+pub fn may_read(reader: &AsyncTaskSpec, from: &AsyncTask, output: &str) -> bool {
+    let given = given(from, output).filter(|given| given.files == 1 && given.gone.is_none());
+    given.is_some() && from.metadata.deletion_timestamp.is_none() && is_theirs(reader, from, output)
+}
+
+/// Whether an output of another run is of the same owner, or of the same team and shown to it, whatever has become of it.
+#[must_use]
+pub fn is_theirs(reader: &AsyncTaskSpec, from: &AsyncTask, output: &str) -> bool {
     let same =
         |own: &Option<String>, its: &Option<String>| own.as_ref().is_some_and(|own| !own.is_empty()) && own == its;
-    let status = from.status.as_ref().filter(|status| status.state.is_some_and(TaskState::is_terminal));
-    let given = status.and_then(|status| status.outputs.iter().find(|known| known.name == output));
-    let given = given.filter(|given| given.files == 1 && given.gone.is_none());
-    let Some(given) = given.filter(|_| from.metadata.deletion_timestamp.is_none()) else { return false };
+    let Some(given) = given(from, output) else { return false };
     let shared = matches!(given.visibility, Some(Visibility::Team | Visibility::Namespace));
     // What is for one use is fetched by one person, not read by runs.
     given.use_once_seconds.is_none()
         && (same(&reader.owner, &from.spec.owner) || shared && same(&reader.team, &from.spec.team))
+}
+
+/// What a run that is over says of an output.
+fn given<'a>(from: &'a AsyncTask, output: &str) -> Option<&'a OutputStatus> {
+    let status = from.status.as_ref().filter(|status| status.state.is_some_and(TaskState::is_terminal))?;
+    status.outputs.iter().find(|known| known.name == output)
 }
 
 fn is_usable(fact: &UploadFact, owner: &str, wanted_definition: &str, wanted_input: &str) -> bool {
@@ -97,9 +116,10 @@ fn is_usable(fact: &UploadFact, owner: &str, wanted_definition: &str, wanted_inp
 mod tests {
     use std::collections::BTreeMap;
 
+    use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
 
-    use super::{UploadFact, ValidatedInput, may_take, unreadable, violations};
+    use super::{UploadFact, ValidatedInput, may_read, may_take, unreadable, violations};
     use asynctask_api::AsyncTask;
     use asynctask_api::task::AsyncTaskSpec;
 
@@ -130,7 +150,14 @@ mod tests {
     }
 
     fn judge(task: &AsyncTask, fact: UploadFact) -> Vec<String> {
-        violations(&declared(), task, "ada", &BTreeMap::from([("archive".to_owned(), fact)]), &BTreeMap::new())
+        violations(
+            &declared(),
+            task,
+            "ada",
+            &BTreeMap::from([("archive".to_owned(), fact)]),
+            &BTreeMap::new(),
+            Timestamp::UNIX_EPOCH,
+        )
     }
 
     #[test]
@@ -169,7 +196,8 @@ mod tests {
             .expect("a task")
         };
         let (team, none) = (json!({"visibility": "Team"}), json!({}));
-        let takes = |reader: AsyncTaskSpec, from: AsyncTask| may_take(&reader, &from, "report");
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().expect("a time");
+        let takes = |reader: AsyncTaskSpec, from: AsyncTask| may_take(&reader, &from, "report", now);
         assert!(takes(spec("ada", None), from("ada", Some("x"), none.clone())));
         assert!(takes(spec("ada", Some("x")), from("eve", Some("x"), team.clone())));
         assert!(!takes(spec("ada", Some("x")), from("eve", Some("x"), none.clone())), "it is eve's alone");
@@ -179,12 +207,30 @@ mod tests {
         assert!(!takes(spec("ada", None), from("ada", None, json!({"useOnceSeconds": 60}))));
         let gone = json!({"gone": {"at": "2026-01-01T00:00:00Z", "why": "Deleted", "by": "ada"}});
         assert!(!takes(spec("ada", None), from("ada", None, gone)));
-        assert!(!may_take(&spec("ada", None), &from("ada", None, none), "other"));
+        assert!(!may_take(&spec("ada", None), &from("ada", None, none), "other", now));
+        let up = json!({"expiresAt": "2026-01-01T00:00:00Z"});
+        assert!(
+            may_read(&spec("ada", None), &from("ada", None, up.clone()), "report"),
+            "a run that was let in holds it"
+        );
+        assert!(!takes(spec("ada", None), from("ada", None, up)), "its time is up, whether or not it is deleted");
+        let mut asked = from("ada", None, json!({}));
+        let deletion = json!({"output": "report", "user": "ada", "at": "2026-01-01T00:00:00Z"});
+        asked.status.as_mut().expect("a status").deletions =
+            vec![serde_json::from_value(deletion).expect("a deletion")];
+        assert!(!takes(spec("ada", None), asked), "it is on its way out");
     }
 
     #[test]
     fn what_is_missing_and_what_is_unknown_is_named() {
-        let found = violations(&declared(), &task(&["other"]), "ada", &BTreeMap::new(), &BTreeMap::new());
+        let found = violations(
+            &declared(),
+            &task(&["other"]),
+            "ada",
+            &BTreeMap::new(),
+            &BTreeMap::new(),
+            Timestamp::UNIX_EPOCH,
+        );
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("inputs.archive: is required"), "{found:?}");
         assert!(

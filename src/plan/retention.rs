@@ -16,7 +16,9 @@ use super::keep;
 use super::snapshot::Trouble;
 use asynctask_api::AsyncTask;
 use asynctask_api::definition::{OutputSpec, TaskDefinitionSpec};
-use asynctask_api::outputs::{Gone, GoneWhy, KeepStatus, KeptUntil, OutputRetention, OutputStatus, Until, Visibility};
+use asynctask_api::outputs::{
+    Gone, GoneWhy, HistoryParameters, KeepStatus, KeptUntil, OutputRetention, OutputStatus, Until, Visibility,
+};
 use asynctask_api::task::{AsyncTaskStatus, StepStatus};
 use asynctask_contract::env::LOG_OUTPUT;
 
@@ -38,6 +40,25 @@ pub struct Retention {
     pub(super) task: Option<Duration>,
     /// What is no output.
     pub(super) keep: Option<KeepStatus>,
+}
+
+impl Retention {
+    /// How long an object is there at most after its end, as far as the definition says; `None`: it is deleted by hand only.
+    pub(super) fn longest(&self) -> Option<Duration> {
+        let forever = Duration::MAX;
+        let of = |rule: &Rule| match &rule.keep {
+            Keep::WithTask | Keep::UseOnce(_) => Duration::ZERO,
+            Keep::For(span) => *span,
+            Keep::Until(_) | Keep::UntilParameter(_) | Keep::Forever => forever,
+        };
+        let outputs = self.outputs.values().map(|rule| of(rule).max(rule.at_most.unwrap_or_default()));
+        Some(outputs.fold(self.task?, Duration::max))
+    }
+
+    /// Whether the history has the parameters of runs.
+    pub(super) fn records_parameters(&self) -> bool {
+        !self.keep.as_ref().is_some_and(|keep| keep.history_parameters == Some(HistoryParameters::Drop))
+    }
 }
 
 /// Who may see an output, and how long it is kept.
@@ -219,6 +240,13 @@ pub fn expiry(task: &AsyncTask, output: &OutputStatus) -> Option<Timestamp> {
     Some(kept.map_or(expires, |(until, most)| expires.max(until.0.min(most.0))))
 }
 
+/// Whether an output is not there any more, or will not be in a moment: somebody asked for its end, or its time is up.
+#[must_use]
+pub fn is_leaving(task: &AsyncTask, output: &OutputStatus, now: Timestamp) -> bool {
+    let asked = task.status.iter().flat_map(|status| &status.deletions).any(|asked| asked.output == output.name);
+    output.gone.is_some() || asked || expiry(task, output).is_some_and(|at| at <= now)
+}
+
 /// When the AsyncTask is deleted: when its own time and that of its outputs is up; `None`: never.
 #[must_use]
 pub fn end_of_task(task: &AsyncTask) -> Option<Timestamp> {
@@ -264,7 +292,9 @@ pub(super) fn plan(task: &AsyncTask, needed_by: &[String], now: Timestamp) -> Pl
         return Plan::say(Verdict::Stays(needed(needed_by))).wake(later(now, NEEDED_AGAIN));
     } else if end.is_some_and(|end| end <= now) {
         // With the object goes all there is.
-        return Plan::act(vec![Action::DeleteTask], Verdict::Unchanged);
+        let recorded = task.status.as_ref().is_some_and(|status| status.store.is_some());
+        let record = recorded.then_some(Action::RecordExpiry);
+        return Plan::act(record.into_iter().chain([Action::DeleteTask]).collect(), Verdict::Unchanged);
     } else if gone.is_empty() {
         Plan { news: News { trim, ..News::default() }, ..Plan::default() }
     } else {
@@ -410,6 +440,7 @@ mod tests {
     fn deletes(plan: &Plan) -> Vec<String> {
         let words = plan.actions.iter().map(|action| match action {
             Action::DeleteOutputs(names) => names.iter().cloned().collect::<Vec<_>>().join(","),
+            Action::RecordExpiry => "recorded".to_owned(),
             Action::DeleteTask => "the task".to_owned(),
             other => format!("{other:?}"),
         });

@@ -171,7 +171,8 @@ impl FromStr for ShardSet {
     /// As Kubernetes spells the indexes of a Job, and we our own.
     fn from_str(text: &str) -> Result<Self, InvalidShards> {
         let invalid = || InvalidShards(text.chars().take(80).collect());
-        let number = |text: &str| text.parse::<u32>().map_err(|_| invalid());
+        // Whoever may edit Jobs may write anything here; no Job has so many.
+        let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number < 1 << 30).ok_or_else(invalid);
         let mut set = Self::default();
         for part in text.split(',').filter(|_| !text.is_empty()) {
             let (start, end) = part.split_once('-').unwrap_or((part, part));
@@ -194,6 +195,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn numbers_that_no_job_has_are_refused_and_add_up_to_no_overflow() {
+        for text in ["0-4294967295", "4294967295", "1073741824", "0-1,4294967295-4294967295"] {
+            assert!(text.parse::<ShardSet>().is_err(), "{text}");
+        }
+        assert_eq!("0-1073741823".parse::<ShardSet>().expect("a list").len(), 1 << 30);
+    }
 
     #[test]
     fn intervals_are_spelt_as_kubernetes_spells_them() {

@@ -188,17 +188,17 @@ pub struct EarlierRun {
     pub created: Timestamp,
     /// The state it was last in, as the history says it.
     pub state: String,
-    /// When it came into that state.
-    pub ended: Timestamp,
+    /// Whether the operator deleted it because its retention was over.
+    pub expired: bool,
     /// What was asked for, without the parameters where the definition keeps them out of the history.
     pub spec: Value,
 }
 
 /// Longest time for which a name can be kept from running again, in hours: a leap year.
 const ONCE_MAX: i64 = 366 * 24;
-/// How long after its retention a run is still looked for: who applies a file again and again has done so by then, and the
-/// object that is there from then on keeps its name.
-const REAPPLIED: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How long before its retention began a run may have been created, to be found still: it waits and works before, and who
+/// applies a file again and again does so soon after. The object that is there from then on keeps its name.
+const BESIDE: SignedDuration = SignedDuration::from_hours(31 * 24);
 
 /// Since when a run of the same name may keep this one from running; `None`: none does. What is no number of hours counts as
 /// the longest time: nothing runs twice because of a spelling.
@@ -207,7 +207,7 @@ pub fn once_since(task: &AsyncTask, retention: &Retention, now: Timestamp) -> Op
     let most = SignedDuration::from_hours(ONCE_MAX);
     let back = match &task.spec.once {
         Some(once) => once.strip_suffix('h').and_then(|hours| hours.parse().ok()).map(SignedDuration::from_hours),
-        None => SignedDuration::try_from(retention.task?).ok().and_then(|kept| kept.checked_add(REAPPLIED)),
+        None => SignedDuration::try_from(retention.longest()?).ok().and_then(|kept| kept.checked_add(BESIDE)),
     };
     now.checked_sub(back.unwrap_or(most).clamp(SignedDuration::ZERO, most)).ok()
 }

@@ -335,6 +335,9 @@ pub struct HistoryRecord {
     pub outputs: Vec<Value>,
     /// When this was written.
     pub recorded_at: Timestamp,
+    /// When the operator deleted the AsyncTask, because its retention was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired_at: Option<Timestamp>,
 }
 
 /// One of `status.transitions`.
@@ -351,10 +354,11 @@ impl HistoryRecord {
     /// This record with the transitions that only the one written before still knows.
     #[must_use]
     pub fn merge(self, earlier: Option<Self>) -> Self {
+        let expired_at = self.expired_at.or(earlier.as_ref().and_then(|record| record.expired_at));
         let before = earlier.into_iter().flat_map(|record| record.transitions);
         let by_seq: BTreeMap<i64, _> =
             before.chain(self.transitions).map(|transition| (transition.seq, transition)).collect();
-        Self { transitions: by_seq.into_values().collect(), ..self }
+        Self { transitions: by_seq.into_values().collect(), expired_at, ..self }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Holes found in review stay closed: each is tried against the API server.
 
-use crate::support::{Namespace, SYSTEM, kubectl_in, script, task};
+use crate::support::{Namespace, SYSTEM, get, kubectl_in, script, task, until};
 
 fn operator(ns: &Namespace, patch: &str) -> crate::support::Said {
     let user = format!("--as=system:serviceaccount:{SYSTEM}:asynctask-operator");
@@ -107,6 +107,21 @@ fn nobody_forges_a_child_of_a_task() {
                spec: {template: {spec: {restartPolicy: Never, containers: [{name: task, image: x}]}}}}";
     let said = alice.kubectl(&["create", "-f", "-"], Some(job)).refused();
     assert!(said.contains("only the operator makes Jobs of an AsyncTask"), "{said}");
+    let job = "{apiVersion: batch/v1, kind: Job, metadata: {name: forged}, spec: {template: {metadata: {labels: \
+               {asynctask.dev/task-uid: x}}, spec: {restartPolicy: Never, containers: [{name: task, image: x}]}}}}";
+    let said = alice.kubectl(&["create", "-f", "-"], Some(job)).refused();
+    assert!(said.contains("only the operator labels pods"), "{said}");
+    ns.define("works", &script("works", "sleep 300", ""));
+    ns.apply(&task("t", "works")).ok();
+    let job = until("its Job is there", || {
+        let jobs = get(&["-n", &ns.name, "jobs"]);
+        Some(format!("job/{}", jobs["items"][0]["metadata"]["name"].as_str()?))
+    });
+    for annotation in ["asynctask.dev/shards=0-4294967295", "asynctask.dev/mine=1"] {
+        let said = alice.kubectl(&["annotate", &job, annotation, "--overwrite"], None).refused();
+        assert!(said.contains("the prefix asynctask.dev/ is the operator's"), "{annotation}: {said}");
+    }
+    alice.kubectl(&["annotate", &job, "example.com/mine=yes"], None).ok();
     let revision = "{apiVersion: asynctask.dev/v1alpha1, kind: TaskRevision, metadata: {name: forged}, spec: {definition: d, \
                     number: 1, hash: 0000000000000000000000000000000000000000000000000000000000000000, content: {title: x, \
                     steps: [{name: s, template: {}}]}}}";

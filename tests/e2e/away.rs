@@ -25,6 +25,8 @@ const HALF_WAY: u64 = 40 << 20;
 #[derive(Default)]
 pub(crate) struct Gate {
     closed: AtomicBool,
+    /// Whoever comes is let in, and never hears anything.
+    silent: AtomicBool,
     refused: AtomicU64,
     /// Bytes towards the store since it was opened; it closes itself at this many.
     passed: AtomicU64,
@@ -40,6 +42,10 @@ impl Gate {
         let keeper = Arc::clone(&gate);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                if keeper.silent.load(Ordering::SeqCst) {
+                    keeper.open.lock().unwrap().push(client);
+                    continue;
+                }
                 if keeper.closed.load(Ordering::SeqCst) {
                     keeper.refused.fetch_add(1, Ordering::SeqCst);
                     continue;
@@ -86,6 +92,19 @@ impl Gate {
         for connection in self.open.lock().unwrap().drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
         }
+    }
+
+    /// The store answers nobody any more, and breaks off no connection.
+    pub(crate) fn fall_silent(&self) {
+        self.silent.store(true, Ordering::SeqCst);
+        self.close();
+    }
+
+    /// It answers again.
+    pub(crate) fn speak(&self) {
+        self.silent.store(false, Ordering::SeqCst);
+        self.closed.store(false, Ordering::SeqCst);
+        self.open.lock().unwrap().clear();
     }
 
     /// Waits while it is away, and says how often it was asked each minute by so many runs.

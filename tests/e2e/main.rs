@@ -13,6 +13,7 @@ mod budget;
 mod component;
 mod deletion;
 mod eviction;
+mod harm;
 mod inside;
 mod journey;
 mod ledger;

@@ -9,7 +9,7 @@ shift
 threads=1 limit=2400
 case $suite in
   # Both together are the short form, which `make test` runs.
-  shared) size='many beside each other' threads=6 tests=(--skip serial::) ;;
+  shared) size='many beside each other' threads=6 tests=(--skip serial:: --skip harm::) ;;
   serial) size='one at a time' tests=(serial::) ;;
   # The long forms.
   scale)
@@ -32,8 +32,9 @@ case $suite in
     size='1 GiB up and down, beside another client' limit=7200 tests=(serial::transfer::)
     export TRANSFER_SIZE=1073741824 TRANSFER_ROUNDS=3
     ;;
+  harm) size='what one tenant does to the runs of another' limit=7200 tests=(harm::) ;;
   *)
-    echo "run.sh: no suite $suite: there are shared, serial, scale, spread, away, expired, transfer" >&2
+    echo "run.sh: no suite $suite: there are shared, serial, scale, spread, away, expired, transfer, harm" >&2
     exit 2
     ;;
 esac

@@ -120,7 +120,8 @@ fn masked(text: &str, namespace: &str) -> String {
     let mut masked = String::new();
     for word in text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
         let bare = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
-        let is_hash = bare.len() >= 8 && bare.bytes().all(|b| b.is_ascii_hexdigit());
+        // The seconds in the key of a history record have seven digits.
+        let is_hash = bare.len() >= 7 && bare.bytes().all(|b| b.is_ascii_hexdigit());
         masked.push_str(if is_hash { "HASH" } else { bare });
         masked.push_str(&word[bare.len()..]);
     }
@@ -254,6 +255,10 @@ fn what_differs_from_run_to_run_is_masked() {
     let uid = "0a1b2c3d-1111-4abc-8def-000000000000";
     assert_eq!(masked(&format!("faults/ns-1/{uid}/work/0/log"), "ns-1"), "faults/NAMESPACE/HASH-HASH/work/0/log");
     assert_eq!(masked("one-work-0a1b2c3d-2", "ns-1"), "one-work-HASH-2");
+    assert_eq!(
+        masked(&format!("_history/2026/11/one/0099449-{uid}.json"), "ns-1"),
+        "_history/2026/11/one/HASH-HASH-HASH.json"
+    );
     assert_eq!(masked("2026-01-01T00:00:00Z", "ns-1"), "TIME");
     let object = serde_json::json!({"metadata": {"resourceVersion": "1", "name": "one"}, "n": 2});
     assert_eq!(lasting(&object, "ns-1"), serde_json::json!({"metadata": {"name": "one"}, "n": 2}));

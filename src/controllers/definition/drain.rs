@@ -3,6 +3,7 @@
 
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, Preconditions};
+use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
@@ -63,6 +64,8 @@ pub(super) struct Drains<'a> {
     definition: &'a ObjectMeta,
     name: String,
     revisions: Api<TaskRevision>,
+    /// To list them: one that cannot be read does not hide the others.
+    guarded: Api<DeserializeGuard<TaskRevision>>,
     tasks: Api<AsyncTask>,
 }
 
@@ -73,6 +76,7 @@ impl<'a> Drains<'a> {
             definition,
             name: definition.name.clone().unwrap_or_default(),
             revisions: Api::namespaced(client.clone(), &namespace),
+            guarded: Api::namespaced(client.clone(), &namespace),
             tasks: Api::namespaced(client.clone(), &namespace),
         }
     }
@@ -99,7 +103,8 @@ impl<'a> Drains<'a> {
 
     async fn facts(&self, current: Option<&str>) -> Result<Vec<RevisionFact>, DrainError> {
         let of_this = ListParams::default().fields(&format!("spec.definition={}", self.name));
-        let listed = self.revisions.list(&of_this).await.map_err(|source| self.cannot_list("revisions", source))?;
+        let listed = self.guarded.list(&of_this).await.map_err(|source| self.cannot_list("revisions", source))?;
+        let readable = listed.items.into_iter().filter_map(|revision| revision.0.ok());
         let ours = |revision: &TaskRevision| {
             let owners = revision.owner_references();
             revision.metadata.deletion_timestamp.is_none()
@@ -113,7 +118,7 @@ impl<'a> Drains<'a> {
             let uid = revision.uid().unwrap_or_default();
             Ok(RevisionFact { name, uid, number: revision.spec.number, state, busy })
         };
-        stream::iter(listed.items.into_iter().filter(ours)).map(fact).buffer_unordered(AT_A_TIME).try_collect().await
+        stream::iter(readable.filter(ours)).map(fact).buffer_unordered(AT_A_TIME).try_collect().await
     }
 
     async fn is_busy(&self, revision: &str) -> Result<bool, DrainError> {

@@ -1,6 +1,7 @@
 //! Makes the TaskRevision of a definition, or finds the one that is there.
 
 use kube::api::{ListParams, PostParams};
+use kube::core::DeserializeGuard;
 use kube::{Api, Client, ResourceExt};
 
 use asynctask_api::names::MANAGER_OPERATOR;
@@ -58,8 +59,12 @@ pub(super) async fn freeze(client: &Client, definition: &TaskDefinition) -> Resu
     let name = definition.name_any();
     let revisions = Api::<TaskRevision>::namespaced(client.clone(), &definition.namespace().unwrap_or_default());
     let of_this = ListParams::default().fields(&format!("spec.definition={name}"));
-    let listed = revisions.list(&of_this).await;
-    let existing = listed.map_err(|source| FreezeError::List { definition: name.clone(), source })?.items;
+    let guarded =
+        Api::<DeserializeGuard<TaskRevision>>::namespaced(client.clone(), &definition.namespace().unwrap_or_default());
+    let listed =
+        guarded.list(&of_this).await.map_err(|source| FreezeError::List { definition: name.clone(), source })?;
+    // One that cannot be read is no revision that new runs could have.
+    let existing: Vec<TaskRevision> = listed.items.into_iter().filter_map(|revision| revision.0.ok()).collect();
     let wanted = revision::build(definition, next_number(&existing));
     let name = wanted.name_any();
     if let Some(found) = existing.into_iter().find(|revision| revision.name_any() == name) {

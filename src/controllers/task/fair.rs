@@ -2,6 +2,7 @@
 //! their own runs, and no others.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,14 @@ use super::CONCURRENCY;
 const SHARE: usize = CONCURRENCY as usize * 3 / 4;
 /// The same for a store that is slow.
 const OF_SLOW: usize = 2;
-/// A look that takes longer makes its store slow,
+/// A look that takes longer and comes to nothing makes its store slow,
 const SLOW: Duration = Duration::from_secs(5);
 /// for so long.
 const STAYS_SLOW: Duration = Duration::from_secs(60);
-/// When whoever had no turn comes again.
-pub(super) const AGAIN: Duration = Duration::from_millis(250);
+/// When the first comes again that had no turn, how much later each further one, and the last.
+const AGAIN: Duration = Duration::from_millis(250);
+const LATER: Duration = Duration::from_millis(25);
+const LAST: Duration = Duration::from_secs(30);
 
 /// Who has how many workers.
 #[derive(Debug, Default)]
@@ -33,6 +36,8 @@ enum Of {
 struct Taken {
     looks: usize,
     slow_until: Option<Instant>,
+    /// How many had no turn since one was given back.
+    refused: u32,
 }
 
 impl Taken {
@@ -47,36 +52,51 @@ pub(super) struct Turn<'a> {
     shares: &'a Shares,
     of: Vec<Of>,
     since: Instant,
+    came_to_nothing: AtomicBool,
+}
+
+impl Turn<'_> {
+    /// Whether the look did what it was to do. One that was given up says nothing, and did not.
+    pub(super) fn went(&self, well: bool) {
+        self.came_to_nothing.store(!well, Ordering::Relaxed);
+    }
 }
 
 impl Shares {
-    /// Takes a worker for a run, unless its namespace or its store has its share already.
-    pub(super) fn take(&self, namespace: &str, store: Option<&str>) -> Option<Turn<'_>> {
+    /// Takes a worker for a run.
+    ///
+    /// # Errors
+    /// Its namespace or its store has its share already: when to come again.
+    pub(super) fn take(&self, namespace: &str, store: Option<&str>) -> Result<Turn<'_>, Duration> {
         self.take_at(namespace, store, Instant::now())
     }
 
-    fn take_at(&self, namespace: &str, store: Option<&str>, now: Instant) -> Option<Turn<'_>> {
+    fn take_at(&self, namespace: &str, store: Option<&str>, now: Instant) -> Result<Turn<'_>, Duration> {
         let store = store.map(|store| Of::Store(store.to_owned()));
         let of: Vec<Of> = [Of::Namespace(namespace.to_owned())].into_iter().chain(store).collect();
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = |of: &Of| {
             shares.get(of).is_some_and(|taken| taken.looks >= if taken.is_slow(now) { OF_SLOW } else { SHARE })
         };
-        if of.iter().any(is_full) {
-            return None;
+        if let Some(full) = of.iter().find(|of| is_full(of)) {
+            let taken = shares.entry(full.clone()).or_default();
+            taken.refused = taken.refused.saturating_add(1);
+            return Err(LATER.saturating_mul(taken.refused - 1).saturating_add(AGAIN).min(LAST));
         }
         for of in &of {
             shares.entry(of.clone()).or_default().looks += 1;
         }
-        Some(Turn { shares: self, of, since: now })
+        Ok(Turn { shares: self, of, since: now, came_to_nothing: AtomicBool::new(true) })
     }
 
-    fn give_back(&self, of: &[Of], took: Duration, now: Instant) {
+    /// `in_vain`: how long a look took that came to nothing.
+    fn give_back(&self, of: &[Of], in_vain: Duration, now: Instant) {
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for of in of {
             let taken = shares.entry(of.clone()).or_default();
             taken.looks = taken.looks.saturating_sub(1);
-            if matches!(of, Of::Store(_)) && took > SLOW {
+            taken.refused = 0;
+            if matches!(of, Of::Store(_)) && in_vain > SLOW {
                 taken.slow_until = Some(now + STAYS_SLOW);
             }
         }
@@ -87,7 +107,9 @@ impl Shares {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
-        self.shares.give_back(&self.of, now.saturating_duration_since(self.since), now);
+        let in_vain =
+            if *self.came_to_nothing.get_mut() { now.saturating_duration_since(self.since) } else { Duration::ZERO };
+        self.shares.give_back(&self.of, in_vain, now);
     }
 }
 
@@ -98,18 +120,20 @@ mod tests {
     #[test]
     fn nobody_takes_all_workers() {
         let shares = Shares::default();
-        let taken: Vec<_> = std::iter::from_fn(|| shares.take("a", None)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| shares.take("a", None).ok()).collect();
         assert_eq!(taken.len(), SHARE);
         assert!(SHARE < usize::from(CONCURRENCY));
-        assert!(shares.take("b", None).is_some());
+        assert!(shares.take("b", None).is_ok());
+        let pauses: Vec<_> = (0..2000).filter_map(|_| shares.take("a", None).err()).collect();
+        assert!(pauses.is_sorted() && pauses[0] < AGAIN * 2 && pauses[1999] == LAST, "many come again later than few");
         drop(taken);
-        assert!(shares.take("a", None).is_some());
+        assert!(shares.take("a", None).is_ok());
         let (of_store, namespaces) = (std::cell::RefCell::new(Vec::new()), ["a", "b", "c", "d"]);
         for namespace in namespaces.iter().cycle().take(40) {
             of_store.borrow_mut().extend(shares.take(namespace, Some("s-1")));
         }
         assert_eq!(of_store.borrow().len(), SHARE);
-        assert!(shares.take("a", Some("s-2")).is_some());
+        assert!(shares.take("a", Some("s-2")).is_ok());
     }
 
     #[test]
@@ -117,11 +141,11 @@ mod tests {
         let (shares, now) = (Shares::default(), Instant::now());
         let of = [Of::Namespace("a".into()), Of::Store("s-1".into())];
         shares.give_back(&of, SLOW + Duration::from_secs(1), now);
-        let first: Vec<_> = std::iter::from_fn(|| shares.take_at("a", Some("s-1"), now)).collect();
+        let first: Vec<_> = std::iter::from_fn(|| shares.take_at("a", Some("s-1"), now).ok()).collect();
         assert_eq!(first.len(), OF_SLOW);
-        assert!(shares.take_at("a", None, now).is_some(), "its namespace is not slow");
+        assert!(shares.take_at("a", None, now).is_ok(), "its namespace is not slow");
         let later = now + STAYS_SLOW;
-        assert!(shares.take_at("a", Some("s-1"), later).is_some());
+        assert!(shares.take_at("a", Some("s-1"), later).is_ok());
         drop(first);
         shares.give_back(&[], Duration::ZERO, later + STAYS_SLOW);
         assert!(shares.0.lock().expect("no panic").is_empty(), "nothing is remembered of who is gone");

@@ -21,8 +21,9 @@ use asynctask_storage::{Meta, PutMode, StoreError};
 const NEWEST: usize = 10;
 
 impl TaskController {
-    /// Writes down what is known of the run, beside what was recorded before.
-    pub(super) async fn record(&self, task: &AsyncTask) -> Result<(), Trouble> {
+    /// Writes down what is known of the run, beside what was recorded before. `expired`: its retention is over, and it is
+    /// about to be deleted for that.
+    pub(super) async fn record(&self, task: &AsyncTask, expired: bool) -> Result<(), Trouble> {
         let pinned = task.status.as_ref().and_then(|status| status.store.as_ref());
         let pinned = pinned.expect("invariant: only a run that has a store is recorded");
         // One that is being deleted is held by it.
@@ -39,7 +40,8 @@ impl TaskController {
         // Parameters are in no copy: the object as it is now has them.
         let live = self.live(task).await.map_err(|error| fail("ReadTask", &error))?;
         let spec = live.map_or_else(|| json(&task.spec), |live| json(&live.spec));
-        let record = of(task, kept(task, spec), Timestamp::now());
+        let now = Timestamp::now();
+        let record = HistoryRecord { expired_at: expired.then_some(now), ..of(task, kept(task, spec), now) };
         let key = open.layout.history(&record.namespace, record.created_at, &record.name, &record.uid);
         let key = key.map_err(|error| fail("InvalidKey", &error))?;
         let earlier = match open.store.get_bytes(&key, RECORD_MAX).await {
@@ -107,9 +109,15 @@ pub(super) async fn since(
                     Err(StoreError::NotFound { .. }) => continue,
                     Err(error) => return Err(error.into()),
                 };
-                // One that cannot be read may be the one that matters: then nothing starts.
-                let unreadable = |source| Unsure::Record { key: key.clone(), source };
-                return decode(&bytes).map(Some).map_err(unreadable);
+                return match decode(&bytes) {
+                    Ok(record) => Ok(Some(record)),
+                    // It may be the one that matters: where the run says that it runs once, nothing starts then.
+                    Err(source) if task.spec.once.is_some() => Err(Unsure::Record { key: key.clone(), source }),
+                    Err(error) => {
+                        tracing::warn!(key, %error, "a history record cannot be read, and keeps no name");
+                        Ok(None)
+                    }
+                };
             }
             match page.objects.last() {
                 Some(last) if page.more => after = Some(last.key.clone()),
@@ -123,9 +131,8 @@ pub(super) async fn since(
 
 /// What the plan needs to know of it.
 pub(super) fn earlier(record: HistoryRecord) -> EarlierRun {
-    let last = record.transitions.last().and_then(|last| last.change.get("at")?.as_str()?.parse().ok());
-    let ended = last.unwrap_or(record.recorded_at);
-    EarlierRun { created: record.created_at, state: record.state, ended, spec: record.spec }
+    let HistoryRecord { created_at: created, state, expired_at, spec, .. } = record;
+    EarlierRun { created, state, expired: expired_at.is_some(), spec }
 }
 
 fn created(task: &AsyncTask, otherwise: Timestamp) -> Timestamp {
@@ -166,5 +173,6 @@ fn of(task: &AsyncTask, spec: Value, now: Timestamp) -> HistoryRecord {
         failure: status.failure.as_ref().map(json),
         outputs: status.outputs.iter().map(json).collect(),
         recorded_at: now,
+        expired_at: None,
     }
 }

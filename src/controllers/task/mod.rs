@@ -117,8 +117,9 @@ async fn reconcile(guarded: Arc<Guarded>, state: Arc<TaskController>) -> Result<
     let (uid, generation) = (guarded.uid().unwrap_or_default(), guarded.meta().generation);
     let store = guarded.0.as_ref().ok().and_then(|task| task.status.as_ref()?.store.as_ref());
     let namespace = guarded.namespace().unwrap_or_default();
-    let Some(_turn) = state.shares.take(&namespace, store.map(|store| store.uid.as_str())) else {
-        return Ok(Action::requeue(fair::AGAIN));
+    let turn = match state.shares.take(&namespace, store.map(|store| store.uid.as_str())) {
+        Ok(turn) => turn,
+        Err(pause) => return Ok(Action::requeue(pause)),
     };
     let task = match &guarded.0 {
         Ok(task) => task,
@@ -131,7 +132,12 @@ async fn reconcile(guarded: Arc<Guarded>, state: Arc<TaskController>) -> Result<
         return Ok(Action::requeue(CATCH_UP));
     }
     let deadline = DEADLINE + A_SHARD * shards(task);
-    Ok(state.pace.run_within(deadline, &uid, generation, state.look(Arc::new(task.clone()))).await)
+    let look = async {
+        let looked = state.look(Arc::new(task.clone())).await;
+        turn.went(looked.as_ref().is_ok_and(|next| *next != Next::TryAgain));
+        looked
+    };
+    Ok(state.pace.run_within(deadline, &uid, generation, look).await)
 }
 
 /// How many shards the largest fan-out of a run has.

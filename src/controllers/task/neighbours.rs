@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use super::TaskController;
 use super::error::TaskError;
 use asynctask_api::AsyncTask;
+use asynctask_plan::inputs::is_theirs;
 use asynctask_plan::retention::is_due;
 use asynctask_plan::snapshot::{OutputFact, Phase, RetryFact, phase};
 
@@ -33,7 +34,11 @@ impl TaskController {
 
     /// A run of the same namespace, as it is now.
     async fn neighbour(&self, task: &AsyncTask, name: &str) -> Result<Option<AsyncTask>, TaskError> {
-        let read = self.whole(&task.namespace().unwrap_or_default(), name).await;
+        let read = match self.whole(&task.namespace().unwrap_or_default(), name).await {
+            // What nobody can read gives nobody anything.
+            Err(kube::Error::SerdeError(_)) => Ok(None),
+            read => read,
+        };
         read.map_err(|source| TaskError::ReadNeighbour { name: name.to_owned(), source })
     }
 
@@ -70,12 +75,16 @@ fn takes_from(other: &AsyncTask, source: &AsyncTask) -> bool {
     let adopted = other.status.iter().flat_map(|status| &status.steps).filter_map(|step| step.adopted.as_ref());
     let has_taken = adopted.into_iter().any(|adopted| Some(&adopted.uid) == source.metadata.uid.as_ref());
     // Our copy of a run that was let in a moment ago may not say yet what it took.
-    let named = other.spec.retry_of.as_ref().is_some_and(|retry_of| retry_of.name == source.name_any());
-    // Its agents read the file when they begin, also in a later attempt.
-    let inputs = other.spec.inputs.values().filter_map(|input| input.output.as_ref());
-    let reads = inputs.into_iter().any(|output| output.task == source.name_any())
-        && matches!(phase(other), Phase::New | Phase::Pinned);
-    has_taken || reads || named && phase(other) == Phase::New
+    let (own, its) = (&other.spec, &source.spec);
+    let named = own.retry_of.as_ref().is_some_and(|retry_of| retry_of.name == source.name_any());
+    let may_retry = own.owner == its.owner && own.team == its.team;
+    // Its agents read the file when they begin, also in a later attempt. What somebody else may not take, they cannot hold by
+    // naming it.
+    let inputs = own.inputs.values().filter_map(|input| input.output.as_ref());
+    let reads =
+        inputs.into_iter().any(|output| output.task == source.name_any() && is_theirs(own, source, &output.name))
+            && matches!(phase(other), Phase::New | Phase::Pinned);
+    has_taken || reads || named && may_retry && phase(other) == Phase::New
 }
 
 #[cfg(test)]
@@ -128,5 +137,25 @@ mod tests {
         assert_eq!(adopters(&first, &[&again]), ["again"]);
         let failed = run("again", &json!({"state": "Failed"}));
         assert!(adopters(&first, &[&AsyncTask { spec: again.spec, ..failed }]).is_empty());
+    }
+
+    #[test]
+    fn nobody_holds_by_naming_it_what_they_may_not_take() {
+        let given = json!({"state": "Complete", "outputs": [{"name": "report", "step": "s", "files": 1, "size": 1}]});
+        let mut first = run("first", &given);
+        first.spec.owner = Some("ada".into());
+        let reads = |owner: &str| {
+            let mut other = run("other", &json!({}));
+            other.spec.owner = Some(owner.into());
+            let input = json!({"output": {"task": "first", "name": "report"}});
+            other.spec.inputs.insert("archive".into(), serde_json::from_value(input).expect("an input"));
+            other
+        };
+        assert_eq!(adopters(&first, &[&reads("ada")]), ["other"]);
+        assert!(adopters(&first, &[&reads("mallory")]).is_empty());
+        let mut again = run("again", &json!({}));
+        again.spec.owner = Some("mallory".into());
+        again.spec.retry_of = Some(serde_json::from_value(json!({"name": "first"})).expect("a reference"));
+        assert!(adopters(&first, &[&again]).is_empty());
     }
 }

@@ -12,7 +12,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
@@ -337,9 +337,13 @@ impl Queue {
     /// Whether the run that holds a Lease is there and not over.
     async fn is_unfinished(&self, lease: &Lease, holder: &str) -> Result<bool, TaskError> {
         let Some(owner) = lease.owner_references().iter().find(|owner| owner.uid == holder) else { return Ok(false) };
-        let tasks = Api::<AsyncTask>::namespaced(self.client.clone(), &lease.namespace().unwrap_or_default());
+        // Only its state matters, also of one that cannot be read otherwise.
+        let (kind, namespace) = (ApiResource::erase::<AsyncTask>(&()), lease.namespace().unwrap_or_default());
+        let tasks = Api::<DynamicObject>::namespaced_with(self.client.clone(), &namespace, &kind);
         let read = tasks.get_opt(&owner.name).await.map_err(TaskError::ReadTask)?;
         let same = read.filter(|task| task.uid().as_deref() == Some(holder));
+        let state =
+            |task: &DynamicObject| serde_json::from_value::<TaskState>(task.data["status"]["state"].clone()).ok();
         Ok(same.is_some_and(|task| !state(&task).is_some_and(TaskState::is_terminal)))
     }
 

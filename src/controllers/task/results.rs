@@ -11,9 +11,10 @@ use asynctask_contract::env::{CONTAINER, LOG_OUTPUT};
 use asynctask_contract::wire::{CommittedFile, Termination};
 use asynctask_plan::snapshot::{CommitFact, ExitFact, FailureFact, LogFact, PodFact, Results, Trouble};
 use asynctask_runtime::stores::{OpenStore, Stores};
+use asynctask_storage::StoreError;
+use asynctask_storage::digest::Expected;
 use asynctask_storage::layout::{AttemptKey, AttemptKind, InvalidPart, StepKeys};
 use asynctask_storage::records::{self, CommitRecord, FailureRecord, RECORD_MAX, RecordError};
-use asynctask_storage::{Digest, StoreError};
 
 /// Keys per page of a listing.
 pub(super) const PAGE: usize = 1000;
@@ -130,13 +131,23 @@ impl Reader<'_> {
     }
 
     async fn log(&self, key: &str, pod_uid: &str) -> Result<Option<LogFact>, Trouble> {
-        let Some(bytes) = self.bytes(key, LOG_MAX).await? else { return Ok(None) };
+        // Of many pods at a time: their bytes pass and are not held.
+        let counted = match self.open.store.get(key, None).await {
+            Ok(object) => Expected::of_stream(object.stream, LOG_MAX).await,
+            Err(error) => Err(error),
+        };
+        let Expected { size, sha256 } = match counted {
+            Ok(Some(counted)) => counted,
+            // Larger than anything of ours, or listed a moment ago and gone: not what we look for.
+            Ok(None) | Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(stuck(error.reason(), &error)),
+        };
         let file = CommittedFile {
             output: LOG_OUTPUT.to_owned(),
             seq: 0,
             path: format!("{LOG_OUTPUT}.txt"),
-            size: bytes.len() as u64,
-            sha256: Digest::of(&bytes).to_string(),
+            size,
+            sha256: sha256.to_string(),
             media_type: Some(LOG_TYPE.to_owned()),
         };
         Ok(Some(LogFact { pod_uid: pod_uid.to_owned(), file }))

@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use crate::watches::{NoPause, config};
 use asynctask_api::names::{
     ANNOTATION_ABANDON, ANNOTATION_FAILED_BEFORE, ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_REVISION,
-    ANNOTATION_SHARDS, LABEL_TASK_UID,
+    ANNOTATION_SHARDS, ANNOTATION_UNREADABLE, LABEL_TASK_UID,
 };
 use asynctask_api::{AsyncTask, OutputStore, TaskDefinition};
 use asynctask_plan::snapshot::{Phase, phase};
@@ -114,7 +114,7 @@ fn wanted_of_outputs(guarded: &Guarded) -> Option<u64> {
 }
 
 /// Annotations that decide something.
-const OF_TASKS: [&str; 3] = [ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_ABANDON];
+const OF_TASKS: [&str; 4] = [ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_ABANDON, ANNOTATION_UNREADABLE];
 
 /// Parameters are read live when they are judged; of the annotations only our own decide anything.
 fn slim_task(guarded: &mut Guarded) {

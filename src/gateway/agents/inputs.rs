@@ -20,7 +20,7 @@ use asynctask_api::definition::StepInputSpec;
 use asynctask_api::task::{InputRef, OutputRef};
 use asynctask_contract::wire::{InputSource, Limits, path, word};
 use asynctask_plan::fanout::BuiltIn;
-use asynctask_plan::inputs::may_take;
+use asynctask_plan::inputs::may_read;
 use asynctask_storage::StoreError;
 use asynctask_storage::digest::Digest;
 use asynctask_storage::records::{ManifestFile, RECORD_MAX, UploadRecord, decode};
@@ -190,7 +190,7 @@ async fn other_run(gateway: &Gateway, attempt: &Attempt, input: &str, wanted: &O
     let name = request::object(&wanted.task).map_err(|_| missing())?;
     let read = Api::<AsyncTask>::namespaced(gateway.client.clone(), &attempt.namespace).get_opt(name).await;
     let read = read.map_err(|source| Refusal::Kube { act: "read the AsyncTask an input comes from", source })?;
-    let task = read.filter(|task| may_take(&attempt.task.spec, task, &wanted.name)).ok_or_else(missing)?;
+    let task = read.filter(|task| may_read(&attempt.task.spec, task, &wanted.name)).ok_or_else(missing)?;
     let store = task.status.as_ref().and_then(|status| status.store.as_ref()).ok_or_else(missing)?;
     let open = gateway.stores.by_ref(store).await?;
     let giver = giver(gateway, &attempt.namespace, &task, &wanted.name).await?.ok_or_else(missing)?;

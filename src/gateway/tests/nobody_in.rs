@@ -165,6 +165,18 @@ async fn another_sites_page_cannot_make_a_browser_act() {
     }
     assert_eq!(world.send(from("cross-site", "GET")).await.status, StatusCode::OK);
     assert_eq!(world.send(from("same-origin", "POST")).await.status, StatusCode::CREATED);
+    // Browsers that do not say where a call comes from still say which page made it.
+    for (origin, status) in [
+        ("https://evil.example.com", StatusCode::FORBIDDEN),
+        ("null", StatusCode::FORBIDDEN),
+        ("https://tasks.example.com:8443", StatusCode::CREATED),
+    ] {
+        let mut old = from("none", "POST");
+        old.headers_mut().remove("sec-fetch-site");
+        old.headers_mut().insert("origin", origin.parse().expect("a header value"));
+        old.headers_mut().insert("host", "tasks.example.com:8443".parse().expect("a header value"));
+        assert_eq!(world.send(old).await.status, status, "{origin}");
+    }
     let mut plain = from("none", "POST");
     plain.headers_mut().insert("content-type", "text/plain".parse().expect("a header value"));
     assert_eq!(world.send(plain).await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "no form can send it");

@@ -246,7 +246,7 @@ mod tests {
             std::future::ready(([("content-type", "application/json")], body))
         };
         let connector = connector(Router::new().fallback(answer), SILENCE).await;
-        let client = connector.watch_client().expect("a client");
+        let client = connector.client(Without::Nothing).expect("a client");
         let events = watcher(Api::<DeserializeGuard<AsyncTask>>::all(client), watch_config());
         let shown = events.filter_map(|event| {
             std::future::ready(match event {

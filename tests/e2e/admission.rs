@@ -107,7 +107,7 @@ fn nobody_forges_a_child_of_a_task() {
                spec: {template: {spec: {restartPolicy: Never, containers: [{name: task, image: x}]}}}}";
     let said = alice.kubectl(&["create", "-f", "-"], Some(job)).refused();
     assert!(said.contains("only the operator makes Jobs of an AsyncTask"), "{said}");
-    let job = "{apiVersion: batch/v1, kind: Job, metadata: {name: forged}, spec: {template: {metadata: {labels: \
+    let job = "{apiVersion: batch/v1, kind: Job, metadata: {name: forged, labels: {mine: yes-it-is}}, spec: {template: {metadata: {labels: \
                {asynctask.dev/task-uid: x}}, spec: {restartPolicy: Never, containers: [{name: task, image: x}]}}}}";
     let said = alice.kubectl(&["create", "-f", "-"], Some(job)).refused();
     assert!(said.contains("only the operator labels pods"), "{said}");

@@ -85,7 +85,23 @@ async fn trusting() -> Server {
             ("MINIO_IDENTITY_OPENID_CLAIM_NAME", "policy"),
         ])
     });
-    started.await.expect("started")
+    let server = started.await.expect("started");
+    let begun = Instant::now();
+    // It answers before it has read who it is to trust, and until then wants role names of its own kind.
+    while !trusts(&server).await {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it trusts nobody");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server
+}
+
+async fn trusts(server: &Server) -> bool {
+    let (token, role) = (token(SIGNED_WITH), "arn:aws:iam::123456789012:role/tasks");
+    let form = format!(
+        "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleSessionName=pod&RoleArn={role}&WebIdentityToken={token}"
+    );
+    let asked = client().post(&server.endpoint).header("content-type", "application/x-www-form-urlencoded");
+    asked.body(form).send().await.is_ok_and(|answer| answer.status().is_success())
 }
 
 /// The store, in the process that is to open it.

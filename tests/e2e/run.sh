@@ -6,7 +6,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 suite=${1:?usage: run.sh SUITE [ARGUMENTS…]}
 shift
-threads=1 limit=2400
+threads=1 limit=2400 show=()
 case $suite in
   # Both together are the short form, which `make test` runs.
   shared) size='many beside each other' threads=6 tests=(--skip serial:: --skip harm::) ;;
@@ -32,7 +32,10 @@ case $suite in
     size='1 GiB up and down, beside another client' limit=7200 tests=(serial::transfer::)
     export TRANSFER_SIZE=1073741824 TRANSFER_ROUNDS=3
     ;;
-  harm) size='what one tenant does to the runs of another' limit=7200 tests=(harm::) ;;
+  harm)
+    size='what one tenant does to the runs of another' limit=7200 tests=(harm::)
+    show=(--show another_tenants_runs_take_their_time_whatever_one_does)
+    ;;
   *)
     echo "run.sh: no suite $suite: there are shared, serial, scale, spread, away, expired, transfer, harm" >&2
     exit 2
@@ -68,5 +71,5 @@ export E2E_AGENT=${E2E_AGENT:?the agent binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
 "$here/../runner.py" took "$name: boot" $((installing - booting))
 "$here/../runner.py" took "$name: chart" $((SECONDS - installing))
-"$here/../runner.py" suite e2e --as "$name" --size "$size" --limit $limit -- \
+"$here/../runner.py" suite e2e --as "$name" --size "$size" --limit $limit "${show[@]}" -- \
   --test-threads="${THREADS:-$threads}" "${tests[@]}" "$@"

@@ -1,11 +1,11 @@
 //! What cannot be decoded is set aside object by object, before anybody decodes it: one object of one tenant must not make
 //! the list unreadable that all tenants are in, nor fill the memory of the process.
 //!
-//! Every JSON answer of the API server passes through [`Screen`], byte by byte, holding one object at a time. Of each object the
-//! managed fields and what `kubectl apply` keeps are left out: nobody here needs them, they are most of it, and whoever may patch an object may put a time there
-//! that no program can read. An object of a list or a watch that is too large or nested too deeply is replaced by a stub: its
-//! identity and [`ANNOTATION_UNREADABLE`], which says why. Kinds with required fields are then told apart as
-//! `DeserializeGuard` tells them, and all the others of the list are read.
+//! Every JSON answer of the API server passes through [`Screen`], byte by byte, holding one object at a time. The managed fields
+//! and what `kubectl apply` keeps are left out of each object: nothing here needs them, they are most of its bytes, and whoever
+//! may patch an object can put a time there that no program can read. An object of a list or a watch that is too large or
+//! nested too deeply is replaced by a stub: its identity, and [`ANNOTATION_UNREADABLE`], which says why. Kinds with required
+//! fields then fail to decode one by one in `DeserializeGuard`, and the rest of the list is read.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -18,9 +18,9 @@ use super::names::ANNOTATION_UNREADABLE;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Levels that an object may be nested: `serde_json` reads 128, and a list or an event is around it.
-pub const MAX_DEPTH: usize = 100;
+const MAX_DEPTH: usize = 100;
 /// Bytes that an object may have, without its managed fields. What admission lets in is smaller.
-pub const MAX_BYTES: usize = 512 << 10;
+const MAX_BYTES: usize = 512 << 10;
 /// Bytes of a field that is kept of an object that is set aside.
 const MAX_KEPT: usize = 8 << 10;
 /// Bytes of a key that can be one of those looked for.
@@ -83,7 +83,7 @@ struct Screen {
     open: Vec<bool>,
     /// The latest key of each of the outer levels.
     keys: [Vec<u8>; KEYS],
-    place: Place,
+    state: LexerState,
     /// The element of a list, or the object of an event, that we are in.
     object: Option<Held>,
     /// The kind of the object that we are in, as JSON.
@@ -95,9 +95,9 @@ struct Screen {
     passed: Vec<u8>,
 }
 
-/// Where in the text we are.
+/// What the next byte may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum LexerState {
     /// A key or the end of an object comes.
     Key,
     /// A value comes.
@@ -127,7 +127,7 @@ impl Screen {
             without,
             open: Vec::new(),
             keys: Default::default(),
-            place: Place::Value,
+            state: LexerState::Value,
             object: None,
             kind: Vec::new(),
             reads_kind: None,
@@ -145,7 +145,7 @@ impl Screen {
     }
 
     fn step(&mut self, byte: u8) {
-        if let Place::In { key, escaped } = self.place {
+        if let LexerState::In { key, escaped } = self.state {
             let ends = byte == b'"' && !escaped;
             if key && !ends {
                 let level = self.open.len();
@@ -153,28 +153,28 @@ impl Screen {
                     known.push(byte);
                 }
             }
-            let inside = Place::In { key, escaped: byte == b'\\' && !escaped };
-            self.place = if ends { Place::Behind } else { inside };
+            let inside = LexerState::In { key, escaped: byte == b'\\' && !escaped };
+            self.state = if ends { LexerState::Behind } else { inside };
             return self.put(byte);
         }
         match byte {
-            b'"' if self.place == Place::Key => {
+            b'"' if self.state == LexerState::Key => {
                 if let Some(known) = self.keys.get_mut(self.open.len()) {
                     known.clear();
                 }
-                self.place = Place::In { key: true, escaped: false };
+                self.state = LexerState::In { key: true, escaped: false };
                 self.put(byte);
             }
             b'"' => {
                 self.begin(byte);
-                self.place = Place::In { key: false, escaped: false };
+                self.state = LexerState::In { key: false, escaped: false };
                 self.put(byte);
             }
             b'{' | b'[' => {
                 self.begin(byte);
                 self.put(byte);
                 self.open.push(byte == b'[');
-                self.place = if byte == b'[' { Place::Value } else { Place::Key };
+                self.state = if byte == b'[' { LexerState::Value } else { LexerState::Key };
                 if let Some(object) = &mut self.object
                     && self.leaves_out.is_none()
                 {
@@ -185,7 +185,7 @@ impl Screen {
                 self.end();
                 self.put(byte);
                 self.open.pop();
-                self.place = if self.open.is_empty() { Place::Value } else { Place::Behind };
+                self.state = if self.open.is_empty() { LexerState::Value } else { LexerState::Behind };
                 if let Some(object) = self.object.take_if(|object| self.open.len() < object.base) {
                     self.passed.extend(object.told());
                 }
@@ -193,11 +193,11 @@ impl Screen {
             b',' => {
                 self.end();
                 self.put(byte);
-                self.place = if self.open.last() == Some(&true) { Place::Value } else { Place::Key };
+                self.state = if self.open.last() == Some(&true) { LexerState::Value } else { LexerState::Key };
             }
             b':' => {
                 self.put(byte);
-                self.place = Place::Value;
+                self.state = LexerState::Value;
             }
             byte if byte.is_ascii_whitespace() => self.put(byte),
             byte => {
@@ -222,10 +222,10 @@ impl Screen {
 
     /// A value begins, unless one has begun already.
     fn begin(&mut self, byte: u8) {
-        if self.place != Place::Value {
+        if self.state != LexerState::Value {
             return;
         }
-        self.place = Place::Behind;
+        self.state = LexerState::Behind;
         let level = self.open.len();
         let base = self.object.as_ref().map_or(1, |object| object.base);
         if self.leaves_out.is_none()

@@ -74,7 +74,6 @@ fn nodes(context: &Context) -> (Store<Node>, impl Stream<Item = Result<NodeEvent
 }
 
 fn slim(node: &mut Node) {
-    node.metadata.managed_fields = None;
     node.metadata.annotations = None;
     node.metadata.labels = None;
     node.spec = Some(NodeSpec::default());

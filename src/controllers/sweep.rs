@@ -81,8 +81,8 @@ pub(super) struct Swept {
 pub(super) struct Needed {
     /// UIDs of the runs.
     pub(super) runs: BTreeSet<String>,
-    /// Ids of the uploads that are their inputs, as far as they or a retry may still read them; `None`: there is a run that
-    /// cannot be read, and nobody knows.
+    /// Ids of the uploads that are their inputs, as far as they or a retry may still read them; `None`: unknown, because
+    /// a run cannot be read.
     pub(super) uploads: Option<BTreeSet<String>>,
 }
 
@@ -496,7 +496,7 @@ mod tests {
         world.upload("b", "old", hour(0)).await;
         world.needed.uploads = None;
         let (swept, _) = world.swept_as_far(hour(100)).await;
-        assert_eq!(swept, Swept::default(), "what the run that cannot be read needs, nobody knows");
+        assert_eq!(swept, Swept::default(), "an unreadable run may need any upload");
         world.needed.uploads = Some(BTreeSet::new());
         let (swept, outcome) = world.swept_as_far(hour(100)).await;
         assert_eq!(swept, Swept { uploads: 2, ..Swept::default() }, "beside it, and in other namespaces");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::core::DeserializeGuard;
 use kube::runtime::utils::Backoff;
 use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, reflector, watcher};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 use asynctask_runtime::client::watch_config;
@@ -42,7 +42,6 @@ where
 {
     let (reader, writer) = reflector::store();
     let objects = watcher(api, config())
-        .modify(|object| object.managed_fields_mut().clear())
         .default_backoff()
         .reflect(writer)
         .applied_objects()

@@ -92,8 +92,8 @@ pub(crate) enum Refusal {
     /// The list went on for too long.
     #[error("this list has grown too old to go on with it: list again from the start")]
     Expired,
-    /// Too many whom nobody knows yet want to be known.
-    #[error("too many callers sign in at this moment: try again in a second")]
+    /// Too many unknown tokens are waiting to be reviewed.
+    #[error("too many callers are signing in at once: try again in a second")]
     Crowded,
     /// The handler did not answer in time.
     #[error("this took too long and was given up; nothing is known about its outcome: try again")]

@@ -12,13 +12,15 @@ use super::CONCURRENCY;
 const SHARE: usize = CONCURRENCY as usize * 3 / 4;
 /// The same for a store that is slow.
 const OF_SLOW: usize = 2;
-/// A look that takes longer and comes to nothing makes its store slow,
+/// A store is slow after a look that failed and took longer than this.
 const SLOW: Duration = Duration::from_secs(5);
-/// for so long.
+/// How long a store then counts as slow.
 const STAYS_SLOW: Duration = Duration::from_secs(60);
-/// When the first comes again that had no turn, how much later each further one, and the last.
+/// Delay before the first run without a permit is requeued.
 const AGAIN: Duration = Duration::from_millis(250);
+/// Added to the delay for each further run without a permit.
 const LATER: Duration = Duration::from_millis(25);
+/// Longest delay.
 const LAST: Duration = Duration::from_secs(30);
 
 /// Who has how many workers.
@@ -36,7 +38,7 @@ enum Of {
 struct Taken {
     looks: usize,
     slow_until: Option<Instant>,
-    /// How many had no turn since one was given back.
+    /// Runs refused since a permit was last given back.
     refused: u32,
 }
 
@@ -46,19 +48,19 @@ impl Taken {
     }
 }
 
-/// A worker at work; it is given back when this is dropped.
+/// One worker, given back when this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
+pub(super) struct Permit<'a> {
     shares: &'a Shares,
     of: Vec<Of>,
     since: Instant,
-    came_to_nothing: AtomicBool,
+    failed: AtomicBool,
 }
 
-impl Turn<'_> {
-    /// Whether the look did what it was to do. One that was given up says nothing, and did not.
+impl Permit<'_> {
+    /// Says whether the look succeeded. A look that hit its deadline says nothing and counts as failed.
     pub(super) fn went(&self, well: bool) {
-        self.came_to_nothing.store(!well, Ordering::Relaxed);
+        self.failed.store(!well, Ordering::Relaxed);
     }
 }
 
@@ -66,12 +68,12 @@ impl Shares {
     /// Takes a worker for a run.
     ///
     /// # Errors
-    /// Its namespace or its store has its share already: when to come again.
-    pub(super) fn take(&self, namespace: &str, store: Option<&str>) -> Result<Turn<'_>, Duration> {
+    /// Its namespace or its store already has its share: the delay before the next attempt.
+    pub(super) fn take(&self, namespace: &str, store: Option<&str>) -> Result<Permit<'_>, Duration> {
         self.take_at(namespace, store, Instant::now())
     }
 
-    fn take_at(&self, namespace: &str, store: Option<&str>, now: Instant) -> Result<Turn<'_>, Duration> {
+    fn take_at(&self, namespace: &str, store: Option<&str>, now: Instant) -> Result<Permit<'_>, Duration> {
         let store = store.map(|store| Of::Store(store.to_owned()));
         let of: Vec<Of> = [Of::Namespace(namespace.to_owned())].into_iter().chain(store).collect();
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,10 +88,10 @@ impl Shares {
         for of in &of {
             shares.entry(of.clone()).or_default().looks += 1;
         }
-        Ok(Turn { shares: self, of, since: now, came_to_nothing: AtomicBool::new(true) })
+        Ok(Permit { shares: self, of, since: now, failed: AtomicBool::new(true) })
     }
 
-    /// `in_vain`: how long a look took that came to nothing.
+    /// `in_vain`: how long the look took, if it failed; else zero.
     fn give_back(&self, of: &[Of], in_vain: Duration, now: Instant) {
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for of in of {
@@ -104,11 +106,10 @@ impl Shares {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
-        let in_vain =
-            if *self.came_to_nothing.get_mut() { now.saturating_duration_since(self.since) } else { Duration::ZERO };
+        let in_vain = if *self.failed.get_mut() { now.saturating_duration_since(self.since) } else { Duration::ZERO };
         self.shares.give_back(&self.of, in_vain, now);
     }
 }

@@ -116,13 +116,9 @@ fn wanted_of_outputs(guarded: &Guarded) -> Option<u64> {
 /// Annotations that decide something.
 const OF_TASKS: [&str; 4] = [ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_ABANDON, ANNOTATION_UNREADABLE];
 
-/// Parameters are read live when they are judged; of the annotations only our own decide anything.
+/// Of the annotations only our own decide anything.
 fn slim_task(guarded: &mut Guarded) {
-    guarded.managed_fields_mut().clear();
     guarded.annotations_mut().retain(|key, _| OF_TASKS.contains(&key.as_str()));
-    if let Ok(task) = &mut guarded.0 {
-        task.spec.parameters = None;
-    }
 }
 
 fn jobs(client: &Client) -> (Store<Job>, impl Stream<Item = Events<Job>> + Send + 'static) {
@@ -139,7 +135,6 @@ fn jobs(client: &Client) -> (Store<Job>, impl Stream<Item = Events<Job>> + Send 
 /// What [`super::facts::job_fact`] reads. Of 10,000 shards the numbers of those that are done are long, and no news.
 pub(super) fn slim_job(job: &mut Job) {
     const KEPT: [&str; 3] = [ANNOTATION_REVISION, ANNOTATION_SHARDS, ANNOTATION_FAILED_BEFORE];
-    job.managed_fields_mut().clear();
     job.annotations_mut().retain(|key, _| KEPT.contains(&key.as_str()));
     let JobSpec { suspend, completion_mode, completions, .. } = job.spec.take().unwrap_or_default();
     job.spec = Some(JobSpec { suspend, completion_mode, completions, ..JobSpec::default() });
@@ -165,7 +160,6 @@ fn definitions(
 }
 
 fn slim_definition(guarded: &mut DeserializeGuard<TaskDefinition>) {
-    guarded.managed_fields_mut().clear();
     guarded.annotations_mut().clear();
     if let Ok(definition) = &mut guarded.0 {
         // What runs is read from the revision.
@@ -181,7 +175,6 @@ fn stores(
 {
     let (reader, writer) = reflector::store();
     let stream = watcher(Api::<DeserializeGuard<OutputStore>>::all(client.clone()), config())
-        .modify(|store| store.managed_fields_mut().clear())
         .default_backoff()
         .reflect(writer)
         .touched_objects();

@@ -13,7 +13,7 @@ generate() {
   cp "$to"/crds/*.yaml "$to/charts/asynctask-operator/files/crds/"
   "$CARGO_TARGET_DIR/debug/asynctask-gateway" openapi >"$to/docs/src/openapi.json"
   # Rendered for a server with mutating admission policies; the chart itself asks the server.
-  "$(tests/cluster/cluster which helm)" template asynctask charts/asynctask-operator --namespace asynctask-system \
+  "$(tests/cluster/cluster which helm)" template asynctask charts/asynctask-operator --namespace asynctask-system --no-hooks \
     --kube-version 1.37.0 --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy \
     >"$to/manifests/install.yaml"
 }

@@ -55,6 +55,11 @@ pub struct TaskDefinitionSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub outputs: Vec<OutputSpec>,
+    /// Most bytes that a run may write to the store, all outputs, attempts and shards together, for example `50Gi`; absent: as
+    /// many as the administrator allows. Each replica of the gateway counts what it was told of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub max_output_size: Option<String>,
     /// Name of the OutputStore for outputs and uploads; absent: the default store when the run is admitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
@@ -499,6 +504,11 @@ pub struct OutputSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 127))]
     pub media_type: Option<String>,
+    /// Most bytes of its files in one attempt, of a step that fans out in one shard, for example `2Gi`; absent: no limit of
+    /// its own. An attempt that writes more fails, and that counts as the program's failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub max_size: Option<String>,
     /// Who may see it; absent: `Owner`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub visibility: Option<Visibility>,

@@ -22,6 +22,9 @@ pub const ANNOTATION_REPLACED_BY: &str = "asynctask.dev/replaced-by";
 /// Annotation on an AsyncTask that an administrator sets when the store of its outputs is gone for good: the store's name.
 /// The task then goes without them.
 pub const ANNOTATION_ABANDON: &str = "asynctask.dev/abandon-outputs";
+/// Annotation on an AsyncTask that is deleted, by whoever may `interrupt` it: `true` ends a step also in the stage that must not
+/// be interrupted.
+pub const ANNOTATION_INTERRUPT: &str = "asynctask.dev/interrupt";
 /// Annotation that our client puts in the place of what is too large or too deep to be read: why. No object in the API server
 /// has it.
 pub const ANNOTATION_UNREADABLE: &str = "asynctask.dev/unreadable";

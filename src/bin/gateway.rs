@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use asynctask_api::quantity;
 use asynctask_api::quarantine::Without;
 use asynctask_gateway::{DRAIN, Settings, TrustedProxy};
 use asynctask_runtime::client::{Connector, install_crypto_provider};
@@ -48,6 +49,10 @@ struct Args {
     /// How many calls a second of one person are taken in the long run, and ten times as many at once; 0: any number
     #[arg(long, env = "ASYNCTASK_REQUESTS_PER_SECOND", default_value_t = 50)]
     requests_per_second: u32,
+    /// Most bytes a run may write to its store, all attempts and shards together, whatever its definition says, for example
+    /// 1Ti; 0: any number
+    #[arg(long, env = "ASYNCTASK_MAX_RUN_SIZE", value_name = "QUANTITY", default_value = "1Ti", value_parser = size)]
+    max_run_size: u64,
     /// How log lines look
     #[arg(long, env = "ASYNCTASK_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -60,6 +65,10 @@ struct Args {
 enum Command {
     /// Print the OpenAPI document and end
     Openapi,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    quantity::bytes(text).map_err(|error| error.to_string())
 }
 
 #[tokio::main]
@@ -92,6 +101,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         listen: args.listen,
         filesystem_root: args.filesystem_root,
         requests_per_second: args.requests_per_second,
+        max_run_size: args.max_run_size,
     };
     asynctask_gateway::start(settings, client, &mut supervisor, &readiness, &metrics);
     let health = health::serve(args.health_listen, readiness, metrics, supervisor.stopping());

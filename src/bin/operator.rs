@@ -6,32 +6,35 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use asynctask_api::quantity;
-use asynctask_controllers::Settings;
+use asynctask_api::quarantine::Without;
 use asynctask_controllers::injection::Choice;
+use asynctask_controllers::{Settings, chart};
 use asynctask_plan::queue::Limits;
 use asynctask_runtime::client::{Connector, install_crypto_provider};
 use asynctask_runtime::health::{self, Readiness};
 use asynctask_runtime::metrics::Metrics;
 use asynctask_runtime::shutdown::Supervisor;
 use asynctask_runtime::telemetry::{self, LogFormat};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 /// How long reconciles that have begun may take to finish once the process is to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs AsyncTasks as Jobs.
 #[derive(Debug, Parser)]
-#[command(name = "asynctask-operator", version)]
+#[command(name = "asynctask-operator", version, subcommand_negates_reqs = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Namespace of the operator: its Secrets, its lease, its gateway
     #[arg(long, env = "POD_NAMESPACE", default_value = "asynctask-system")]
     namespace: String,
     /// Name of this pod, for the lease and for Events
-    #[arg(long, env = "POD_NAME")]
-    pod_name: String,
+    #[arg(long, env = "POD_NAME", required = true)]
+    pod_name: Option<String>,
     /// Image that holds the agent
-    #[arg(long, env = "ASYNCTASK_AGENT_IMAGE")]
-    agent_image: String,
+    #[arg(long, env = "ASYNCTASK_AGENT_IMAGE", required = true)]
+    agent_image: Option<String>,
     /// How the agent gets into task pods
     #[arg(long, env = "ASYNCTASK_AGENT_INJECTION", value_enum, default_value_t = Choice::Auto)]
     agent_injection: Choice,
@@ -73,9 +76,47 @@ struct Args {
     log_filter: String,
 }
 
+/// What the chart's Jobs run.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take our finalizers from all objects, so that they can be deleted without an operator, and end
+    LetGo,
+    /// Apply the CRDs of this version as those of a helm release, and end
+    TakeOverCrds {
+        /// Name of the release
+        #[arg(long)]
+        release: String,
+        /// Namespace of the release
+        #[arg(long)]
+        release_namespace: String,
+    },
+}
+
+async fn run_command(command: Command) -> Result<(), Box<dyn std::error::Error>> {
+    install_crypto_provider();
+    let client = Connector::infer("asynctask-operator").await?.client(Without::Parameters)?;
+    match command {
+        Command::LetGo => {
+            for (kind, count) in chart::let_go(&client).await? {
+                println!("{count} {kind} let go; what is in their stores stays there");
+            }
+        }
+        Command::TakeOverCrds { release, release_namespace } => {
+            let count = chart::take_over_crds(&client, &release, &release_namespace).await?;
+            println!("{count} CRDs belong to release {release} in namespace {release_namespace} now");
+        }
+    }
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
+    let mut args = Args::parse();
+    let ended = match args.command.take() {
+        Some(command) => run_command(command).await,
+        None => run(args).await,
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("asynctask-operator: {error}");
@@ -92,9 +133,9 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     supervisor.spawn("health", health::serve(args.listen, readiness.clone(), metrics.clone(), supervisor.stopping()));
     let settings = Settings {
         namespace: args.namespace,
-        pod_name: args.pod_name,
+        pod_name: args.pod_name.unwrap_or_default(),
         lease: args.lease,
-        agent_image: args.agent_image,
+        agent_image: args.agent_image.unwrap_or_default(),
         agent_injection: args.agent_injection,
         require_digest: args.require_digest,
         gateway_service: args.gateway_service,

@@ -7,10 +7,12 @@
 //! | `certificate` | the gateway's certificate |
 //! | `injection` | the answer to how the agent gets into pods |
 //! | `nodes` | pods on lost nodes given up |
+//! | `chart` | what the chart leaves behind let go of, and what an earlier release left taken over |
 //! | `trial` | the default store of a first try |
 //! | `task` | AsyncTasks admitted, run, sealed and taken away |
 
 mod certificate;
+pub mod chart;
 pub mod context;
 mod definition;
 #[cfg(test)]

@@ -35,6 +35,13 @@ impl Trail {
         self.entry().who = Some(who.into());
     }
 
+    /// Whose share a call counts in: a person's, or that of all pods of a namespace.
+    pub(crate) fn caller(&self) -> Option<String> {
+        let who = self.entry().who.clone()?;
+        let namespace = who.strip_prefix("pod/").and_then(|pod| pod.split_once('/'));
+        Some(namespace.map_or(who.clone(), |(namespace, _)| format!("pod/{namespace}")))
+    }
+
     /// What is asked for, and of what. Only names that were checked.
     pub(crate) fn asks(&self, verb: &'static str, what: impl Into<String>) {
         let mut entry = self.entry();

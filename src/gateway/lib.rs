@@ -4,9 +4,10 @@
 //! | part | what |
 //! |---|---|
 //! | [`identity`], [`proxy`], [`authorize`] | who calls (TokenReview, client certificate, trusted proxy), and may they (SubjectAccessReview) |
-//! | [`pace`] | how often they may ask |
+//! | [`pace`], [`bodies`], [`connections`] | how often they may ask, and how much at once |
 //! | [`agents`] | `/agent/v1`: the fence, files, progress, commit |
 //! | [`people`] | `/api/v1`: tasks, outputs, uploads, and their OpenAPI document |
+//! | [`stores`] | which stores are open to whom |
 //! | [`catalog`], [`sealed`], [`appended`] | what never changes: definitions, and the sealed results of steps |
 //! | [`target`], [`transfer`], [`disposition`] | bytes: where they go, how they pass |
 //! | [`problem`], [`audit`], [`metrics`] | what is said: to the caller, to the auditor, to the one on call |
@@ -24,9 +25,12 @@ use kube::Client;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::agents::allowance::Allowances;
 use self::agents::attempt::Attempts;
 use self::authorize::Authorizer;
+use self::bodies::Bodies;
 use self::catalog::Catalog;
+use self::connections::Limited;
 use self::identity::Identities;
 use self::metrics::Requests;
 use self::pace::Pace;
@@ -40,8 +44,10 @@ mod agents;
 mod appended;
 mod audit;
 mod authorize;
+mod bodies;
 mod cache;
 mod catalog;
+mod connections;
 mod disposition;
 mod identity;
 mod metrics;
@@ -52,6 +58,7 @@ mod proxy;
 mod request;
 mod sealed;
 mod server;
+mod stores;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -76,6 +83,8 @@ pub struct Settings {
     pub proxy: Option<TrustedProxy>,
     /// How many calls a second of one person are taken in the long run; 0: any number.
     pub requests_per_second: u32,
+    /// Most bytes a run may write to its store, whatever its definition says; 0: any number.
+    pub max_run_size: u64,
 }
 
 /// What every handler is handed.
@@ -89,6 +98,8 @@ pub(crate) struct Gateway {
     pub(crate) proxy: Option<TrustedProxy>,
     pub(crate) pace: Option<Pace>,
     pub(crate) reports: Pace,
+    pub(crate) allowances: Allowances,
+    pub(crate) bodies: Bodies,
 }
 
 /// The one gateway of the process.
@@ -106,12 +117,19 @@ impl Gateway {
             proxy: None,
             pace: None,
             reports: Pace::of_reports(),
+            allowances: Allowances::new(0),
+            bodies: Bodies::default(),
         }
     }
 
     /// Takes a proxy's word about users.
     pub(crate) fn behind(self, proxy: Option<TrustedProxy>) -> Self {
         Self { proxy, ..self }
+    }
+
+    /// Lets a run write so many bytes to its store; 0: any number.
+    pub(crate) fn allowing(self, max_run_size: u64) -> Self {
+        Self { allowances: Allowances::new(max_run_size), ..self }
     }
 
     /// Takes so many calls a second of one person; 0: any number.
@@ -129,6 +147,7 @@ pub(crate) fn router(gateway: Shared, requests: Requests) -> Router {
         .fallback(unknown)
         // From the outside in: the line is written last, whatever happened within.
         .layer(from_fn(request::in_time))
+        .layer(from_fn(bodies::hold))
         .layer(from_fn(request::same_site))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(requests, audit::record))
@@ -159,9 +178,9 @@ pub fn start(
     readiness: &Readiness,
     metrics: &Metrics,
 ) {
-    let Settings { namespace, service, listen, filesystem_root, proxy, requests_per_second } = settings;
+    let Settings { namespace, service, listen, filesystem_root, proxy, requests_per_second, max_run_size } = settings;
     let stores = Stores::new(client.clone(), namespace.clone(), filesystem_root);
-    let gateway = Gateway::new(client.clone(), stores).behind(proxy).paced(requests_per_second);
+    let gateway = Gateway::new(client.clone(), stores).behind(proxy).paced(requests_per_second).allowing(max_run_size);
     let router = router(Arc::new(gateway), Requests::new(metrics));
     let (configured, watched) = watch::channel(None);
     let name = format!("{service}.{namespace}.svc");
@@ -172,5 +191,5 @@ pub fn start(
         keeper.run(kept).await;
         Ok::<_, Infallible>(())
     });
-    supervisor.spawn("server", server::serve(listen, router, watched, readiness.clone(), stop));
+    supervisor.spawn("server", server::serve(listen, router, Limited::new(metrics), watched, readiness.clone(), stop));
 }

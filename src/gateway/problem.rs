@@ -92,9 +92,12 @@ pub(crate) enum Refusal {
     /// The list went on for too long.
     #[error("this list has grown too old to go on with it: list again from the start")]
     Expired,
-    /// Too many unknown tokens are waiting to be reviewed.
-    #[error("too many callers are signing in at once: try again in a second")]
+    /// Too much of this is going on at once: unknown tokens that wait for their review, or bodies in memory.
+    #[error("too many callers are at this at once: try again in a second")]
     Crowded,
+    /// A body that did not arrive in time.
+    #[error("the body did not arrive within {} s: send it again", .0.as_secs())]
+    BodySlow(Duration),
     /// The handler did not answer in time.
     #[error("this took too long and was given up; nothing is known about its outcome: try again")]
     Slow,
@@ -156,6 +159,7 @@ impl Refusal {
             Self::NotYet(_) => told(StatusCode::SERVICE_UNAVAILABLE, "NotYet", said),
             Self::TooOften { .. } => told(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", said),
             Self::BodyTooLarge { .. } => told(StatusCode::PAYLOAD_TOO_LARGE, "BodyTooLarge", said),
+            Self::BodySlow(_) => told(StatusCode::REQUEST_TIMEOUT, "BodySlow", said),
             Self::NotJson => told(StatusCode::UNSUPPORTED_MEDIA_TYPE, "NotJson", said),
             Self::Stored => told(StatusCode::PRECONDITION_FAILED, "AlreadyStored", said),
             Self::Gone(_) => told(StatusCode::GONE, "OutputGone", said),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::request::Parts;
@@ -54,16 +54,15 @@ pub(crate) struct Payload<T, const MAX: usize = SMALL>(pub(crate) T);
 impl<T: DeserializeOwned, const MAX: usize> FromRequest<Shared> for Payload<T, MAX> {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, _: &Shared) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, gateway: &Shared) -> Result<Self, Refusal> {
         if !is_json(request.headers()) {
             return Err(Refusal::NotJson);
         }
-        let too_large = Refusal::BodyTooLarge { max: MAX };
         // An announced length is refused before a byte is read.
         if content_length(request.headers()).is_some_and(|length| length > MAX as u64) {
-            return Err(too_large);
+            return Err(Refusal::BodyTooLarge { max: MAX });
         }
-        let bytes = to_bytes(request.into_body(), MAX).await.map_err(|_| too_large)?;
+        let bytes = gateway.bodies.read(request, MAX).await?;
         let parsed = serde_json::from_slice(&bytes);
         parsed.map(Self).map_err(|error| Refusal::BadRequest(format!("the body is not what this call takes: {error}")))
     }

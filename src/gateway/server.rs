@@ -11,6 +11,7 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::connections::Limited;
 use asynctask_runtime::health::Readiness;
 
 /// How long calls in flight may take once the process is to end.
@@ -34,6 +35,7 @@ pub(crate) struct ServeError {
 pub(crate) async fn serve(
     address: SocketAddr,
     router: Router,
+    limited: Limited,
     mut configured: watch::Receiver<Option<Arc<ServerConfig>>>,
     readiness: Readiness,
     stop: CancellationToken,
@@ -49,7 +51,8 @@ pub(crate) async fn serve(
     };
     let tls = RustlsConfig::from_config(first);
     let handle = Handle::new();
-    let mut server = bind_rustls(address, tls.clone()).handle(handle.clone()).http1_only();
+    let server = bind_rustls(address, tls.clone()).map(|acceptor| acceptor.acceptor(limited));
+    let mut server = server.handle(handle.clone()).http1_only();
     server.http_builder().http1().max_buf_size(HEAD).header_read_timeout(HEAD_TIME);
     let mut serving = std::pin::pin!(server.first_request_timeout(HEAD_TIME).serve(router.into_make_service()));
     let mut listening = std::pin::pin!(handle.listening());

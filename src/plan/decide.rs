@@ -11,10 +11,10 @@ use super::life;
 use super::retention;
 use super::seal::Sealed;
 use super::snapshot::{
-    JobFact, JobRef, Remains, Seen, Snapshot, Trouble, attempt, is_held, is_marked, job_name, state,
+    JobFact, JobRef, Remains, Seen, Snapshot, Taker, Trouble, attempt, is_held, is_marked, job_name, state,
 };
 use asynctask_api::definition::{ConcurrencyPolicy, OutputSpec};
-use asynctask_api::names::ANNOTATION_ABANDON;
+use asynctask_api::names::{ANNOTATION_ABANDON, ANNOTATION_INTERRUPT};
 use asynctask_api::outputs::{Gone, KeepStatus, KeptUntil};
 use asynctask_api::state::StepState;
 use asynctask_api::task::{
@@ -87,6 +87,15 @@ pub enum Action {
     Abandon(StoreRef),
     /// Delete the files of these outputs.
     DeleteOutputs(BTreeSet<String>),
+    /// Ask for the deletion of an output of another run that is over: it shows a file of this run, which somebody deleted.
+    DeleteTaken {
+        /// Name of the other run.
+        run: String,
+        /// The output, of both.
+        output: String,
+        /// Who deleted it.
+        user: String,
+    },
     /// Delete the object of a run whose time is up.
     DeleteTask,
     /// Write into the history that the retention of the run is over.
@@ -280,6 +289,10 @@ impl Plan {
 #[must_use]
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let task = &snapshot.task;
+    // Somebody took our finalizer away, as the chart does when it is uninstalled: what the run wrote would stay for ever.
+    if matches!(snapshot.seen, Seen::Pinned(_) | Seen::Finished { .. }) && !is_held(task) {
+        return Plan::act(vec![Action::Hold], Verdict::Unchanged);
+    }
     match &snapshot.seen {
         Seen::New(admission) => resynced(admit::plan(task, admission, now), task, now),
         Seen::Pinned(execution) => {
@@ -289,7 +302,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
             resynced(recorded(plan, before), task, now)
         }
         Seen::Nothing => finished(task, &[], now),
-        Seen::Finished { needed_by } => finished(task, needed_by, now),
+        Seen::Finished { takers } => finished(task, takers, now),
         Seen::Deleting(remains) => deleting(snapshot, remains, now),
     }
 }
@@ -322,7 +335,7 @@ pub(super) fn later(now: Timestamp, after: Duration) -> Timestamp {
 const RESTORED: &str = "this run was over before the object was restored or applied again, and does not run twice: create \
                         an AsyncTask of another name to run it again";
 
-fn finished(task: &AsyncTask, needed_by: &[String], now: Timestamp) -> Plan {
+fn finished(task: &AsyncTask, takers: &[Taker], now: Timestamp) -> Plan {
     match state(task) {
         None => Plan::say(Verdict::is(TaskState::Canceled, "Restored", Some(RESTORED.to_owned()))),
         Some(state) if state.is_terminal() && !is_marked(task) => {
@@ -335,7 +348,7 @@ fn finished(task: &AsyncTask, needed_by: &[String], now: Timestamp) -> Plan {
         {
             Plan::say(Verdict::Seen)
         }
-        Some(_) => retention::plan(task, needed_by, now),
+        Some(_) => retention::plan(task, takers, now),
     }
 }
 
@@ -358,18 +371,23 @@ fn is_abandoned(task: &AsyncTask, store: &StoreRef) -> bool {
     said.is_some_and(|name| *name == store.name)
 }
 
+/// Whether somebody who may said that a step is to end also in its guarded stage.
+fn is_interrupted(task: &AsyncTask) -> bool {
+    task.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_INTERRUPT)).is_some_and(|said| said == "true")
+}
+
 /// Jobs first, then the pods' end, then the keys: whoever could still write is gone before anything is deleted.
 fn deleting(snapshot: &Snapshot, remains: &Remains, now: Timestamp) -> Plan {
     let task = &snapshot.task;
     if !is_held(task) {
         return Plan::rest();
     }
-    let guarded = guarded(task).filter(|_| remains.at_work > 0);
+    let guarded = guarded(task).filter(|_| remains.at_work > 0 && !is_interrupted(task));
     let spared = |job: &&JobRef| guarded.as_ref().is_some_and(|(_, name)| *name == job.name);
     let doomed = remains.jobs.iter().filter(|job| !job.deleting && !spared(job));
     let doomed: Vec<Action> = doomed.cloned().map(Action::DeleteJob).collect();
     if let Some((step, _)) = guarded.as_ref().filter(|_| remains.jobs.iter().any(|job| !job.deleting && spared(&job))) {
-        let verdict = Verdict::Stays(inside_guarded_stage(step));
+        let verdict = Verdict::Stays(inside_guarded_stage(task, step));
         return Plan::act(doomed, verdict).wake(later(now, PODS_AGAIN));
     }
     if !remains.jobs.is_empty() || remains.pods > 0 {
@@ -377,9 +395,9 @@ fn deleting(snapshot: &Snapshot, remains: &Remains, now: Timestamp) -> Plan {
         let verdict = waiting_for_pods(since, remains.pods, now).map_or(Verdict::Unchanged, Verdict::Stays);
         return Plan::act(doomed, verdict).wake(later(now, PODS_AGAIN));
     }
-    if !remains.adopters.is_empty() {
+    if !remains.takers.is_empty() {
         // They read its keys; nothing wakes us when the last of them is gone.
-        let verdict = Verdict::Stays(retention::needed(&remains.adopters));
+        let verdict = Verdict::Stays(retention::needed(&remains.takers.iter().collect::<Vec<_>>()));
         return Plan::act(Vec::new(), verdict).wake(later(now, ADOPTERS_AGAIN));
     }
     // Without a store the run never wrote a key: agents are let in only once it is pinned.
@@ -399,12 +417,14 @@ fn guarded(task: &AsyncTask) -> Option<(&str, String)> {
     Some((&step.name, job_name(task, &step.name, attempt(step))))
 }
 
-fn inside_guarded_stage(step: &str) -> Trouble {
+fn inside_guarded_stage(task: &AsyncTask, step: &str) -> Trouble {
+    let task = task.metadata.name.as_deref().unwrap_or_default();
     Trouble {
         reason: "InGuardedStage",
         message: format!(
             "step {step} is in the stage that must not be interrupted: the run is deleted when the step has ended, at its \
-             `timeout` at the latest. To end it at once, delete its pod"
+             `timeout` at the latest. Whoever has the right `interrupt` on asynctasks ends it at once: kubectl annotate \
+             asynctask {task} {ANNOTATION_INTERRUPT}=true"
         ),
     }
 }

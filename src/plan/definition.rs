@@ -2,6 +2,7 @@
 //!
 //! What the CRD's schema bounds already (lengths, the spelling of names) is not repeated here.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -42,6 +43,10 @@ pub struct ValidatedDefinition {
     pub steps: Vec<ValidatedStep>,
     /// Declared outputs, in their order.
     pub outputs: Vec<OutputSpec>,
+    /// Most bytes of an output in one attempt, where one is declared.
+    pub max_sizes: BTreeMap<String, u64>,
+    /// Most bytes of all outputs of a run; `None`: as many as the operator allows.
+    pub max_output_size: Option<u64>,
     /// Store by name; absent: the default.
     pub store: Option<String>,
     /// Longest time of a whole run.
@@ -177,6 +182,8 @@ struct Limits {
     revisions_kept: usize,
     pods_kept: Duration,
     retention: Retention,
+    max_sizes: BTreeMap<String, u64>,
+    max_output_size: Option<u64>,
 }
 
 fn limits(spec: &TaskDefinitionSpec, findings: &mut Findings) -> Option<Limits> {
@@ -196,7 +203,17 @@ fn limits(spec: &TaskDefinitionSpec, findings: &mut Findings) -> Option<Limits> 
     let pods = spec.retention.as_ref().and_then(|retention| retention.pods.as_deref());
     let pods_kept = findings.duration("retention.pods", pods, PODS_KEPT);
     let retention = retention::validate(spec, findings);
+    let max_sizes = spec.outputs.iter().filter_map(|output| {
+        let field = format!("outputs[{}].maxSize", output.name);
+        let most = findings.take(field, quantity::bytes(output.max_size.as_deref()?))?;
+        Some((output.name.clone(), most))
+    });
+    let max_sizes = max_sizes.collect();
+    let max_output_size = spec.max_output_size.as_deref();
+    let max_output_size = max_output_size.and_then(|text| findings.take("maxOutputSize", quantity::bytes(text)));
     Some(Limits {
+        max_sizes,
+        max_output_size,
         retention: retention?,
         deadline: deadline?,
         queue_timeout: queue_timeout?,
@@ -217,6 +234,8 @@ fn assemble(
         inputs,
         steps,
         outputs: spec.outputs.clone(),
+        max_sizes: limits.max_sizes,
+        max_output_size: limits.max_output_size,
         store: spec.store.clone(),
         deadline: limits.deadline,
         queue_timeout: limits.queue_timeout,
@@ -356,6 +375,7 @@ fn unusable_path(path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use serde_json::{Value, json};
@@ -412,6 +432,7 @@ mod tests {
         let found = sentences(|spec| {
             spec["parameters"] = json!({"type": "nothing"});
             spec["inputs"] = json!([{"name": "a", "maxSize": "much"}, {"name": "a"}]);
+            spec["maxOutputSize"] = json!("more");
             spec["steps"][0]["timeout"] = json!("soon");
             spec["steps"][0]["workspace"] = json!({"size": "-1"});
             spec["steps"][0]["stages"] = json!(["A", "A"]);
@@ -435,6 +456,7 @@ mod tests {
             "outputs[b].path: \"../x\" cannot be stored: the path contains `..`",
             "outputs[c].path: \"\" is empty",
             "retention.pods: ",
+            "maxOutputSize: ",
         ];
         all_start(&found, &starts);
     }

@@ -1,6 +1,6 @@
 //! All that is known about a run at one moment. What has to be read depends on [`phase`] alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,8 +147,8 @@ pub enum Seen {
     Nothing,
     /// [`Phase::Finished`]
     Finished {
-        /// Names of the runs that read its results where they are; looked for only when something of it is due.
-        needed_by: Vec<String>,
+        /// The runs that read its results where they are; looked for only when something of it is due.
+        takers: Vec<Taker>,
     },
     /// [`Phase::Deleting`]
     Deleting(Remains),
@@ -524,8 +524,51 @@ pub struct Remains {
     pub pods: usize,
     /// In how many of them the program may still be at work.
     pub at_work: usize,
-    /// Names of runs that take results from it, or are about to: they read its keys.
-    pub adopters: Vec<String>,
+    /// The runs that read its keys, or are about to.
+    pub takers: Vec<Taker>,
+}
+
+/// A run that reads results of another one where they are: it continues that run, or has an output of it as an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taker {
+    /// Name.
+    pub name: String,
+    /// What it reads.
+    pub reads: Reads,
+}
+
+/// What a run reads of another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// It has not ended and continues that run: any of its results.
+    Any,
+    /// It has not ended and was given this as its inputs.
+    Inputs(BTreeSet<String>),
+    /// It is over and still shows files of that run among its own outputs.
+    Shown {
+        /// Outputs that are wholly that run's.
+        whole: BTreeSet<String>,
+        /// Outputs that are so in part: of the shards that were taken over.
+        partly: BTreeSet<String>,
+    },
+}
+
+impl Taker {
+    /// Whether it reads an output of this name.
+    #[must_use]
+    pub fn reads(&self, output: &str) -> bool {
+        match &self.reads {
+            Reads::Any => true,
+            Reads::Inputs(outputs) => outputs.contains(output),
+            Reads::Shown { whole, partly } => whole.contains(output) || partly.contains(output),
+        }
+    }
+
+    /// Whether it is over, and its output of this name is that run's and nothing else.
+    #[must_use]
+    pub fn shows(&self, output: &str) -> bool {
+        matches!(&self.reads, Reads::Shown { whole, .. } if whole.contains(output))
+    }
 }
 
 /// A Job to delete.

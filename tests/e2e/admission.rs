@@ -1,6 +1,6 @@
 //! Holes found in review stay closed: each is tried against the API server.
 
-use crate::support::{Namespace, SYSTEM, get, kubectl_in, script, task, until};
+use crate::support::{Namespace, SYSTEM, get, kubectl, kubectl_in, script, task, until};
 
 fn operator(ns: &Namespace, patch: &str) -> crate::support::Said {
     let user = format!("--as=system:serviceaccount:{SYSTEM}:asynctask-operator");
@@ -147,4 +147,38 @@ fn a_finished_task_restored_from_a_backup_never_runs_again() {
         assert_eq!((&status["state"], &status["reason"]), (&"Canceled".into(), &"Restored".into()), "{status:#}");
     }
     assert_eq!(ns.kubectl(&["get", "jobs,pods", "-o", "name"]).ok(), "");
+}
+
+#[test]
+fn a_priority_class_is_listed_by_whoever_may_use_it() {
+    let ns = Namespace::new("priorities");
+    let class = format!("urgent-{}", ns.name);
+    kubectl_in(
+        &["apply"],
+        &format!("{{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {{name: {class}}}, value: 1000}}"),
+    )
+    .ok();
+    let ada = ns.person("ada", Some("edit"));
+    let definition = script("quick", "true", &format!("  priorityClasses: [{class}]"));
+    let apply = || ada.kubectl(&["apply", "-f", "-"], Some(&definition));
+    let said = apply().refused();
+    assert!(said.contains(&format!("spec.priorityClasses: you may not use {class}")), "{said}");
+    let name = ns.name.as_str();
+    let rules = format!(
+        "[{{apiGroups: [scheduling.k8s.io], resources: [priorityclasses], resourceNames: [{class}], verbs: [use]}}]"
+    );
+    let role = "apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole";
+    kubectl_in(&["apply"], &format!("{{{role}, metadata: {{name: {name}}}, rules: {rules}}}")).ok();
+    kubectl(&["create", "clusterrolebinding", name, "--clusterrole", name, &format!("--serviceaccount={name}:ada")])
+        .ok();
+    until("the right is known", || (apply().code == 0).then_some(()));
+    // What somebody else listed stays when others change the rest.
+    kubectl(&["delete", "clusterrolebinding,clusterrole", name]).ok();
+    until("the right is gone", || {
+        let more = definition.replace(&format!("[{class}]"), &format!("[{class}, other]"));
+        (ada.kubectl(&["apply", "-f", "-"], Some(&more)).code != 0).then_some(())
+    });
+    ada.kubectl(&["patch", "taskdefinition", "quick", "--type=merge", "-p", r#"{"spec":{"title":"Other"}}"#], None)
+        .ok();
+    kubectl(&["delete", "priorityclass", &class]).ok();
 }

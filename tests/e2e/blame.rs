@@ -275,3 +275,27 @@ fn a_run_is_deleted_after_its_guarded_stage() {
     });
     assert!(log.contains("whole") && !log.contains("told"), "it got to the end of its stage: {log}");
 }
+
+#[test]
+fn who_must_ends_a_run_inside_its_guarded_stage() {
+    let ns = Namespace::new("interrupt");
+    let cancellation = "  cancellation: {allowed: UntilStage, stage: First}";
+    ns.define("moves", &script("moves", r#""$ASYNCTASK_AGENT" stage First; exec sleep 3600"#, cancellation));
+    ns.apply(&task("t", "moves")).ok();
+    until("the stage is entered", || (ns.status("t")["steps"][0]["stage"] == "First").then_some(()));
+    let ada = ns.person("ada", Some("edit"));
+    let interrupt = ["annotate", "asynctask", "t", "asynctask.dev/interrupt=true"];
+    ada.kubectl(&["delete", "asynctask", "t", "--wait=false"], None).ok();
+    let told = until("it says what it waits for", || {
+        let conditions = ns.status("t")["conditions"].clone();
+        conditions.as_array()?.iter().find(|c| c["reason"] == "InGuardedStage").map(|c| c["message"].to_string())
+    });
+    assert!(told.contains(&interrupt.join(" ")), "{told}");
+    let refused = ada.kubectl(&interrupt, None).refused();
+    assert!(refused.contains("the verb `interrupt` on asynctasks"), "{refused}");
+    ns.kubectl(&["create", "role", "interrupts", "--verb=interrupt", "--resource=asynctasks.asynctask.dev"]).ok();
+    let account = format!("--serviceaccount={}:ada", ns.name);
+    ns.kubectl(&["create", "rolebinding", "interrupts", "--role=interrupts", &account]).ok();
+    until("the right is known", || (ada.kubectl(&interrupt, None).code == 0).then_some(()));
+    until("it is gone", || ns.get("asynctask", "t").is_null().then_some(()));
+}

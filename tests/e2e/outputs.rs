@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Namespace, Person, root, script, stored, task, until};
+use crate::support::{Namespace, Person, cli, root, script, steps, stored, task, until};
 
 /// A definition whose program writes one file an output. `outputs`: name, and what else is said of it.
 pub(crate) fn writer(name: &str, outputs: &[(&str, &str)], more: &str) -> String {
@@ -155,4 +155,60 @@ fn an_upload_for_one_run_serves_that_run_and_its_retry_and_no_other() {
 
     alice.cli(&["retry", "first", "--name", "second", "--wait"]).ok();
     assert_eq!(ns.status("second")["state"], "Complete");
+}
+
+#[test]
+fn what_another_run_took_over_goes_with_it_when_somebody_deletes_it_and_not_before() {
+    let ns = Namespace::new("taken");
+    let outputs = "  outputs: [{name: list, step: plan, path: list.txt, retention: {for: 1s}}, {name: page, step: plan, path: page.txt}]";
+    let plan = r#"echo list > "$ASYNCTASK_OUTPUTS/list.txt"; echo page > "$ASYNCTASK_OUTPUTS/page.txt""#;
+    let work = r#"test "$ASYNCTASK_NAME" != first"#;
+    ns.define("two", &steps("two", outputs, &[("plan", plan, ""), ("work", work, "")]));
+    ns.apply(&task("first", "two")).ok();
+    assert_eq!(ns.finished("first")["state"], "Failed");
+    ns.apply(&task("second", "two").replace("}}}", "}, retryOf: {name: first}}}")).ok();
+    assert_eq!(ns.finished("second")["state"], "Complete");
+    let uid = ns.get("asynctask", "first")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let there = |output: &str| files(&uid).iter().any(|path| path.to_string_lossy().contains(&format!("/{output}/")));
+
+    // Its time is up in both: nobody shows it any more, so its bytes go, although the second run is there for ever.
+    for run in ["second", "first"] {
+        until("its time is up", || {
+            output(&ns.status(run), "list")["gone"]["why"].as_str().map(|why| assert_eq!(why, "Expired"))
+        });
+    }
+    assert!(!there("list") && there("page"));
+
+    // Somebody deletes it where it was made: it is deleted where it was taken over, too.
+    cli(&["-n", &ns.name, "outputs", "rm", "first", "page"]).ok();
+    for run in ["second", "first"] {
+        until("it is deleted", || {
+            output(&ns.status(run), "page")["gone"]["why"].as_str().map(|why| assert_eq!(why, "Deleted"))
+        });
+    }
+    assert!(!there("page"));
+}
+
+#[test]
+fn what_a_run_may_write_has_an_end() {
+    let ns = Namespace::new("bytes");
+    let shell = r#"head -c "$1" /dev/zero > "$ASYNCTASK_OUTPUTS/a"; head -c "$1" /dev/zero > "$ASYNCTASK_OUTPUTS/b""#;
+    let outputs = |output: &str, run: &str| {
+        format!(
+            "  maxOutputSize: \"{run}\"\n  outputs: [{{name: a, step: work, path: a, maxSize: \"{output}\"}}, {{name: b, step: work, path: b}}]"
+        )
+    };
+    let shell = shell.replace("$1", "10000");
+    for (name, of_output, of_run, says) in [
+        ("fits", "10k", "20k", ""),
+        ("output", "9999", "1Mi", "takes at most 9999 (maxSize)"),
+        ("run", "10k", "19999", "may write at most 19999"),
+    ] {
+        ns.define(name, &script(name, &shell, &outputs(of_output, of_run)));
+        ns.apply(&task(name, name)).ok();
+        let status = ns.finished(name);
+        let expected = if says.is_empty() { "Complete" } else { "Failed" };
+        assert_eq!(status["state"], expected, "{status:#}");
+        assert!(status["message"].as_str().unwrap_or_default().contains(says), "{name}: {status:#}");
+    }
 }

@@ -65,3 +65,20 @@ priorityClassName: {{ . }}
 imagePullSecrets: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+
+{{/*
+The release that the CRDs are left from, when it is another one; empty without. A cluster has one installation: beside one that is
+there the chart is refused.
+*/}}
+{{- define "asynctask.leftBy" -}}
+{{- $crd := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "asynctasks.asynctask.dev" | default dict }}
+{{- $said := dig "metadata" "annotations" dict $crd }}
+{{- $name := get $said "meta.helm.sh/release-name" }}
+{{- $namespace := get $said "meta.helm.sh/release-namespace" }}
+{{- if and $name (or (ne $name .Release.Name) (ne $namespace .Release.Namespace)) }}
+{{- if lookup "apps/v1" "Deployment" $namespace "asynctask-operator" }}
+{{- fail (printf "this cluster has an asynctask-operator, release %s in namespace %s, and it cannot have two: change that one with `helm upgrade %s -n %s`, or uninstall it first" $name $namespace $name $namespace) }}
+{{- end }}
+{{- printf "%s/%s" $namespace $name }}
+{{- end }}
+{{- end }}

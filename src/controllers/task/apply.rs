@@ -84,6 +84,7 @@ impl TaskController {
                 );
             }
             Action::DeleteOutputs(outputs) => done.applied.trouble = self.delete_outputs(task, outputs).await.err(),
+            Action::DeleteTaken { run, output, user } => self.delete_taken(task, run, output, user).await?,
             Action::DeleteTask => self.delete_task(task).await?,
             Action::Release => {
                 self.release(task).await?;

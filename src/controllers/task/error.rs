@@ -42,6 +42,8 @@ pub(super) enum TaskError {
     ReadPriority { name: String, source: kube::Error },
     #[error("AsyncTask {name}, which this run replaces, cannot be cancelled: {}", explain(.source))]
     Replace { name: String, source: kube::Error },
+    #[error("an output that run {name} took over from this one cannot be deleted there: {}", explain(.source))]
+    DeleteTaken { name: String, source: kube::Error },
     #[error("the status cannot be written: {}", explain(.0))]
     WriteStatus(#[source] kube::Error),
     #[error("others write to the AsyncTask faster than it can be looked at")]
@@ -64,6 +66,7 @@ impl Reason for TaskError {
             Self::DeleteJob { .. } => "DeleteJob",
             Self::Hold(_) => "Hold",
             Self::Mark(_) => "Mark",
+            Self::DeleteTaken { .. } => "DeleteTaken",
             Self::DeleteTask(_) => "DeleteTask",
             Self::Release(_) => "Release",
             Self::Lease { .. } => "Lease",

@@ -12,6 +12,7 @@ mod facts;
 mod fair;
 mod freshness;
 mod history;
+mod index;
 mod neighbours;
 mod observe;
 mod queue;

@@ -68,7 +68,7 @@ impl TaskController {
             Phase::New => Seen::New(Box::new(self.admission(&task, known).await?)),
             Phase::Pinned => Seen::Pinned(Box::new(self.execution(&task, known).await?)),
             Phase::Restored => Seen::Nothing,
-            Phase::Finished => Seen::Finished { needed_by: self.needed_by(&task) },
+            Phase::Finished => Seen::Finished { takers: self.takers_if_due(&task) },
             Phase::Deleting => Seen::Deleting(self.remains(&task).await?),
         };
         Ok(Snapshot { task, seen })
@@ -121,9 +121,9 @@ impl TaskController {
     fn cached_jobs_of(&self, task: &AsyncTask) -> Vec<JobFact> {
         let Some(uid) = task.uid() else { return Vec::new() };
         let namespace = task.namespace();
-        let of_task = |job: &Job| job.namespace() == namespace && job.labels().get(LABEL_TASK_UID) == Some(&uid);
-        let found = self.caches.jobs.state_filter(of_task);
-        found.iter().map(|job| job_fact(job, task)).filter(|job| job.ours).collect()
+        let of_task = |job: &Arc<Job>| job.namespace() == namespace && job.labels().get(LABEL_TASK_UID) == Some(&uid);
+        let found = self.caches.jobs_of.get(&uid).into_iter().filter_map(|job| self.caches.jobs.get(&job));
+        found.filter(of_task).map(|job| job_fact(&job, task)).filter(|job| job.ours).collect()
     }
 
     /// Which revision the run would be pinned to: the one its Job was built from, the one it asks for, the one of the
@@ -416,7 +416,7 @@ impl TaskController {
             uid: job.uid().unwrap_or_default(),
             deleting: job.metadata.deletion_timestamp.is_some(),
         });
-        Ok(Remains { jobs: jobs.collect(), pods: alive.len(), at_work, adopters: self.adopters(task) })
+        Ok(Remains { jobs: jobs.collect(), pods: alive.len(), at_work, takers: self.takers(task) })
     }
 }
 

@@ -63,6 +63,12 @@ async fn place(gateway: &Shared, attempt: &Attempt, desk: &Desk, output: &str, s
     }
 }
 
+/// The run may write so many bytes more.
+async fn allow(gateway: &Shared, attempt: &Attempt, output: &str, seq: u32, size: u64) -> Result<(), Refusal> {
+    let declared = Declared::of(gateway, attempt).await?;
+    gateway.allowances.pass(attempt, &declared, output, seq, size)
+}
+
 fn undeclared(output: &str, what: &str) -> Refusal {
     let shown: String = output.chars().take(63).collect();
     Refusal::invalid("UnknownOutput", format!("output {shown:?} {what}: see the outputs of the TaskDefinition"))
@@ -86,6 +92,7 @@ pub(super) async fn plan(
     validate_path(&file.path).map_err(|error| Refusal::invalid("InvalidPath", error.to_string()))?;
     let desk = Desk::of(&gateway, &attempt).await?;
     let Place { key, mode } = place(&gateway, &attempt, &desk, &file.output, file.seq).await?;
+    allow(&gateway, &attempt, &file.output, file.seq, file.size).await?;
     if file.output == LOG_OUTPUT && file.size > Limits::default().log_bytes + LOG_SLACK {
         let message = format!("a log has at most {} bytes: keep its head and tail", Limits::default().log_bytes);
         return Err(Refusal::invalid("LogTooLarge", message));
@@ -111,6 +118,7 @@ pub(super) async fn receive(
     let expected = transfer::announced(&headers)?;
     let desk = Desk::of(&gateway, &attempt).await?;
     let Place { key, mode } = place(&gateway, &attempt, &desk, &output, seq).await?;
+    allow(&gateway, &attempt, &output, seq, expected.size).await?;
     target::take(&desk.open, &key, body, expected, mode).await?;
     Ok(DONE)
 }

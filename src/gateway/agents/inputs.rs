@@ -14,6 +14,7 @@ use crate::identity::Agent;
 use crate::problem::Refusal;
 use crate::request::{self, Filters, Names};
 use crate::sealed::{Sealed, status_of};
+use crate::stores::require_open;
 use crate::{Gateway, Shared};
 use asynctask_api::AsyncTask;
 use asynctask_api::definition::StepInputSpec;
@@ -193,6 +194,12 @@ async fn other_run(gateway: &Gateway, attempt: &Attempt, input: &str, wanted: &O
     let task = read.filter(|task| may_read(&attempt.task.spec, task, &wanted.name)).ok_or_else(missing)?;
     let store = task.status.as_ref().and_then(|status| status.store.as_ref()).ok_or_else(missing)?;
     let open = gateway.stores.by_ref(store).await?;
+    // What was withdrawn from the namespace since gives nothing out, to programs no more than to people.
+    let withdrawn = |refusal: Refusal| match refusal {
+        Refusal::Conflict { message, .. } => Refusal::invalid(word::INPUT_MISSING, message),
+        other => other,
+    };
+    require_open(gateway, &*gateway.stores.object(&store.name).await?, &attempt.namespace).await.map_err(withdrawn)?;
     let giver = giver(gateway, &attempt.namespace, &task, &wanted.name).await?.ok_or_else(missing)?;
     let sealed = Sealed::of_step(gateway, &open, &task, &giver).await?.ok_or_else(missing)?;
     // Of two there is no saying which is meant.

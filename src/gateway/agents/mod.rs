@@ -17,6 +17,7 @@ use asynctask_contract::wire::path;
 use asynctask_runtime::stores::OpenStore;
 use asynctask_storage::layout::{AttemptKeys, StepKeys};
 
+pub(crate) mod allowance;
 mod assembly;
 mod assignment;
 pub(crate) mod attempt;

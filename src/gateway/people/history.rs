@@ -7,11 +7,11 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use kube::Api;
 
-use super::stores::stores;
 use crate::authorize::Access;
 use crate::identity::Caller;
 use crate::problem::Refusal;
 use crate::request::{self, Names};
+use crate::stores::stores;
 use crate::{Gateway, Shared};
 use asynctask_api::AsyncTask;
 use asynctask_api::names::subresource::HISTORY;

@@ -25,7 +25,6 @@ mod retry;
 mod rights;
 mod segments;
 mod shards;
-mod stores;
 mod tasks;
 mod uploads;
 

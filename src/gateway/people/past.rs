@@ -11,12 +11,12 @@ use kube::ResourceExt;
 use serde::Deserialize;
 
 use super::found::since;
-use super::stores::stores;
 use crate::Shared;
 use crate::authorize::Access;
 use crate::identity::Caller;
 use crate::problem::Refusal;
 use crate::request::{self, Filters, Names};
+use crate::stores::stores;
 use asynctask_api::OutputStore;
 use asynctask_api::names::subresource::HISTORY;
 use asynctask_contract::people::{PastRuns, Problem};

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use kube::{Api, ResourceExt};
 
 use super::rights::{Near, visibility};
-use super::stores::require_open;
 use crate::Gateway;
 use crate::authorize::Access;
 use crate::identity::Caller;
 use crate::problem::Refusal;
 use crate::request;
 use crate::sealed::Sealed;
+use crate::stores::require_open;
 use asynctask_api::AsyncTask;
 use asynctask_api::definition::OutputSpec;
 use asynctask_api::names::subresource::{OUTPUTS, VISIBILITY};

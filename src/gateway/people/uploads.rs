@@ -9,11 +9,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use uuid::Uuid;
 
-use super::stores::stores;
 use crate::authorize::Access;
 use crate::identity::Caller;
 use crate::problem::Refusal;
 use crate::request::{self, LIST, Names, Payload};
+use crate::stores::stores;
 use crate::target::{self, Target};
 use crate::transfer::OPAQUE;
 use crate::{Gateway, Shared};

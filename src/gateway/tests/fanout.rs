@@ -363,6 +363,21 @@ async fn an_output_of_a_run_whose_definition_is_gone_is_still_found() {
 }
 
 #[tokio::test]
+async fn a_store_that_was_withdrawn_gives_nothing_to_programs() {
+    let world = shards::world();
+    other_run(&world, json!({})).await;
+    run(&world, "cutter", "split-again", None);
+    assert_eq!(assignment(&world, "cutter").await["inputs"].as_array().map(Vec::len), Some(1));
+    let store = "/apis/asynctask.dev/v1alpha1/outputstores/volume";
+    world.cluster.edit(store, |store| store["spec"]["namespaces"] = json!({"matchLabels": {"stage": "prod"}}));
+    // Another gateway: this one believes what it read of a store for ten seconds.
+    let world = world.again();
+    let answer = world.call("cutter", "GET", "/agent/v1/assignment", None).await;
+    assert_eq!(answer.json()["title"], "InputMissing", "{}", answer.text());
+    assert!(answer.text().contains("is not open to namespace"), "{}", answer.text());
+}
+
+#[tokio::test]
 async fn the_shards_of_an_input_have_their_items_and_not_the_whole_of_it() {
     let world = shards::world();
     other_run(&world, json!({})).await;

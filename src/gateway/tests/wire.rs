@@ -10,8 +10,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fake::World;
+use crate::connections::Limited;
 use crate::{server, tls};
 use asynctask_runtime::health::Readiness;
+use asynctask_runtime::metrics::Metrics;
 
 const NAME: &str = "asynctask-gateway.asynctask-system.svc";
 const LIST: &str = "/api/v1/namespaces/studio/tasks";
@@ -69,7 +71,8 @@ async fn certificates_are_renewed_while_serving_and_known_users_come_in_by_their
     let (readiness, stop) = (Readiness::new(), CancellationToken::new());
     // A free port: bound, told, released. Of an address that nobody else uses, so that no connection gets it meanwhile.
     let free = std::net::TcpListener::bind("127.77.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-    let serving = tokio::spawn(server::serve(free, world.router.clone(), receive, readiness.clone(), stop.clone()));
+    let (limited, router) = (Limited::new(&Metrics::new("gateway")), world.router.clone());
+    let serving = tokio::spawn(server::serve(free, router, limited, receive, readiness.clone(), stop.clone()));
     while readiness.report().is_empty() {
         tokio::task::yield_now().await;
     }

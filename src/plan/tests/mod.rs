@@ -211,7 +211,7 @@ impl Story {
             })),
             Phase::Pinned => Seen::Pinned(Box::new(self.execution(now))),
             Phase::Restored => Seen::Nothing,
-            Phase::Finished => Seen::Finished { needed_by: Vec::new() },
+            Phase::Finished => Seen::Finished { takers: Vec::new() },
             Phase::Deleting => Seen::Deleting(self.remains.clone()),
         }
     }

@@ -10,5 +10,6 @@ mod hostile;
 mod memory;
 mod sweep;
 mod transfer;
+mod uninstall;
 mod upgrade;
 mod uploads;

@@ -234,10 +234,21 @@ impl World {
         self.show(JOB);
     }
 
+    /// The watch has an event: the index hears of it before the copy does.
+    fn show_job(&mut self, event: &watcher::Event<Job>) {
+        self.controller.caches.jobs_of.see(event);
+        self.jobs.apply_watcher_event(event);
+    }
+
+    fn show_task(&mut self, event: &watcher::Event<Guarded>) {
+        self.controller.caches.tasks_of.see(event);
+        self.tasks.apply_watcher_event(event);
+    }
+
     /// The watch shows a Job.
     fn show(&mut self, job: &str) {
         let job: Job = serde_json::from_value(self.server.get(job).expect("a Job")).expect("a Job");
-        self.jobs.apply_watcher_event(&watcher::Event::Apply(job));
+        self.show_job(&watcher::Event::Apply(job));
     }
 
     /// Somebody deletes the task.

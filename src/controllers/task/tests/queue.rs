@@ -25,7 +25,7 @@ async fn the_place_of_a_run_whose_object_is_gone_unseen_goes_to_the_next_one() {
     // Somebody took the finalizer of the first away and deleted it: the copies show the second one only.
     world.server.remove(TASK);
     let copy: Guarded = serde_json::from_value(second).expect("a task");
-    world.tasks.apply_watcher_event(&watcher::Event::Apply(copy));
+    world.show_task(&watcher::Event::Apply(copy));
     world.controller.queue.drop_vanished(Instant::now() + Duration::from_secs(60));
 
     assert_eq!(woken.try_recv().expect("woken").name, "b");

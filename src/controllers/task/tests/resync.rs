@@ -17,7 +17,7 @@ impl World {
     /// The watch shows that the Jobs are gone.
     fn jobs_go(&mut self) {
         for job in self.controller.caches.jobs.state() {
-            self.jobs.apply_watcher_event(&watcher::Event::Delete(job.as_ref().clone()));
+            self.show_job(&watcher::Event::Delete(job.as_ref().clone()));
         }
     }
 }

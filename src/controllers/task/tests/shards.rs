@@ -59,7 +59,7 @@ impl World {
     fn watch_shows(&mut self, path: &str) {
         let task = self.server.get(path).expect("it is there");
         let task: DeserializeGuard<AsyncTask> = serde_json::from_value(task).expect("a task");
-        self.tasks.apply_watcher_event(&watcher::Event::Apply(task));
+        self.show_task(&watcher::Event::Apply(task));
     }
 }
 
@@ -216,8 +216,8 @@ async fn a_deleted_run_knows_who_took_its_results_over() {
     world.delete();
     world.is(OTHER, &json!({"name": "run", "state": "Complete", "adopted": {"name": "a", "uid": UID}}));
     world.watch_shows(OTHER);
-    let Seen::Deleting(Remains { adopters, .. }) = world.seen().await else { panic!("it is deleted") };
-    assert_eq!(adopters, ["before"]);
+    let Seen::Deleting(Remains { takers, .. }) = world.seen().await else { panic!("it is deleted") };
+    assert_eq!(takers.iter().map(|taker| taker.name.as_str()).collect::<Vec<_>>(), ["before"]);
 }
 
 impl World {

@@ -13,7 +13,7 @@ use asynctask_plan::stores::is_open;
 use asynctask_runtime::client::is_status;
 
 /// The OutputStores of the cluster, and the labels of a namespace, which decide which of them are open to it.
-pub(super) async fn stores(
+pub(crate) async fn stores(
     gateway: &Gateway,
     namespace: &str,
 ) -> Result<(Vec<OutputStore>, BTreeMap<String, String>), Refusal> {
@@ -32,7 +32,7 @@ async fn labels(gateway: &Gateway, namespace: &str) -> Result<BTreeMap<String, S
 
 /// The store may be read from by people of a namespace now; what a run was pinned to may have been withdrawn since.
 /// Labels are looked at where a store asks for some.
-pub(super) async fn require_open(gateway: &Gateway, store: &OutputStore, namespace: &str) -> Result<(), Refusal> {
+pub(crate) async fn require_open(gateway: &Gateway, store: &OutputStore, namespace: &str) -> Result<(), Refusal> {
     if store.spec.namespaces.is_none() || is_open(store, &labels(gateway, namespace).await?) {
         return Ok(());
     }

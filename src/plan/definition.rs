@@ -375,7 +375,6 @@ fn unusable_path(path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use serde_json::{Value, json};

@@ -41,3 +41,12 @@ pub(crate) fn peak(pid: &str) -> Option<u64> {
 pub(crate) fn forget(pid: &str) {
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
 }
+
+/// How often containers of operator and gateway were restarted by anybody but us.
+pub(crate) fn restarts() -> i64 {
+    let pods = get(&["-n", SYSTEM, "pods"]);
+    let pods = pods["items"].as_array().unwrap().iter();
+    pods.flat_map(|pod| pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default())
+        .map(|container| container["restartCount"].as_i64().unwrap())
+        .sum()
+}

@@ -11,6 +11,7 @@ mod bad_input;
 mod blame;
 mod budget;
 mod component;
+mod crowd;
 mod deletion;
 mod eviction;
 mod harm;

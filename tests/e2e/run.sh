@@ -9,7 +9,7 @@ shift
 threads=1 limit=2400 show=()
 case $suite in
   # Both together are the short form, which `make test` runs.
-  shared) size='many beside each other' threads=6 tests=(--skip serial:: --skip harm::) ;;
+  shared) size='many beside each other' threads=6 tests=(--skip serial:: --skip harm:: --skip crowd::) ;;
   serial) size='one at a time' tests=(serial::) ;;
   # The long forms.
   scale)
@@ -36,8 +36,18 @@ case $suite in
     size='what one tenant does to the runs of another' limit=7200 tests=(harm::)
     show=(--show another_tenants_runs_take_their_time_whatever_one_does)
     ;;
+  crowd)
+    size='20,000 finished and 5,000 waiting runs of one tenant' limit=7200 tests=(crowd::)
+    show=(--show a_run_beside_a_crowd_takes_its_time)
+    export CROWD_FINISHED=20000 CROWD_WAITING=5000
+    ;;
+  mixture)
+    size='half an hour of everything at once' limit=7200 tests=(serial::mixture::)
+    show=(--show a_quiet_tenant_hears_nothing_of_the_others)
+    export MIXTURE_SECONDS=1800
+    ;;
   *)
-    echo "run.sh: no suite $suite: there are shared, serial, scale, spread, away, expired, transfer, harm" >&2
+    echo "run.sh: no suite $suite: there are shared, serial, scale, spread, away, expired, transfer, harm, crowd, mixture" >&2
     exit 2
     ;;
 esac

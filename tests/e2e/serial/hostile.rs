@@ -4,6 +4,7 @@ use http::Request;
 use serde_json::{Value, json};
 
 use crate::api::{administrator, within};
+use crate::component::restarts;
 use crate::support::{Namespace, SYSTEM, Upgraded, get, kubectl, root, script, task, until};
 
 /// Stands where a hostile value goes.
@@ -105,7 +106,7 @@ fn with(base: &Value, path: &[String]) -> String {
 }
 
 /// Documents of a kind, each hostile in one field of its spec or in its metadata.
-fn documents(kind: &str, file: &str, base: &Value) -> Vec<String> {
+pub(crate) fn documents(kind: &str, file: &str, base: &Value) -> Vec<String> {
     let crd = std::fs::read_to_string(root().join("crds").join(file)).unwrap();
     let crd: Value = serde_yaml_ng::from_str(&crd).unwrap();
     let mut found = Vec::new();
@@ -132,7 +133,7 @@ fn documents(kind: &str, file: &str, base: &Value) -> Vec<String> {
 }
 
 /// Creates an object as somebody; the status and what the API server says.
-fn post_as(user: &str, path: &str, body: String) -> (u16, String) {
+pub(crate) fn post_as(user: &str, path: &str, body: String) -> (u16, String) {
     send_as(user, Request::post(path).header("content-type", "application/json"), body)
 }
 
@@ -177,15 +178,6 @@ fn send(ns: &Namespace, user: &str, plural: &str, documents: &[String], one_of: 
 
 fn count(ns: &Namespace, kind: &str) -> usize {
     kubectl(&["-n", &ns.name, "get", kind, "-o", "name"]).out.lines().count()
-}
-
-/// What tells whether operator and gateway were restarted by anybody but us.
-fn restarts() -> i64 {
-    let pods = get(&["-n", SYSTEM, "pods"]);
-    let pods = pods["items"].as_array().unwrap().iter();
-    pods.flat_map(|pod| pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default())
-        .map(|container| container["restartCount"].as_i64().unwrap())
-        .sum()
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod expired;
 mod flood;
 mod hostile;
 mod memory;
+mod mixture;
 mod sweep;
 mod transfer;
 mod uninstall;

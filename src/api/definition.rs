@@ -220,6 +220,11 @@ pub struct StepSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub inputs: Vec<StepInputSpec>,
+    /// Which of the run's inputs its program gets, by name; absent: all of them; empty: none. A step that cleans up has no need to
+    /// fetch gigabytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
+    pub run_inputs: Option<Vec<String>>,
     /// Longest time of one attempt, for example `30m`; absent: `1h`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]

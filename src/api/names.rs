@@ -22,6 +22,12 @@ pub const ANNOTATION_REPLACED_BY: &str = "asynctask.dev/replaced-by";
 /// Annotation on an AsyncTask that an administrator sets when the store of its outputs is gone for good: the store's name.
 /// The task then goes without them.
 pub const ANNOTATION_ABANDON: &str = "asynctask.dev/abandon-outputs";
+/// Annotation on an AsyncTask: who set `spec.cancel`. Written by admission, and by the gateway for whom it asked.
+pub const ANNOTATION_CANCELED_BY: &str = "asynctask.dev/canceled-by";
+/// Annotation on an AsyncTask: who set `spec.suspend` last.
+pub const ANNOTATION_SUSPENDED_BY: &str = "asynctask.dev/suspended-by";
+/// Annotation on an AsyncTask: who set `spec.keepUntil` last.
+pub const ANNOTATION_KEPT_BY: &str = "asynctask.dev/kept-by";
 /// Annotation on an AsyncTask that is deleted, by whoever may `interrupt` it: `true` ends a step also in the stage that must not
 /// be interrupted.
 pub const ANNOTATION_INTERRUPT: &str = "asynctask.dev/interrupt";

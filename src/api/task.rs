@@ -425,6 +425,11 @@ pub struct StepStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub failures: Vec<FailureCount>,
+    /// Image that its program ran from, as the node resolved it (`name@sha256:…`): of an image named by a tag the only way to know
+    /// what ran. Absent when the node had not said so by the end, and of a step that fans out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub image: Option<String>,
     /// The run whose result, or whose successful shards, this step took over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<RunRef>,

@@ -35,6 +35,9 @@ struct Args {
     /// Image that holds the agent
     #[arg(long, env = "ASYNCTASK_AGENT_IMAGE", required = true)]
     agent_image: Option<String>,
+    /// Name of a Secret for that image, in this namespace and in those of runs; may be given more than once
+    #[arg(long = "image-pull-secret", value_name = "NAME")]
+    image_pull_secrets: Vec<String>,
     /// How the agent gets into task pods
     #[arg(long, env = "ASYNCTASK_AGENT_INJECTION", value_enum, default_value_t = Choice::Auto)]
     agent_injection: Choice,
@@ -136,6 +139,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         pod_name: args.pod_name.unwrap_or_default(),
         lease: args.lease,
         agent_image: args.agent_image.unwrap_or_default(),
+        agent_pull_secrets: args.image_pull_secrets,
         agent_injection: args.agent_injection,
         require_digest: args.require_digest,
         gateway_service: args.gateway_service,

@@ -3,14 +3,17 @@
 
 use jiff::Timestamp;
 
+use super::advice::Failed;
 use super::fan_out::{self, number};
 use super::render::{cancel_request, place_in_queue};
 use super::takeover::{self, Takeover};
 use super::words::{Paint, ahead, clean, grouped};
 use asynctask_api::condition::{CANCEL_REQUESTED, NOT_NOW, STALLED};
+use asynctask_api::names::ANNOTATION_SUSPENDED_BY;
 use asynctask_api::state::StepState;
 use asynctask_api::task::{AsyncTaskStatus, Failure, PlannedStep, StepStatus, Waiting};
 use asynctask_api::{AsyncTask, TaskState};
+use asynctask_plan::actor::by;
 
 /// Kinds of failure told of a step.
 const KINDS: usize = 3;
@@ -85,10 +88,7 @@ pub(crate) fn cause(task: &AsyncTask, facts: &Facts, now: Timestamp) -> Cause {
     match state {
         TaskState::Pending => pending(task, status, facts, now),
         TaskState::InProgress => running(task, status, facts, now),
-        TaskState::Canceling => Cause::new(
-            format!("It is being cancelled{}: it is over when its pods and its cleanup steps are", said(status)),
-            "Nothing: pods have the grace period of their template to end",
-        ),
+        TaskState::Canceling => canceling(task, status, facts),
         TaskState::PartiallyComplete => partial(&name, status),
         TaskState::Complete => Cause::new(
             format!("Nothing is wrong, it is over: {state}{}", said(status)),
@@ -97,6 +97,17 @@ pub(crate) fn cause(task: &AsyncTask, facts: &Facts, now: Timestamp) -> Cause {
         TaskState::Canceled => Cause::new(format!("It was cancelled{}", said(status)), rerun(&name)),
         TaskState::Failed => failed(&name, task, status),
     }
+}
+
+fn canceling(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts) -> Cause {
+    let running = status.steps.iter().filter(|step| step.state == Some(StepState::Running));
+    if let Some(Cause { what, next }) = running.filter_map(|step| stuck(task, step, facts)).next() {
+        return Cause::new(format!("It is being cancelled, and waits for a cleanup step. {what}"), next);
+    }
+    Cause::new(
+        format!("It is being cancelled{}: it is over when its pods and its cleanup steps are", said(status)),
+        "Nothing: pods have the grace period of their template to end",
+    )
 }
 
 /// Reason and message of the status as the rest of a sentence.
@@ -140,7 +151,10 @@ fn pending(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Times
                 "Nothing: it starts by itself. To start at once, cancel it and submit another without --start-after",
             )
         }
-        "Suspended" => Cause::new("It is suspended", format!("`kubectl asynctask resume {name}` lets it go on")),
+        "Suspended" => Cause::new(
+            format!("{} suspended it", clean(&by(task, ANNOTATION_SUSPENDED_BY))),
+            format!("`kubectl asynctask resume {name}` lets it go on"),
+        ),
         "ConcurrencyKeyBusy" => key_busy(&message, facts),
         "Queued" => {
             let place = status.queue.as_ref().and_then(place_in_queue);
@@ -215,6 +229,9 @@ fn running(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Times
     if let Some(cause) = of(StepState::Running).find_map(|step| failing(&name, step)) {
         return cause;
     }
+    if let Some(cause) = of(StepState::Running).find_map(|step| again(&name, step)) {
+        return cause;
+    }
     let names: Vec<_> = of(StepState::Running).map(|step| clean(&step.name)).collect();
     match names.as_slice() {
         [] => Cause::new("Nothing is wrong: its next step is about to start", "Nothing"),
@@ -223,6 +240,22 @@ fn running(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Times
             format!("`kubectl asynctask watch {name}` follows it"),
         ),
     }
+}
+
+/// A step that runs once more: why the attempt before failed is said as long as nothing better is known.
+fn again(name: &str, step: &StepStatus) -> Option<Cause> {
+    let (attempt, failure) = (step.attempt.filter(|attempt| *attempt > 1)?, step.failure.as_ref()?);
+    let of = clean(&step.name);
+    Some(Cause::new(
+        format!(
+            "Attempt {attempt} of step {of} runs. The one before failed: {}: {}",
+            clean(&failure.reason),
+            clean(&failure.message)
+        ),
+        format!(
+            "Nothing, should it be cured by itself; else correct what failed. `kubectl asynctask logs {name} --step {of}` shows what it writes"
+        ),
+    ))
 }
 
 /// Which steps wait for the items of those that run.
@@ -293,6 +326,11 @@ fn stuck(task: &AsyncTask, step: &StepStatus, facts: &Facts) -> Option<Cause> {
     step.waiting.as_ref().map(|waiting| held_up(task, &name, waiting, facts))
 }
 
+/// What follows a colon, if there is anything.
+fn after_colon(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
+}
+
 fn no_pod(step: &str, why: &str) -> Cause {
     Cause::new(
         format!("The Job of step {step} gets no pod: {}", clean(why)),
@@ -321,7 +359,7 @@ fn held_up(task: &AsyncTask, step: &str, waiting: &Waiting, facts: &Facts) -> Ca
             cause
         }
         reason => Cause::new(
-            format!("The pod of step {step} waits: {}: {message}", clean(reason)),
+            format!("The pod of step {step} waits: {}{}", clean(reason), after_colon(&message)),
             "Mend what the message names; `startTimeout` ends the wait",
         ),
     }
@@ -344,7 +382,7 @@ fn failed(name: &str, task: &AsyncTask, status: &AsyncTaskStatus) -> Cause {
             format!("`kubectl asynctask logs {name}` may say more"),
         );
     };
-    let Failure { step, reason, code, message, exit_code, retriable, link, .. } = failure;
+    let Failure { step, reason, code, message, exit_code, link, .. } = failure;
     let step = step.as_ref().map(|step| format!(" in step {}", clean(step))).unwrap_or_default();
     let code = code.as_ref().map(|code| format!(" · {}", clean(code))).unwrap_or_default();
     let exit = exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
@@ -352,13 +390,8 @@ fn failed(name: &str, task: &AsyncTask, status: &AsyncTaskStatus) -> Cause {
     let goes_on = Takeover::of(status).is_some() && takeover::refusal(task).is_none();
     let again = if goes_on { retry(name) } else { rerun(name) };
     let failed = status.steps.iter().find(|other| failure.step.as_ref() == Some(&other.name));
-    let failed = failed.and_then(|step| step.shards.as_ref()).filter(|shards| shards.failed > 0);
-    let next = match (retriable, failed) {
-        (Some(true), _) => format!("It may succeed when it is run again: {again}"),
-        (Some(false), _) => "Running it again would end the same way: mend first what the message names".to_owned(),
-        (None, Some(_)) => format!("`kubectl asynctask shards {name} --failed` lists the shards; {again}"),
-        (None, None) => format!("`kubectl asynctask logs {name}` shows what it wrote; {again}"),
-    };
+    let shards = failed.and_then(|step| step.shards.as_ref()).is_some_and(|shards| shards.failed > 0);
+    let next = Failed { name, definition: &task.spec.definition.name, failure, shards, again }.next();
     let what = format!("It failed{step}: {}{code}{exit}: {}{more}", clean(reason), clean(message));
     Cause::new(what, next)
 }

@@ -55,7 +55,7 @@ fn each_cause_has_its_sentence_and_its_remedy() {
             "not to start before 09:00:00Z (in 60m)",
             "starts by itself",
         ),
-        (json!({}), pending("Suspended", "x"), "It is suspended", "kubectl asynctask resume import-7"),
+        (json!({}), pending("Suspended", "x"), "somebody suspended it", "kubectl asynctask resume import-7"),
         (json!({}), queued, "(position 3: 2 runs start before it): Queued: 5 of 5 runs", "starts by itself"),
         (json!({}), pending("StoreNotReady", "no answer"), "stored: StoreNotReady: no answer", "get outputstores"),
         (json!({}), pending("DefinitionNotReady", "gone"), "course-import cannot be run", "definitions course-import"),

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 use tower::util::MapResponseLayer;
 
 use super::gateway::{Gateway, GatewayError};
+use super::proxy::{self, Environment, InvalidProxy};
 use asynctask_api::quarantine::{Without, screened};
 use asynctask_api::{AsyncTask, TaskDefinition};
 
@@ -48,6 +50,9 @@ pub(crate) enum ConnectError {
     /// Neither a kubeconfig nor a pod's own credentials.
     #[error("no cluster to talk to: {0}. Set $KUBECONFIG or --kubeconfig")]
     Infer(#[source] kube::config::InferConfigError),
+    /// A proxy that cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] InvalidProxy),
     /// The client refuses what the kubeconfig says.
     #[error("cannot use the credentials of the kubeconfig: {0}")]
     Client(#[source] kube::Error),
@@ -80,6 +85,11 @@ impl Session {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    /// Pods of the namespace.
+    pub(crate) fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
     /// Definitions of the namespace.
     pub(crate) fn definitions(&self) -> Api<TaskDefinition> {
         Api::namespaced(self.client.clone(), &self.namespace)
@@ -91,14 +101,21 @@ impl Session {
     }
 }
 
+/// The client library decides by the address of the proxy whether it is used; kubectl by that of the server, and so do we.
 async fn config(args: &ConnectionArgs) -> Result<Config, ConnectError> {
     let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
-    if let Some(file) = &args.kubeconfig {
+    let (mut config, kubeconfig) = if let Some(file) = &args.kubeconfig {
         let kubeconfig = Kubeconfig::read_from(file).map_err(ConnectError::Kubeconfig)?;
-        return Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(ConnectError::Kubeconfig);
-    }
-    if options.context.is_some() {
-        return Config::from_kubeconfig(&options).await.map_err(ConnectError::Kubeconfig);
-    }
-    Config::infer().await.map_err(ConnectError::Infer)
+        let config = Config::from_custom_kubeconfig(kubeconfig.clone(), &options).await;
+        (config.map_err(ConnectError::Kubeconfig)?, Some(kubeconfig))
+    } else if options.context.is_some() {
+        let config = Config::from_kubeconfig(&options).await.map_err(ConnectError::Kubeconfig)?;
+        (config, Kubeconfig::read().ok())
+    } else {
+        (Config::infer().await.map_err(ConnectError::Infer)?, Kubeconfig::read().ok())
+    };
+    let environment = Environment::of_process();
+    config.proxy_url =
+        proxy::of_cluster(&config.cluster_url, kubeconfig.as_ref(), args.context.as_deref(), &environment)?;
+    Ok(config)
 }

@@ -9,6 +9,7 @@ use super::words::{Paint, clean, clean_lines, indent, table};
 use asynctask_api::TaskDefinition;
 use asynctask_api::definition::{FanOutSpec, InputSpec, ItemsFrom, StepSpec, TaskDefinitionSpec};
 use asynctask_api::state::RevisionState;
+use asynctask_plan::revision::{by_tag_sentence, unpinned_images};
 
 /// A revision and the runs that are on it.
 #[derive(Debug)]
@@ -34,6 +35,11 @@ pub(crate) fn page(definition: &TaskDefinition, revisions: &[RevisionLine], pain
     let mut page = format!("{}  {}\n{}{revision}\n", paint.bold(&name), clean(&spec.title), readiness(definition));
     if let Some(problem) = problem(definition) {
         page.push_str(&indent(&clean_lines(&problem).join("\n"), "  "));
+    }
+    let by_tag = unpinned_images(spec);
+    if !by_tag.is_empty() {
+        page.push_str(&indent(&format!("Images {}", clean(&by_tag_sentence(&by_tag))), "  "));
+        page.push('\n');
     }
     if let Some(text) = &spec.description {
         let _ = write!(page, "\n{}", indent(&clean_lines(text).join("\n"), "  "));

@@ -20,6 +20,7 @@ use super::meter::Meter;
 use super::retry::Retry;
 use super::terminal::say;
 use super::words::{clean, size};
+use crate::verbs::logs::Lines;
 use asynctask_contract::people::{DownloadTicket, FileView};
 
 /// Longest silence in the middle of a file.
@@ -156,10 +157,24 @@ pub(crate) async fn to_stdout(
     transfer.verify("Do not use what was written".to_owned())
 }
 
+/// The same with something before each line.
+pub(crate) async fn to_lines(
+    gateway: &Gateway,
+    link: Url,
+    file: &FileView,
+    meter: &Meter,
+    lines: &mut Lines,
+) -> Result<(), DownloadError> {
+    let mut transfer = Transfer::new(gateway, link, file, meter);
+    transfer.run(&mut Sink::Lines(lines), Path::new("standard output")).await?;
+    transfer.verify("Do not use what was written".to_owned())
+}
+
 /// Where bytes go.
 enum Sink<'a> {
     Part(&'a mut File),
     Stdout,
+    Lines(&'a mut Lines),
 }
 
 impl Sink<'_> {
@@ -168,13 +183,14 @@ impl Sink<'_> {
             Self::Part(file) => file.write_all(bytes).await,
             // The only thing this process does meanwhile is to wait for more bytes.
             Self::Stdout => io::Write::write_all(&mut io::stdout().lock(), bytes),
+            Self::Lines(lines) => lines.write_to(bytes, &mut io::stdout().lock()),
         }
     }
 
     async fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Part(file) => file.flush().await,
-            Self::Stdout => io::Write::flush(&mut io::stdout().lock()),
+            Self::Stdout | Self::Lines(_) => io::Write::flush(&mut io::stdout().lock()),
         }
     }
 }

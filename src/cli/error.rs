@@ -113,7 +113,7 @@ mod tests {
         for (error, exit) in [
             (CliError::from(ParameterError::Split("x".into())), Exit::Usage),
             (InputError::Missing("archive".into()).into(), Exit::Usage),
-            (RunError::Parameters(vec!["/x: no".into()]).into(), Exit::Usage),
+            (RunError::Parameters(vec!["/x: no".into()], "d".into()).into(), Exit::Usage),
             (RunError::Exists { name: "x".into(), field: "its team" }.into(), Exit::Error),
             (PrintError::Write(std::io::Error::other("disk full")).into(), Exit::Error),
         ] {

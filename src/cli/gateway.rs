@@ -16,6 +16,7 @@ use super::cluster::why;
 use super::connect::ConnectionArgs;
 use super::credentials::{self, Credentials, CredentialsError};
 use super::forward::{Forward, ForwardError};
+use super::proxy::is_loopback;
 use asynctask_contract::people::Problem;
 use asynctask_contract::wire::SignedRequest;
 
@@ -37,7 +38,8 @@ pub(crate) enum GatewayError {
     /// No way there.
     #[error(
         "gateway not found: {0}. Name the operator's namespace with --operator-namespace, or the gateway's address \
-         with --gateway-url; without the right to port-forward there, ask your administrators for that address"
+         with --gateway-url. The way there without an address needs the Role asynctask-cli of that namespace: administrators \
+         bind it with `cli.groups` of the chart"
     )]
     Forward(#[from] ForwardError),
     /// Its signers cannot be read.
@@ -156,7 +158,10 @@ impl Gateway {
         if let Some(url) = &args.gateway_url {
             let base = address(url)?;
             let tls = credentials::tls(config, from_file.unwrap_or_else(credentials::public_roots))?;
-            let http = builder().tls_backend_preconfigured(tls).build().map_err(GatewayError::Build)?;
+            // As any other server, but for one of this machine.
+            let own = base.host_str().is_some_and(is_loopback);
+            let builder = if own { builder().no_proxy() } else { builder() };
+            let http = builder.tls_backend_preconfigured(tls).build().map_err(GatewayError::Build)?;
             return Ok(Self { http, base, credentials, forward: None, store: Mutex::default() });
         }
         let namespace = &args.operator_namespace;
@@ -169,7 +174,8 @@ impl Gateway {
         // The certificate names the Service; the bytes go to our loopback port.
         let host = format!("{}.{namespace}.svc", args.gateway_service);
         let base = address(&format!("https://{host}:{}", forward.address().port()))?;
-        let http = builder().tls_backend_preconfigured(tls).resolve(&host, forward.address()).build();
+        // Never through a proxy, which would look for the Service by its name.
+        let http = builder().no_proxy().tls_backend_preconfigured(tls).resolve(&host, forward.address()).build();
         let http = http.map_err(GatewayError::Build)?;
         Ok(Self { http, base, credentials, forward: Some(forward), store: Mutex::default() })
     }

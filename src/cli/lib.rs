@@ -14,6 +14,7 @@
 //! Tasks are created and read through the Kubernetes API, so that RBAC, admission and audit see the person; only bytes
 //! go through the gateway.
 
+mod advice;
 mod begun;
 mod cause;
 mod change;
@@ -37,6 +38,7 @@ mod inputs;
 mod meter;
 mod parameters;
 mod plan_page;
+mod proxy;
 mod render;
 mod retry;
 mod submit;

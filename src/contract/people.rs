@@ -31,7 +31,7 @@ pub struct OutputView {
     /// How many files it has.
     #[serde(default)]
     pub count: u64,
-    /// Its files, the first 1,000 of them; the position in this list is the `n` of the download route.
+    /// Its files, the first 1,000 of them; the position in this list, from 0, is the `number` of the download route.
     pub files: Vec<FileView>,
     /// There are more than are listed here; each can be downloaded by its number.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -301,7 +301,7 @@ pub struct UploadView {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UploadCompletion {
-    /// From [`UploadPlan::Multipart`].
+    /// `uploadId` of the upload plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload_id: Option<String>,
     /// Every part, in order.
@@ -396,7 +396,7 @@ pub struct HistoryList {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PastRuns {
-    /// The records, as in [`HistoryList`], the newest month first.
+    /// The records, as the history of one run has them, the newest month first.
     pub runs: Vec<serde_json::Value>,
     /// Stores that could not be asked, each with why: records that lie there are missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -406,12 +406,19 @@ pub struct PastRuns {
     pub next: Option<String>,
 }
 
+/// The schema of an AsyncTask is the API server's, which the gateway puts into the document.
+#[cfg(feature = "openapi")]
+fn task_objects() -> utoipa::openapi::schema::Array {
+    utoipa::openapi::schema::Array::new(utoipa::openapi::Ref::from_schema_name("AsyncTask"))
+}
+
 /// Some tasks of a namespace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TaskList {
     /// AsyncTask objects.
+    #[cfg_attr(feature = "openapi", schema(schema_with = task_objects))]
     pub items: Vec<serde_json::Value>,
     /// Give it back as `continue` for the next ones; absent: these were the last.
     #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]

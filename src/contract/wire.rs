@@ -306,7 +306,7 @@ pub struct NewFile {
 /// How to store a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(tag = "kind", rename_all_fields = "camelCase")]
+#[serde(tag = "kind")]
 pub enum UploadPlan {
     /// One PUT of the whole file.
     Single {
@@ -314,11 +314,13 @@ pub enum UploadPlan {
         /// (the commit compares it).
         request: SignedRequest,
     },
-    /// Parts of `part_size` bytes (the last one shorter); ask for each part's URL, then complete.
+    /// Parts of `partSize` bytes (the last one shorter); ask for each part's URL, then complete.
     Multipart {
         /// Identifies the started upload; give it back with each call.
+        #[serde(rename = "uploadId")]
         upload_id: String,
         /// Bytes per part.
+        #[serde(rename = "partSize")]
         part_size: u64,
     },
 }
@@ -331,7 +333,7 @@ pub struct PartsRequest {
     /// Output and number of the file; absent in the people's API, where the path names the upload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileRef>,
-    /// From [`UploadPlan::Multipart`].
+    /// `uploadId` of the upload plan.
     pub upload_id: String,
     /// The parts.
     pub parts: Vec<PartToSign>,
@@ -378,7 +380,7 @@ pub struct CompleteRequest {
     /// Output and number of the file; absent in the people's API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileRef>,
-    /// From [`UploadPlan::Multipart`].
+    /// `uploadId` of the upload plan.
     pub upload_id: String,
     /// Every part, in order.
     pub parts: Vec<SentPart>,
@@ -480,7 +482,7 @@ pub struct ItemCounts {
     pub failed: u64,
     /// Skipped.
     pub skipped: u64,
-    /// Failed ones by their reason; at most [`REASONS`], the rest under `Other`.
+    /// Failed ones by their reason; at most 8 are told apart, the rest is under `Other`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reasons: BTreeMap<String, u64>,
 }

@@ -61,6 +61,8 @@ pub struct Context {
 pub struct AgentSettings {
     /// Image that holds the agent.
     pub image: String,
+    /// Names of Secrets for it.
+    pub pull_secrets: Vec<String>,
     /// `None` until the probe has decided.
     pub injection: watch::Receiver<Option<Injection>>,
 }
@@ -72,7 +74,8 @@ impl Context {
     pub fn agent(&self) -> Option<Agent> {
         let injection = (*self.agent.injection.borrow())?;
         let gateway = self.gateway.borrow().clone()?;
-        Some(Agent { image: self.agent.image.clone(), injection, gateway })
+        let AgentSettings { image, pull_secrets, .. } = self.agent.clone();
+        Some(Agent { image, pull_secrets, injection, gateway })
     }
 
     /// Says of an object that it cannot be read, and why; gives the sentence.

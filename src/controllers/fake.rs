@@ -255,7 +255,7 @@ pub(super) fn context(server: &Server, volume: &Path) -> (Arc<Context>, Senders)
         limits: Limits::default(),
         reconciles: Reconciles::new(&metrics),
         set_aside: SetAside::new(&metrics),
-        agent: AgentSettings { image: "agent:1".into(), injection },
+        agent: AgentSettings { image: "agent:1".into(), pull_secrets: Vec::new(), injection },
         require_digest: false,
         gateway,
         events: Recorder::new(client.clone(), reporter),

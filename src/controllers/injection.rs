@@ -27,6 +27,8 @@ use asynctask_runtime::health::Readiness;
 const MEMORY: &str = "asynctask-agent-injection";
 /// How long a node may take to start the probe.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long runs wait for the answer. Until it is there the init container serves, which works everywhere.
+const HELD: Duration = Duration::from_secs(5);
 /// Name of the need in readiness.
 const NEED: &str = "injection";
 
@@ -82,6 +84,8 @@ pub(super) struct Injector {
     pub(super) client: Client,
     pub(super) namespace: String,
     pub(super) image: String,
+    /// Names of Secrets for it.
+    pub(super) pull_secrets: Vec<String>,
     pub(super) choice: Choice,
     pub(super) readiness: Readiness,
     pub(super) decided: watch::Sender<Option<Injection>>,
@@ -90,15 +94,32 @@ pub(super) struct Injector {
 impl Injector {
     /// Decides, then waits for `stop`.
     pub(super) async fn run(self, stop: CancellationToken) {
+        let mut deciding = std::pin::pin!(self.decide());
         tokio::select! {
             () = stop.cancelled() => return,
-            decision = self.decide() => {
-                let Decision { injection, why, .. } = decision;
-                tracing::info!(injection = injection.as_str(), image = self.image, why, "how the agent gets into pods");
-                self.readiness.met(NEED, format!("{}: {why}", injection.as_str()));
-                self.decided.send_replace(Some(injection));
+            decision = &mut deciding => return self.settle(&decision, stop).await,
+            () = sleep(HELD) => {
+                let why = "the probe pod has not answered yet; until it does, runs use an init container";
+                tracing::warn!(image = self.image, why, "how the agent gets into pods");
+                self.readiness.met(NEED, format!("{}: {why}", Injection::InitContainer.as_str()));
+                self.decided.send_replace(Some(Injection::InitContainer));
             }
         }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            decision = deciding => self.settle(&decision, stop).await,
+        }
+    }
+
+    async fn settle(&self, decision: &Decision, stop: CancellationToken) {
+        let Decision { injection, why, certain } = decision;
+        if *certain {
+            tracing::info!(injection = injection.as_str(), image = self.image, why, "how the agent gets into pods");
+        } else {
+            tracing::warn!(injection = injection.as_str(), image = self.image, why, "how the agent gets into pods");
+        }
+        self.readiness.met(NEED, format!("{}: {why}", injection.as_str()));
+        self.decided.send_replace(Some(*injection));
         stop.cancelled().await;
     }
 
@@ -142,7 +163,8 @@ impl Injector {
     async fn probe(&self) -> Result<Decision, InjectionError> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
         let name = pod_name(&self.image);
-        let pod: Pod = serde_json::from_value(probe_pod(&name, &self.image)).expect("invariant: the probe is a Pod");
+        let pod: Pod = serde_json::from_value(probe_pod(&name, &self.image, &self.pull_secrets))
+            .expect("invariant: the probe is a Pod");
         match pods
             .create(&PostParams { field_manager: Some(MANAGER_OPERATOR.into()), ..PostParams::default() }, &pod)
             .await
@@ -160,7 +182,11 @@ impl Injector {
                 pod.as_ref().and_then(verdict).unwrap_or_else(|| undecided("somebody deleted the probe pod"))
             }
             Ok(Err(WaitError::ProbeFailed(source))) => return Err(InjectionError::Watch(source)),
-            Err(_) => undecided(&format!("the probe pod did not start within {}s", PATIENCE.as_secs())),
+            Err(_) => {
+                let pod = pods.get_opt(&name).await.ok().flatten();
+                let waits = pod.as_ref().and_then(waits_for).map(|words| format!(": {words}")).unwrap_or_default();
+                undecided(&format!("the probe pod did not start within {} s{waits}", PATIENCE.as_secs()))
+            }
         };
         match pods.delete(&name, &DeleteParams::default().grace_period(0)).await {
             Ok(_) => Ok(decision),
@@ -208,6 +234,19 @@ fn verdict(pod: &Pod) -> Option<Decision> {
     }
 }
 
+/// What a pod that does not start waits for, in the words of kubelet or scheduler.
+fn waits_for(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let waiting = status.container_statuses.as_ref().and_then(|all| all.first()?.state.as_ref()?.waiting.clone());
+    let of_container = waiting.map(|waiting| [waiting.reason, waiting.message]);
+    let unscheduled = || {
+        let condition = status.conditions.as_ref()?.iter().find(|condition| condition.status == "False")?;
+        Some([condition.reason.clone(), condition.message.clone()])
+    };
+    let words: Vec<String> = of_container.or_else(unscheduled)?.into_iter().flatten().collect();
+    Some(words.join(": "))
+}
+
 /// Reasons of the kubelet for a container whose image is there but which it cannot make. Failing to pull is none.
 fn cannot_mount(reason: Option<&str>) -> bool {
     matches!(
@@ -240,7 +279,8 @@ fn labels() -> Value {
 }
 
 /// Passes the `restricted` profile. The agent's image serves twice: as the container's and as the volume's.
-fn probe_pod(name: &str, image: &str) -> Value {
+fn probe_pod(name: &str, image: &str, pull_secrets: &[String]) -> Value {
+    let pull_secrets: Vec<Value> = pull_secrets.iter().map(|name| json!({"name": name})).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -250,6 +290,7 @@ fn probe_pod(name: &str, image: &str) -> Value {
             "activeDeadlineSeconds": PATIENCE.as_secs(),
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
+            "imagePullSecrets": pull_secrets,
             "securityContext": {
                 "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"},
             },
@@ -326,8 +367,9 @@ mod tests {
     fn the_probe_is_named_after_its_image_and_is_a_pod() {
         assert_eq!(pod_name("agent:1"), pod_name("agent:1"));
         assert_ne!(pod_name("agent:1"), pod_name("agent:2"));
-        let pod: Pod = serde_json::from_value(probe_pod("p", "agent:1")).expect("pod");
+        let pod: Pod = serde_json::from_value(probe_pod("p", "agent:1", &["registry".to_owned()])).expect("pod");
         let spec = pod.spec.expect("spec");
+        assert_eq!(spec.image_pull_secrets.expect("secrets")[0].name, "registry");
         assert_eq!(
             spec.volumes.expect("volumes")[0].image.as_ref().expect("image").reference.as_deref(),
             Some("agent:1")

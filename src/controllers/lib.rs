@@ -61,6 +61,8 @@ pub struct Settings {
     pub lease: String,
     /// Image that holds the agent.
     pub agent_image: String,
+    /// Names of Secrets for it, in its own namespace and those of runs.
+    pub agent_pull_secrets: Vec<String>,
     /// How the agent gets into pods.
     pub agent_injection: Choice,
     /// Refuse definitions whose images are named by a tag.
@@ -100,6 +102,7 @@ pub async fn start(
         pod_name,
         lease,
         agent_image,
+        agent_pull_secrets,
         agent_injection,
         require_digest,
         gateway_service,
@@ -120,6 +123,7 @@ pub async fn start(
         client: client.clone(),
         namespace: namespace.clone(),
         image: agent_image.clone(),
+        pull_secrets: agent_pull_secrets.clone(),
         choice: agent_injection,
         readiness: readiness.clone(),
         decided,
@@ -142,7 +146,7 @@ pub async fn start(
         metrics: metrics.clone(),
         reconciles: Reconciles::new(metrics),
         set_aside: SetAside::new(metrics),
-        agent: AgentSettings { image: agent_image, injection },
+        agent: AgentSettings { image: agent_image, pull_secrets: agent_pull_secrets, injection },
         require_digest,
         gateway,
         events: Recorder::new(client.clone(), reporter),

@@ -159,6 +159,7 @@ pub(crate) async fn take(
     }
     // Before the bytes are read; and not every store refuses to write a key twice.
     if mode == PutMode::Create && is_stored(open, key).await? {
+        transfer::drain(body).await;
         return Err(Refusal::Stored);
     }
     open.store.put_stream(key, transfer::incoming(body), expected, mode).await?;

@@ -21,6 +21,8 @@ use asynctask_storage::{FILE_MAX, Incoming, ObjectStore};
 
 /// Without a byte for this long a sender counts as gone.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Most bytes read of a body that nobody wants.
+const DRAINED: u64 = 1 << 30;
 /// Media type of everything that is given out: what an author claims is data, not something for a browser to run.
 pub(crate) const OPAQUE: &str = "application/octet-stream";
 /// Announced size of a body, beside its `Content-Length`, which a proxy in between may drop.
@@ -48,6 +50,21 @@ pub(crate) fn too_large(size: u64) -> Refusal {
         "FileTooLarge",
         format!("a file of {size} bytes is too large: at most {FILE_MAX}, which is 625 GiB. Split it"),
     )
+}
+
+/// Reads a body that nobody wants to its end, within reason: many a client sends all of it before it reads the answer, and takes a
+/// connection that is closed meanwhile for a failure.
+pub(crate) async fn drain(body: Body) {
+    let reading = async {
+        let (mut chunks, mut read) = (body.into_data_stream(), 0_u64);
+        while let Some(Ok(chunk)) = chunks.next().await {
+            read += chunk.len() as u64;
+            if read > DRAINED {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(SILENCE, reading).await;
 }
 
 /// A request's body on its way into a store.

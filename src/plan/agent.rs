@@ -37,6 +37,8 @@ pub struct GatewayAccess {
 pub struct Agent {
     /// Image that holds the binary.
     pub image: String,
+    /// Names of Secrets for it, in the namespace of the pod.
+    pub pull_secrets: Vec<String>,
     /// How it gets in.
     pub injection: Injection,
     /// Whom it calls.

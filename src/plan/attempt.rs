@@ -50,6 +50,7 @@ pub(super) fn judge(
 ) -> Judged {
     let job = execution.jobs.iter().find(|job| job.ours && job.step == step.name && job.attempt == attempt);
     match job {
+        Some(job) if job.end.is_none() && job.suspended => judge_start(step, job, execution, deadline, false, now),
         Some(job) if job.end.is_none() => match lingering(&execution.pods, &step.name, attempt) {
             // Its program has ended: nothing but what was injected into the pod goes on, and that is not waited for.
             Some((pod, until)) if until <= now => ended(step, attempt, &end_of(pod), execution, now),

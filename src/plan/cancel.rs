@@ -1,10 +1,12 @@
 //! Whether a run can be cancelled, or held, now, and for whom it is.
 
+use super::actor;
 use super::definition::ValidatedStep;
 use super::queue::replaced;
 use super::snapshot::{Trouble, replaced_by};
 use asynctask_api::AsyncTask;
 use asynctask_api::definition::Allowed;
+use asynctask_api::names::ANNOTATION_CANCELED_BY;
 use asynctask_api::state::StepState;
 use asynctask_api::task::StepStatus;
 
@@ -102,7 +104,8 @@ impl Cancellation {
 
 /// Why a run that is to be cancelled is.
 pub(super) fn why(task: &AsyncTask) -> Trouble {
-    let by_user = || Trouble { reason: "CanceledByUser", message: "somebody asked for the end of the run".to_owned() };
+    let message = || format!("{} asked for the end of the run", actor::by(task, ANNOTATION_CANCELED_BY));
+    let by_user = || Trouble { reason: "CanceledByUser", message: message() };
     replaced_by(task).map_or_else(by_user, replaced)
 }
 

@@ -112,6 +112,8 @@ pub struct ValidatedStep {
     pub recovers: bool,
     /// Outputs of earlier steps that it takes.
     pub inputs: Vec<StepInputSpec>,
+    /// Which of the run's inputs it gets; `None`: all.
+    pub run_inputs: Option<Vec<String>>,
     /// Longest time of one attempt.
     pub timeout: Duration,
     /// Longest time until its program starts.

@@ -210,6 +210,13 @@ fn pod_template(
     spec.entry("automountServiceAccountToken").or_insert(json!(false));
     let as_root = spec.get("securityContext").and_then(|context| context.get("runAsUser")) == Some(&json!(0));
     list(spec, "volumes").extend(volumes(step, agent));
+    for name in &agent.pull_secrets {
+        let secret = json!({"name": name});
+        let secrets = list(spec, "imagePullSecrets");
+        if !secrets.contains(&secret) {
+            secrets.push(secret);
+        }
+    }
     if step.built_in.is_some() {
         list(spec, "containers").push(built_in::container(agent));
     } else if agent.injection == Injection::InitContainer {
@@ -354,7 +361,7 @@ mod tests {
     fn agent(injection: Injection) -> Agent {
         let gateway =
             GatewayAccess { url: "https://asynctask-gateway.asynctask-system.svc:443".into(), ca_pem: "PEM\n".into() };
-        Agent { image: "agent:1".into(), injection, gateway }
+        Agent { image: "agent:1".into(), pull_secrets: Vec::new(), injection, gateway }
     }
 
     fn step(change: impl FnOnce(&mut Value)) -> ValidatedStep {

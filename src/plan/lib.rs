@@ -6,6 +6,7 @@
 //! [`parameters`], [`stores`], [`names`] and [`definition`] are shared with the gateway and the command line, so that
 //! all of them say the same about the same.
 
+pub mod actor;
 mod admit;
 mod adopt;
 pub mod agent;

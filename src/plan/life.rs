@@ -268,7 +268,7 @@ impl<'a> Life<'a> {
             }
         }
         self.plan.news.queue = Some(wait::place(self, None));
-        let verdict = wait::suspended();
+        let verdict = wait::suspended(self.task);
         self.say(verdict)
     }
 

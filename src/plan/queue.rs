@@ -135,9 +135,81 @@ pub fn replaces(entries: &Entries, uid: &str) -> Vec<String> {
     found
 }
 
-/// Whether a run may start now. The answer does not take its place: set `runs` for that.
-#[must_use]
-pub fn place(entries: &Entries, limits: Limits, uid: &str) -> Place {
+/// The runs, and the order in which those that wait go: kept until something changes.
+#[derive(Clone, Debug, Default)]
+pub struct Line {
+    entries: Entries,
+    order: Option<Vec<String>>,
+}
+
+impl Line {
+    /// The runs, by UID.
+    #[must_use]
+    pub fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    /// A run enters the line, or says anew what it asks for.
+    pub fn enter(&mut self, uid: &str, entry: Entry) {
+        if self.entries.get(uid) != Some(&entry) {
+            self.entries.insert(uid.to_owned(), entry);
+            self.order = None;
+        }
+    }
+
+    /// A run starts, or gives its place back.
+    pub fn set_runs(&mut self, uid: &str, runs: bool) {
+        if let Some(own) = self.entries.get_mut(uid).filter(|own| own.runs != runs) {
+            own.runs = runs;
+            self.order = None;
+        }
+    }
+
+    /// Keeps only some; whether others were there.
+    pub fn retain(&mut self, mut stays: impl FnMut(&String, &Entry) -> bool) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|uid, entry| stays(uid, entry));
+        let fewer = self.entries.len() < before;
+        if fewer {
+            self.order = None;
+        }
+        fewer
+    }
+
+    /// A run leaves the line; whether it was in it.
+    pub fn remove(&mut self, uid: &str) -> bool {
+        let was_there = self.entries.remove(uid).is_some();
+        if was_there {
+            self.order = None;
+        }
+        was_there
+    }
+
+    /// Whether a run may start now. The answer does not take its place: set `runs` for that.
+    pub fn place(&mut self, limits: Limits, uid: &str) -> Place {
+        place_in(&self.entries, Self::ordered(&mut self.order, &self.entries), limits, uid)
+    }
+
+    /// Runs that may start now, first come first: whoever has to be woken when there is room again.
+    pub fn next(&mut self, limits: Limits) -> Vec<String> {
+        next_in(&self.entries, Self::ordered(&mut self.order, &self.entries), limits)
+    }
+
+    fn ordered<'a>(
+        order: &'a mut Option<Vec<String>>,
+        entries: &'a Entries,
+    ) -> impl Iterator<Item = (&'a String, &'a Entry)> {
+        let order = order.get_or_insert_with(|| line(entries).into_iter().map(|(uid, _)| uid.clone()).collect());
+        order.iter().filter_map(|uid| entries.get_key_value(uid))
+    }
+}
+
+fn place_in<'a>(
+    entries: &'a Entries,
+    line: impl Iterator<Item = (&'a String, &'a Entry)>,
+    limits: Limits,
+    uid: &str,
+) -> Place {
     let Some(own) = entries.get(uid) else { return Place::Go };
     if own.policy == ConcurrencyPolicy::Replace
         && let Some(by) = newer(entries, uid, own)
@@ -149,7 +221,7 @@ pub fn place(entries: &Entries, limits: Limits, uid: &str) -> Place {
         return Place::Go;
     }
     let mut ahead: Vec<&Entry> = Vec::new();
-    for (other, entry) in line(entries) {
+    for (other, entry) in line {
         let full = room.refuses(entry);
         if other == uid {
             return match full {
@@ -170,12 +242,14 @@ pub fn place(entries: &Entries, limits: Limits, uid: &str) -> Place {
     Place::Go
 }
 
-/// Runs that may start now, first come first: whoever has to be woken when there is room again.
-#[must_use]
-pub fn next(entries: &Entries, limits: Limits) -> Vec<String> {
+fn next_in<'a>(
+    entries: &'a Entries,
+    line: impl Iterator<Item = (&'a String, &'a Entry)>,
+    limits: Limits,
+) -> Vec<String> {
     let mut room = Room::new(entries, limits);
     let mut go = Vec::new();
-    for (uid, entry) in line(entries) {
+    for (uid, entry) in line {
         if room.refuses(entry).is_none() {
             room.take(entry);
             go.push(uid.clone());
@@ -300,6 +374,14 @@ mod tests {
 
     use super::*;
     use proptest::prelude::*;
+
+    fn place(entries: &Entries, limits: Limits, uid: &str) -> Place {
+        place_in(entries, line(entries).into_iter(), limits, uid)
+    }
+
+    fn next(entries: &Entries, limits: Limits) -> Vec<String> {
+        next_in(entries, line(entries).into_iter(), limits)
+    }
 
     fn entry(name: &str, priority: i32, created: i64) -> Entry {
         Entry {
@@ -434,14 +516,20 @@ mod tests {
                 };
                 all.insert(name, entry);
             }
+            let mut kept = Line::default();
+            all.iter().for_each(|(uid, entry)| kept.enter(uid, entry.clone()));
             let mut asked: Vec<String> = all.keys().cloned().collect();
             asked.sort();
             let mut started = true;
             while started {
                 started = false;
                 for uid in &asked {
-                    if !all[uid].runs && place(&all, limits, uid) == Place::Go {
+                    let found = place(&all, limits, uid);
+                    prop_assert_eq!(&kept.place(limits, uid), &found, "the order that is kept is the order there is");
+                    prop_assert_eq!(kept.next(limits), next(&all, limits));
+                    if !all[uid].runs && found == Place::Go {
                         all.get_mut(uid).expect("known").runs = true;
+                        kept.set_runs(uid, true);
                         started = true;
                     }
                 }

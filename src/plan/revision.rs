@@ -88,6 +88,15 @@ pub fn unpinned_images(content: &TaskDefinitionSpec) -> Vec<String> {
     images
 }
 
+/// What is to be said of images that are named by a tag.
+#[must_use]
+pub fn by_tag_sentence(images: &[String]) -> String {
+    format!(
+        "named by a tag, so what runs can change without a new revision: {}. Name them by digest (image@sha256:…)",
+        images.join(", ")
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -21,6 +21,8 @@ pub struct Sealed {
     pub items: Option<ItemCounts>,
     /// What people should know of it.
     pub warning: Option<String>,
+    /// Image that its program ran from.
+    pub image: Option<String>,
 }
 
 impl Sealed {
@@ -39,6 +41,7 @@ pub(super) fn winner(commits: &[CommitFact]) -> Option<Sealed> {
         emitted: commit.emitted,
         items: commit.items.clone(),
         warning: commit.warning.clone(),
+        image: commit.image.clone(),
     })
 }
 

@@ -420,6 +420,8 @@ pub struct CommitFact {
     pub items: Option<ItemCounts>,
     /// What people should know of it.
     pub warning: Option<String>,
+    /// Image that its program ran from.
+    pub image: Option<String>,
 }
 
 /// A report of failure.
@@ -475,6 +477,8 @@ pub struct PodFact {
     pub waiting: Option<(String, String)>,
     /// How its container `task` ended.
     pub exit: Option<ExitFact>,
+    /// Image of its container `task`, as the node resolved it.
+    pub image: Option<String>,
 }
 
 impl PodFact {
@@ -496,7 +500,8 @@ impl PodFact {
 /// The pod of an attempt whose program has ended although its Job has not: another container goes on.
 #[must_use]
 pub fn lingering<'a>(pods: &'a [PodFact], step: &str, attempt: u32) -> Option<(&'a PodFact, Timestamp)> {
-    let mine = pods.iter().filter(|pod| pod.step == step && pod.attempt == attempt);
+    // One that somebody ends, as a queue does that takes a Job back, is replaced.
+    let mine = pods.iter().filter(|pod| pod.step == step && pod.attempt == attempt && !pod.deleted);
     mine.filter_map(|pod| Some((pod, pod.lingers_until()?))).next_back()
 }
 

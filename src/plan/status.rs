@@ -82,6 +82,9 @@ pub fn status(snapshot: &Snapshot, plan: &Plan, applied: &Applied, now: Timestam
     }
     for (name, news) in &steps {
         writer.step(&mut after, name, news, applied);
+        if let Some(step) = after.steps.iter_mut().find(|step| step.name == *name && step.image.is_none()) {
+            step.image = image_of(snapshot, step);
+        }
     }
     if let Some(content) = content(snapshot) {
         retention::describe(&mut after.outputs, &content.retention);
@@ -145,6 +148,16 @@ fn content(snapshot: &Snapshot) -> Option<&ValidatedDefinition> {
         },
         Seen::Nothing | Seen::Finished { .. } | Seen::Deleting(_) => None,
     }
+}
+
+/// Image of the last pod that was read of an attempt.
+fn image_of(snapshot: &Snapshot, step: &StepStatus) -> Option<String> {
+    let Seen::Pinned(execution) = &snapshot.seen else { return None };
+    let left = execution.results.get(&step.name).and_then(|results| results.as_ref().ok()).map(|results| &results.pods);
+    let pods = execution.pods.iter().chain(left.into_iter().flatten());
+    let attempt = step.attempt.and_then(|attempt| u32::try_from(attempt).ok());
+    let its = pods.filter(|pod| pod.step == step.name && Some(pod.attempt) == attempt && step.shards.is_none());
+    its.filter_map(|pod| pod.image.as_deref()).next_back().map(|image| cut(image, 512))
 }
 
 fn mark_gone(output: &mut OutputStatus, gone: &[(String, Gone)]) {
@@ -258,6 +271,7 @@ impl Writer {
                 self.end(step, seal::state(sealed));
                 step.failure = None;
                 step.message = sealed.warning.as_ref().map(|warning| cut(warning, 256));
+                step.image.clone_from(&sealed.image);
                 step.emitted = seal::emitted(sealed);
                 let items = sealed.items.clone().unwrap_or_default();
                 let mut tally = Tally::default();

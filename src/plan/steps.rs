@@ -81,6 +81,7 @@ fn validate_step(
     let when = step.when.as_ref().and_then(|when| read_when(when, graph.when(index), step, spec, findings));
     recovers(step, &field, findings);
     inputs(spec, graph, index, &field, findings);
+    run_inputs(spec, step, &field, findings);
     let timeout = findings.duration(format!("{field}.timeout"), step.timeout.as_deref(), TIMEOUT);
     let start = findings.duration(format!("{field}.startTimeout"), step.start_timeout.as_deref(), START_TIMEOUT);
     let retry = step.retry.as_ref().map_or(Some(Policy::default()), |retry| read_retry(retry, &field, findings));
@@ -101,6 +102,7 @@ fn validate_step(
         when,
         recovers: step.recovers == Some(true),
         inputs: step.inputs.clone(),
+        run_inputs: step.run_inputs.clone(),
         timeout: timeout?,
         start_timeout: start?,
         retry: retry?,
@@ -110,6 +112,17 @@ fn validate_step(
         built_in: None,
         template: template?,
     })
+}
+
+/// The inputs of the run that a step names are declared.
+fn run_inputs(spec: &TaskDefinitionSpec, step: &StepSpec, field: &str, findings: &mut Findings) {
+    let named = step.run_inputs.as_deref().unwrap_or_default();
+    findings.unique(format!("{field}.runInputs"), named.iter().map(String::as_str));
+    let known: Vec<&str> = spec.inputs.iter().map(|input| input.name.as_str()).collect();
+    for name in named.iter().filter(|name| !known.contains(&name.as_str())) {
+        let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+        findings.plan(format!("{field}.runInputs: the definition has no input {name:?}: {known}"));
+    }
 }
 
 /// Notes a name that is the step's own or no step's.

@@ -1,16 +1,18 @@
 //! What a run waits for before its steps start: somebody's word, a time, its turn.
 
+use super::actor;
 use super::decide::{Claim, Key, Plan, Verdict, later};
 use super::failure::refusal;
 use super::life::Life;
-use asynctask_api::TaskState;
+use asynctask_api::names::ANNOTATION_SUSPENDED_BY;
 use asynctask_api::task::QueueStatus;
+use asynctask_api::{AsyncTask, TaskState};
 
 /// What keeps it from asking for its turn, if anything.
 pub(super) fn before_the_queue(life: &mut Life<'_>) -> Option<Plan> {
     let spec = &life.task.spec;
     if spec.is_suspended() {
-        return Some(life.say(suspended()));
+        return Some(life.say(suspended(life.task)));
     }
     let created = life.task.metadata.creation_timestamp.as_ref().map_or(life.now, |time| time.0);
     let from = spec.start_after.as_ref().map_or(created, |time| time.0.max(created));
@@ -35,9 +37,10 @@ pub(super) fn before_the_queue(life: &mut Life<'_>) -> Option<Plan> {
     Some(life.say(Verdict::Fails(refusal("QueueTimeout", message))))
 }
 
-pub(super) fn suspended() -> Verdict {
-    let message = "held by spec.suspend: set it to false to go on. No retry is spent";
-    Verdict::is(TaskState::Pending, "Suspended", Some(message.to_owned()))
+pub(super) fn suspended(task: &AsyncTask) -> Verdict {
+    let who = actor::by(task, ANNOTATION_SUSPENDED_BY);
+    let message = format!("{who} suspended it: set spec.suspend to false to go on. No retry is spent");
+    Verdict::is(TaskState::Pending, "Suspended", Some(message))
 }
 
 /// What it asks of the queue.

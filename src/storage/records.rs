@@ -45,6 +45,9 @@ pub struct CommitRecord {
     /// What people should know of it: a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// Image that its program ran from, as the node resolved it; absent when the node had not said it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// When the gateway wrote this.
     pub committed_at: Timestamp,
 }
@@ -514,6 +517,7 @@ mod tests {
             emitted: None,
             items: None,
             warning: None,
+            image: None,
             committed_at: Timestamp::UNIX_EPOCH,
         };
         assert!((encode(&record).len() as u64) < RECORD_MAX / 2);

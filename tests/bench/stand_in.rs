@@ -179,6 +179,7 @@ fn record(pod: &Pod, layout: &Layout) -> (CommitRecord, AttemptKeys) {
         emitted: None,
         items: None,
         warning: None,
+        image: None,
         committed_at: Timestamp::now(),
     };
     (record, keys)

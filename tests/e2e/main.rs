@@ -5,21 +5,25 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod admission;
+mod answers;
 mod api;
 mod away;
 mod bad_input;
 mod blame;
 mod budget;
+mod chart;
 mod component;
 mod crowd;
 mod deletion;
 mod eviction;
 mod harm;
+mod held;
 mod inside;
 mod journey;
 mod ledger;
 mod life;
 mod outputs;
+mod proxy;
 mod queue;
 mod races;
 mod revisions;

@@ -3,17 +3,20 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use asynctask_operator::contract::env::{CONTAINER, WORK_DIR};
 use serde_json::Value;
 
+use self::openapi::Document;
 pub(crate) use crate::api::{audit, get};
 
 #[path = "evidence.rs"]
 pub(crate) mod evidence;
+#[path = "../support/openapi.rs"]
+mod openapi;
 
 /// Namespace of operator and gateway.
 pub(crate) const SYSTEM: &str = "asynctask-system";
@@ -369,14 +372,24 @@ impl Answer {
     }
 }
 
-/// The gateway as a server of this cluster: its certificate is checked against the published authority.
+/// The gateway as a server of this cluster: its certificate is checked against the published authority, and what it answers against
+/// the OpenAPI document.
 pub(crate) fn http(method: &str, path: &str, more: &[&str]) -> Answer {
+    static DOCUMENT: LazyLock<Document> = LazyLock::new(|| {
+        let document = std::fs::read_to_string(root().join("docs/src/openapi.json")).unwrap();
+        Document::new(serde_json::from_str(&document).unwrap())
+    });
     let url = format!("{}{path}", gateway_url());
     let ca = gateway_ca();
-    curl(
+    let answer = curl(
         &[&["-X", method, "--cacert", ca.to_str().unwrap(), "--resolve", gateway_address(), url.as_str()], more]
             .concat(),
-    )
+    );
+    if path.starts_with("/api/v1/") {
+        let media_type = answer.header("content-type").unwrap_or_default();
+        assert_eq!(DOCUMENT.differs(method, path, answer.status, media_type, answer.body.as_bytes()), None);
+    }
+    answer
 }
 
 /// curl, with the answer taken apart.

@@ -140,6 +140,7 @@ fn in_flight(ns: &Namespace, pod_uid: &str, site: &Site) {
         emitted: None,
         items: None,
         warning: None,
+        image: None,
         committed_at: jiff::Timestamp::now(),
     };
     site.runtime.block_on(async {

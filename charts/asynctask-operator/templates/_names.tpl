@@ -59,7 +59,7 @@ nodeSelector: {{ toYaml . | nindent 2 }}
 tolerations: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets: {{ toYaml . | nindent 2 }}
@@ -81,4 +81,25 @@ there the chart is refused.
 {{- end }}
 {{- printf "%s/%s" $namespace $name }}
 {{- end }}
+{{- end }}
+
+{{/* A number of bytes, or a quantity; helm reads large numbers as floats. */}}
+{{- define "asynctask.quantity" -}}
+{{ if kindIs "string" . }}{{ . }}{{ else }}{{ int64 . }}{{ end }}
+{{- end }}
+
+{{/*
+Whether the server mutates by policy. Rendered without a cluster, as by a pipeline that commits what it rendered, nobody can be asked: then
+the version says it, and where it does not, the rendering stops rather than leave out in silence what each AsyncTask needs.
+*/}}
+{{- define "asynctask.mutates" -}}
+{{- if .Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" -}}
+yes
+{{- else if not (lookup "v1" "Namespace" "" "kube-system") -}}
+{{- if semverCompare ">=1.36.0-0" .Capabilities.KubeVersion.Version -}}
+yes
+{{- else if not (.Capabilities.APIVersions.Has "asynctask.dev/no-mutating-admission-policies") -}}
+{{- fail (printf "rendered without a cluster for Kubernetes %s, which may have no MutatingAdmissionPolicy of version v1: name the version of your cluster with --kube-version (from 1.36 on it has), or say --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy, or, if it has none, --api-versions asynctask.dev/no-mutating-admission-policies" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- end -}}
 {{- end }}

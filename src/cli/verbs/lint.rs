@@ -15,6 +15,7 @@ use asynctask_api::names::GROUP;
 use asynctask_api::{TaskDefinitionSpec, crd};
 use asynctask_plan::definition::validate;
 use asynctask_plan::parameters;
+use asynctask_plan::revision::{by_tag_sentence, unpinned_images};
 
 /// The one kind that is checked.
 const KIND: &str = "TaskDefinition";
@@ -95,6 +96,11 @@ impl Report {
         }
         if violations.is_empty() {
             self.line(&format!("{subject}: ok"));
+            let spec = TaskDefinitionSpec::deserialize(&object["spec"]).ok();
+            let by_tag = spec.map(|spec| unpinned_images(&spec)).unwrap_or_default();
+            if !by_tag.is_empty() {
+                self.line(&format!("{subject}: note: {}", by_tag_sentence(&by_tag)));
+            }
         }
     }
 }
@@ -170,8 +176,10 @@ mod tests {
         let text = format!("{hello}\n---\n{outline}\n---\n---\nkind: ConfigMap\nmetadata: {{name: c}}\n");
         let (report, failed) = linted(&text);
         assert!(!failed, "{report}");
-        let ends: Vec<&str> = report.lines().filter_map(|line| line.rsplit_once(": ")).map(|(_, end)| end).collect();
+        let (notes, lines): (Vec<&str>, Vec<&str>) = report.lines().partition(|line| line.contains(": note: "));
+        let ends: Vec<&str> = lines.iter().filter_map(|line| line.rsplit_once(": ")).map(|(_, end)| end).collect();
         assert_eq!(ends, ["ok", "ok", "skipped, only TaskDefinitions are checked"]);
+        assert!(notes.len() == 2 && notes[0].contains("named by a tag"), "{notes:?}");
     }
 
     #[test]

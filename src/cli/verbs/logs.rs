@@ -160,22 +160,77 @@ fn part(task: &AsyncTask, args: &Args) -> Result<Part, Box<CliError>> {
 
 async fn once(session: &Session, pods: &Pods, task: &AsyncTask, part: &Part) -> Result<(), CliError> {
     let found = match pods.list().await {
-        Ok(found) => found,
-        Err(error) if error.status().is_some_and(|s| s.code == 403) => return stored(session, task, part).await,
+        Ok(found) => Some(found),
+        Err(error) if error.status().is_some_and(|s| s.code == 403) => None,
         Err(error) => return Err(error.into()),
     };
+    if *part == Part::Run {
+        return all(session, pods, task, found).await;
+    }
+    let Some(found) = found else { return stored(session, task, part).await };
     let started = found.iter().filter(|pod| has_started(pod)).max_by_key(|pod| created(pod));
     match started {
-        Some(pod) => match pods.copy(&pod.name_any(), false).await? {
+        Some(pod) => match pods.copy(&pod.name_any(), false, &mut Lines::plain()).await? {
             Copied::All => Ok(()),
             Copied::Gone => stored(session, task, part).await,
         },
-        None if exit_of(task).is_some() || *part != Part::Run => stored(session, task, part).await,
-        None => {
-            let name = task.name_any();
-            Err(LogsError::NotStarted { name, state: waits_for(task, &found) }.into())
-        }
+        None => stored(session, task, part).await,
     }
+}
+
+/// The log of each step, in their order, the failed one first. With more than one each line has its step before it.
+async fn all(session: &Session, pods: &Pods, task: &AsyncTask, found: Option<Vec<Pod>>) -> Result<(), CliError> {
+    let readable = found.is_some();
+    let found = found.unwrap_or_default();
+    let newest = |step: &str| {
+        let of_step = |pod: &&Pod| pod.labels().get(LABEL_STEP).is_some_and(|label| label == step) && has_started(pod);
+        found.iter().filter(of_step).max_by_key(|pod| created(pod))
+    };
+    let ran = ran(task);
+    let steps: Vec<(&str, Option<&Pod>)> = ran.iter().map(|step| (*step, newest(step))).collect();
+    if steps.is_empty() || !readable && exit_of(task).is_none() {
+        let name = task.name_any();
+        let is_over = exit_of(task).is_some();
+        return Err(match (is_over, readable) {
+            (true, _) => LogsError::None { name },
+            (false, true) => LogsError::NotStarted { name, state: waits_for(task, &found) },
+            (false, false) => LogsError::NotStored { name },
+        }
+        .into());
+    }
+    let width = steps.iter().map(|(step, _)| step.len()).max().unwrap_or_default();
+    let mut shown = 0;
+    for (step, pod) in &steps {
+        let mut lines = if steps.len() > 1 { Lines::of(&format!("{step:width$} │ ")) } else { Lines::plain() };
+        let copied = match pod {
+            Some(pod) => pods.copy(&pod.name_any(), false, &mut lines).await?,
+            None => Copied::Gone,
+        };
+        if copied == Copied::Gone {
+            let gateway = session.gateway().await?;
+            let link = link(&gateway, &session.namespace, &task.name_any(), &Part::Step((*step).to_owned()));
+            match gateway.ask::<DownloadTicket>(link.clone()).await {
+                Ok(ticket) => outputs::lines(&gateway, link, &ticket.file, &mut lines).await?,
+                Err(error) if error.status() == Some(404) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        lines.end()?;
+        shown += 1;
+    }
+    if shown == 0 { Err(LogsError::None { name: task.name_any() }.into()) } else { Ok(()) }
+}
+
+/// Steps of one pod that have begun, in their order, the one that failed the run first.
+fn ran(task: &AsyncTask) -> Vec<&str> {
+    let Some(status) = &task.status else { return Vec::new() };
+    let failed = status.failure.as_ref().and_then(|failure| failure.step.as_deref());
+    let built_in = |name: &str| status.plan.iter().any(|planned| planned.name == name && planned.built_in.is_some());
+    let began =
+        status.steps.iter().filter(|step| (step.attempt.is_some() || step.adopted.is_some()) && step.shards.is_none());
+    let mut names: Vec<&str> = began.map(|step| step.name.as_str()).filter(|name| !built_in(name)).collect();
+    names.sort_by_key(|name| Some(*name) != failed);
+    names
 }
 
 /// Every pod of the run as it comes, until the run has ended. A run without any, or whose pods may not be read, shows
@@ -222,17 +277,14 @@ async fn follow(session: &Session, pods: &Pods, task: &AsyncTask, part: &Part) -
 /// The log in the store, through the gateway.
 async fn stored(session: &Session, task: &AsyncTask, part: &Part) -> Result<(), CliError> {
     let name = task.name_any();
-    if *part != Part::Run {
-        return stored_of(session, &name, part).await;
+    match part {
+        Part::Run if exit_of(task).is_none() => Err(LogsError::NotStored { name }.into()),
+        Part::Run => {
+            let pods = Pods { api: session.pods(), selector: String::new() };
+            all(session, &pods, task, Some(Vec::new())).await
+        }
+        Part::Step(_) | Part::Shard(..) => stored_of(session, &name, part).await,
     }
-    if exit_of(task).is_none() {
-        return Err(LogsError::NotStored { name }.into());
-    }
-    let gateway = session.gateway().await?;
-    let list = outputs::list(&gateway, &session.namespace, &name).await?;
-    let log = list.outputs.iter().find(|o| o.name == LOG_OUTPUT).and_then(|o| o.files.first());
-    let Some(file) = log else { return Err(LogsError::None { name }.into()) };
-    outputs::stdout(&gateway, link(&gateway, &session.namespace, &name, part), file).await
 }
 
 /// Of a step or a shard: there may be a log long before the run ends.
@@ -290,8 +342,7 @@ impl Pods {
                 }
             }
         };
-        let api = Api::namespaced(session.client.clone(), &session.namespace);
-        Ok(selector.map(|selector| Self { api, selector }))
+        Ok(selector.map(|selector| Self { api: session.pods(), selector }))
     }
 
     async fn list(&self) -> Result<Vec<Pod>, ClusterError> {
@@ -302,14 +353,17 @@ impl Pods {
     /// Copies the log of a pod that has started and was not copied yet.
     async fn copy_new(&self, pod: &Pod, seen: &mut BTreeSet<String>) -> Result<(), CliError> {
         let uid = pod.uid().unwrap_or_default();
-        if has_started(pod) && !seen.contains(&uid) && self.copy(&pod.name_any(), true).await? == Copied::All {
+        if has_started(pod)
+            && !seen.contains(&uid)
+            && self.copy(&pod.name_any(), true, &mut Lines::plain()).await? == Copied::All
+        {
             seen.insert(uid);
         }
         Ok(())
     }
 
     /// Bytes as they are: what a program writes is its own.
-    async fn copy(&self, name: &str, follow: bool) -> Result<Copied, CliError> {
+    async fn copy(&self, name: &str, follow: bool, lines: &mut Lines) -> Result<Copied, CliError> {
         let params = LogParams { container: Some(CONTAINER.to_owned()), follow, ..LogParams::default() };
         let act = format!("read the log of pod {name:?}");
         let mut log = match self.api.log_stream(name, &params).await {
@@ -327,7 +381,7 @@ impl Pods {
             if n == 0 {
                 return Ok(Copied::All);
             }
-            write(&buffer[..n])?;
+            lines.write(&buffer[..n])?;
         }
     }
 }
@@ -347,11 +401,46 @@ fn index(job: &Job, shard: u32) -> Option<u32> {
     u32::try_from(place).ok()
 }
 
-fn write(bytes: &[u8]) -> Result<(), PrintError> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    out.write_all(bytes)?;
-    Ok(out.flush()?)
+/// Standard output, with the same before each line.
+pub(crate) struct Lines {
+    prefix: String,
+    fresh: bool,
+}
+
+impl Lines {
+    fn plain() -> Self {
+        Self::of("")
+    }
+
+    fn of(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), fresh: true }
+    }
+
+    /// Writes what comes next.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), PrintError> {
+        let mut out = std::io::stdout().lock();
+        Ok(self.write_to(bytes, &mut out)?)
+    }
+
+    pub(crate) fn write_to(&mut self, bytes: &[u8], out: &mut impl std::io::Write) -> std::io::Result<()> {
+        if self.prefix.is_empty() {
+            out.write_all(bytes)?;
+            return out.flush();
+        }
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.fresh {
+                out.write_all(self.prefix.as_bytes())?;
+            }
+            out.write_all(line)?;
+            self.fresh = line.ends_with(b"\n");
+        }
+        out.flush()
+    }
+
+    /// The next step begins a line of its own.
+    fn end(&mut self) -> Result<(), PrintError> {
+        if !self.prefix.is_empty() && !self.fresh { self.write(b"\n") } else { Ok(()) }
+    }
 }
 
 fn created(pod: &Pod) -> Option<jiff::Timestamp> {
@@ -420,6 +509,25 @@ mod tests {
         assert_eq!(of_shard(&jobs, 8), selector("send-2", 2));
         assert_eq!(of_shard(&jobs, 4), selector("send-1", 4));
         assert_eq!(of_shard(&[], 4), None);
+    }
+
+    #[test]
+    fn the_step_that_failed_comes_first_and_each_line_says_whose_it_is() {
+        let step = |name: &str, attempt: Option<i32>| json!({"name": name, "state": "Complete", "attempt": attempt});
+        let task: AsyncTask = serde_json::from_value(json!({
+            "apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask", "metadata": {"name": "t"},
+            "spec": {"definition": {"name": "d"}}, "status": {
+                "failure": {"step": "count", "reason": "StepFailed", "message": "m"},
+                "steps": [step("read", Some(1)), step("count", Some(3)), step("report", None), step("clean", Some(1))],
+            },
+        }))
+        .expect("a task");
+        assert_eq!(super::ran(&task), ["count", "read", "clean"]);
+        let (mut lines, mut out) = (super::Lines::of("read │ "), Vec::new());
+        for part in ["one\ntw", "o\n", "three"] {
+            lines.write_to(part.as_bytes(), &mut out).expect("in memory");
+        }
+        assert_eq!(String::from_utf8(out).expect("text"), "read │ one\nread │ two\nread │ three");
     }
 
     #[test]

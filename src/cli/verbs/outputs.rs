@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::change::each;
 use crate::connect::Session;
-use crate::download::{Outcome, to_file, to_stdout};
+use crate::download::{Outcome, to_file, to_lines, to_stdout};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::format::{Document, qualified};
@@ -16,6 +16,7 @@ use crate::meter::Meter;
 use crate::target::Target;
 use crate::terminal::{ask, is_terminal, print, say};
 use crate::verbs::list::since;
+use crate::verbs::logs::Lines;
 use crate::verbs::shards::sharded;
 use crate::words::{clean, size, table};
 use asynctask_api::AsyncTask;
@@ -393,6 +394,16 @@ pub(crate) async fn stdout(gateway: &Gateway, link: reqwest::Url, file: &FileVie
     let done = to_stdout(gateway, link, file, &meter).await;
     meter.vanish();
     Ok(done?)
+}
+
+/// The same with something before each line.
+pub(crate) async fn lines(
+    gateway: &Gateway,
+    link: reqwest::Url,
+    file: &FileView,
+    lines: &mut Lines,
+) -> Result<(), CliError> {
+    Ok(to_lines(gateway, link, file, &Meter::hidden(), lines).await?)
 }
 
 fn choose<'a>(list: &'a OutputList, args: &GetArgs) -> Result<Vec<Chosen<'a>>, OutputsError> {

@@ -1,6 +1,7 @@
 //! `rerun`: the same once more, as a new run.
 
 use kube::api::PostParams;
+use serde_json::json;
 
 use crate::change::{MANAGER, read};
 use crate::cluster::ClusterError;
@@ -10,7 +11,10 @@ use crate::exit::Exit;
 use crate::following::{Following, finish};
 use crate::submit::{generated_name, once_more};
 use crate::terminal::say;
+use crate::verbs::run::RunError;
 use crate::words::clean;
+use asynctask_api::AsyncTask;
+use asynctask_plan::parameters::violations;
 
 /// Submit a new run with the definition, parameters, inputs, team and priority of one that exists
 #[derive(Debug, clap::Args)]
@@ -30,9 +34,21 @@ pub(crate) struct Args {
     following: Following,
 }
 
+/// The parameters fit the definition as it is now: what was refused once is not submitted to be refused again.
+async fn require_fitting(session: &Session, source: &AsyncTask, same_revision: bool) -> Result<(), CliError> {
+    let name = &source.spec.definition.name;
+    let act = format!("read TaskDefinition {name:?}");
+    let found = session.definitions().get_opt(name).await.map_err(ClusterError::on(act))?;
+    let Some(definition) = found.filter(|_| !same_revision) else { return Ok(()) };
+    let given = source.spec.parameters.clone().unwrap_or_else(|| json!({}));
+    let problems = violations(definition.spec.parameters.as_ref(), &given);
+    if problems.is_empty() { Ok(()) } else { Err(RunError::Parameters(problems, name.clone()).into()) }
+}
+
 /// Submits, and follows when asked to.
 pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError> {
     let source = read(session, &args.source).await?;
+    require_fitting(session, &source, args.same_revision).await?;
     let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
     let task = loop {
         let random = uuid::Uuid::new_v4().as_u128();

@@ -107,10 +107,10 @@ pub(crate) enum RunError {
     },
     /// The parameters violate the schema.
     #[error(
-        "the parameters do not fit the definition:\n  {}\n`kubectl asynctask definitions NAME` shows what it takes",
-        .0.join("\n  ")
+        "the parameters do not fit the definition:\n  {}\n`kubectl asynctask definitions {}` shows what it takes",
+        .0.join("\n  "), .1
     )]
-    Parameters(Vec<String>),
+    Parameters(Vec<String>, String),
     /// The definition does not name the PriorityClass.
     #[error(
         "PriorityClass {class:?} is not one that TaskDefinition {definition:?} lets its runs choose: {}",
@@ -140,7 +140,7 @@ impl RunError {
     /// The code for the shell.
     pub(crate) const fn exit(&self) -> Exit {
         match self {
-            Self::Read { .. } | Self::Parameters(_) | Self::Priority { .. } => Exit::Usage,
+            Self::Read { .. } | Self::Parameters(..) | Self::Priority { .. } => Exit::Usage,
             Self::Definition { .. } | Self::Exists { .. } => Exit::Error,
         }
     }
@@ -185,7 +185,7 @@ async fn parameters_of(definition: &TaskDefinition, args: &Args) -> Result<Map<S
     let schema = definition.spec.parameters.as_ref();
     let all = parameters::assemble(schema, from_file, &args.parameter)?;
     let problems = violations(schema, &Value::Object(all.clone()));
-    if problems.is_empty() { Ok(all) } else { Err(RunError::Parameters(problems).into()) }
+    if problems.is_empty() { Ok(all) } else { Err(RunError::Parameters(problems, args.definition.clone()).into()) }
 }
 
 /// The class, if the definition names it: any other is refused once the run is submitted.

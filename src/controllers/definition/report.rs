@@ -14,7 +14,7 @@ use asynctask_api::condition::{Claim, IMAGES_PINNED, READY, cut};
 use asynctask_api::definition::TaskDefinitionStatus;
 use asynctask_api::names::MANAGER_OPERATOR;
 use asynctask_api::task::RevisionRef;
-use asynctask_plan::revision::unpinned_images;
+use asynctask_plan::revision::{by_tag_sentence, unpinned_images};
 use asynctask_runtime::client::explain;
 
 /// What was found about a definition.
@@ -141,11 +141,7 @@ fn pinned(by_tag: &[String]) -> Claim {
     if by_tag.is_empty() {
         return Claim::new(IMAGES_PINNED, Some(true), "Digests", "every image is named by its digest");
     }
-    let message = format!(
-        "named by a tag, so what runs can change without a new revision: {}. Name them by digest (image@sha256:…)",
-        by_tag.join(", ")
-    );
-    Claim::new(IMAGES_PINNED, Some(false), "Tags", message)
+    Claim::new(IMAGES_PINNED, Some(false), "Tags", by_tag_sentence(by_tag))
 }
 
 fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {

@@ -66,7 +66,7 @@ fn context(client: Client) -> Context {
         limits: Limits::default(),
         reconciles: Reconciles::new(&metrics),
         set_aside: SetAside::new(&metrics),
-        agent: AgentSettings { image: "agent:1".into(), injection: watch::channel(None).1 },
+        agent: AgentSettings { image: "agent:1".into(), pull_secrets: Vec::new(), injection: watch::channel(None).1 },
         require_digest: false,
         gateway: watch::channel(None).1,
         events: Recorder::new(client.clone(), reporter),

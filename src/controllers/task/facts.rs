@@ -26,6 +26,7 @@ pub(super) fn job_fact(job: &Job, task: &AsyncTask) -> JobFact {
             _ => None,
         }
     });
+    let is = |type_: &str| conditions.iter().any(|condition| condition.type_ == type_ && condition.status == "True");
     JobFact {
         name: job.name_any(),
         uid: job.uid().unwrap_or_default(),
@@ -35,7 +36,8 @@ pub(super) fn job_fact(job: &Job, task: &AsyncTask) -> JobFact {
         attempt: label(LABEL_ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or_default(),
         created: job.creation_timestamp().map(|time| time.0),
         started: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
-        suspended: job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default(),
+        // Also for the moment in which it has been let go on and its controller has not followed yet.
+        suspended: job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default() || is("Suspended"),
         ready: status.and_then(|status| status.ready).unwrap_or_default() > 0,
         deleting: job.metadata.deletion_timestamp.is_some(),
         end,
@@ -118,6 +120,25 @@ mod tests {
         let fact = indexes(&annotations, &spec(4), &json!({"failedIndexes": "0,2"})).expect("indexes");
         assert_eq!((fact.shards.to_string(), fact.failed.to_string()), ("3,7-9".into(), "3,8".into()));
         assert_eq!(fact.failed_before, 2);
+    }
+
+    #[test]
+    fn a_job_is_held_until_its_controller_lets_it_go_on() {
+        let task: AsyncTask = serde_json::from_value(json!({
+            "apiVersion": "asynctask.dev/v1alpha1", "kind": "AsyncTask", "metadata": {"name": "a"},
+            "spec": {"definition": {"name": "d"}},
+        }))
+        .expect("a task");
+        let held = |suspend: bool, said: Option<&str>| {
+            let conditions: Vec<Value> =
+                said.iter().map(|status| json!({"type": "Suspended", "status": status})).collect();
+            let spec = json!({"suspend": suspend, "template": serde_json::from_str::<Value>(TEMPLATE).expect("JSON")});
+            let job = json!({"metadata": {"name": "j"}, "spec": spec, "status": {"conditions": conditions}});
+            job_fact(&serde_json::from_value(job).expect("a Job"), &task).suspended
+        };
+        assert!(held(true, None) && held(true, Some("True")));
+        assert!(held(false, Some("True")), "admitted a moment ago");
+        assert!(!held(false, Some("False")) && !held(false, None));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use asynctask_api::definition::ConcurrencyPolicy;
 use asynctask_api::names::{ANNOTATION_REPLACED_BY, MANAGER_OPERATOR};
 use asynctask_api::{AsyncTask, TaskState};
 use asynctask_plan::decide::{Claim, Key};
-use asynctask_plan::queue::{Entries, Entry, Full, Limits, Place, next, place, replaced, replaces, upload_lease, used};
+use asynctask_plan::queue::{Entry, Full, Limits, Line, Place, replaced, replaces, upload_lease, used};
 use asynctask_plan::snapshot::{Phase, Trouble, Turn, phase, state};
 use asynctask_runtime::client::is_status;
 
@@ -42,7 +42,7 @@ pub(super) struct Queue {
     tasks: Store<Guarded>,
     wake: UnboundedSender<ObjectRef<Guarded>>,
     filled: OnceCell<()>,
-    entries: Mutex<Entries>,
+    line: Mutex<Line>,
     /// When it was last made sure that they are there.
     checked: Mutex<Instant>,
     priorities: Mutex<HashMap<String, (i32, Instant)>>,
@@ -55,13 +55,13 @@ impl Queue {
         tasks: Store<Guarded>,
         wake: UnboundedSender<ObjectRef<Guarded>>,
     ) -> Self {
-        let (filled, entries, priorities) = (OnceCell::new(), Mutex::default(), Mutex::default());
+        let (filled, line, priorities) = (OnceCell::new(), Mutex::default(), Mutex::default());
         let checked = Mutex::new(Instant::now());
-        Self { client, limits, tasks, wake, filled, entries, checked, priorities }
+        Self { client, limits, tasks, wake, filled, line, checked, priorities }
     }
 
-    fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for the run's turn. `Go` takes its place.
@@ -105,28 +105,25 @@ impl Queue {
 
     /// What the line says; with `Go` its place is taken at once, so that nobody else is told the same.
     fn ask(&self, uid: &str, task: &AsyncTask, claim: &Claim, priority: i32) -> Place {
-        let mut entries = self.entries();
-        let entry = entry(task, claim, priority);
-        let runs = entries.get(uid).is_some_and(|entry| entry.runs);
-        entries.insert(uid.to_owned(), Entry { runs, ..entry });
-        let found = if runs { Place::Go } else { place(&entries, self.limits, uid) };
-        if let Some(own) = entries.get_mut(uid).filter(|_| found == Place::Go) {
-            own.runs = true;
+        let mut line = self.line();
+        let runs = line.entries().get(uid).is_some_and(|entry| entry.runs);
+        line.enter(uid, Entry { runs, ..entry(task, claim, priority) });
+        let found = if runs { Place::Go } else { line.place(self.limits, uid) };
+        if found == Place::Go {
+            line.set_runs(uid, true);
         }
         found
     }
 
     fn give_back(&self, uid: &str) {
-        if let Some(own) = self.entries().get_mut(uid) {
-            own.runs = false;
-        }
+        self.line().set_runs(uid, false);
     }
 
     /// The run is not in the line any more: it ended, is held, or is gone. Whoever has room now is woken.
     pub(super) fn leave(&self, uid: &str) {
-        let mut entries = self.entries();
-        if entries.remove(uid).is_some() {
-            self.wake_next(&entries);
+        let mut line = self.line();
+        if line.remove(uid) {
+            self.wake_next(&mut line);
         }
     }
 
@@ -138,20 +135,19 @@ impl Queue {
             return;
         }
         *checked = now;
-        let mut entries = self.entries();
-        let before = entries.len();
-        entries.retain(|uid, entry| {
+        let mut line = self.line();
+        let vanished = line.retain(|uid, entry| {
             let copy = self.tasks.get(&ObjectRef::new(&entry.name).within(&entry.namespace));
             copy.is_some_and(|copy| copy.uid().as_ref() == Some(uid))
         });
-        if entries.len() < before {
-            self.wake_next(&entries);
+        if vanished {
+            self.wake_next(&mut line);
         }
     }
 
-    fn wake_next(&self, entries: &Entries) {
-        for uid in next(entries, self.limits) {
-            if let Some(entry) = entries.get(&uid) {
+    fn wake_next(&self, line: &mut Line) {
+        for uid in line.next(self.limits) {
+            if let Some(entry) = line.entries().get(&uid) {
                 // Nobody listens any more when the process ends.
                 let _ = self.wake.unbounded_send(ObjectRef::new(&entry.name).within(&entry.namespace));
             }
@@ -160,7 +156,7 @@ impl Queue {
 
     /// What is in progress already, when the operator starts.
     fn fill(&self) {
-        let mut entries = self.entries();
+        let mut line = self.line();
         for guarded in self.tasks.state() {
             let Ok(task) = &guarded.0 else { continue };
             let runs = matches!(state(task), Some(TaskState::InProgress | TaskState::Canceling));
@@ -168,14 +164,15 @@ impl Queue {
                 let lease = task.status.as_ref().and_then(|status| status.queue.as_ref()?.lease.clone());
                 let key = lease.map(|lease| Key { lease, policy: ConcurrencyPolicy::Queue });
                 let claim = Claim { key, ..Claim::default() };
-                entries.insert(task.uid().unwrap_or_default(), Entry { runs, ..entry(task, &claim, 0) });
+                line.enter(&task.uid().unwrap_or_default(), Entry { runs, ..entry(task, &claim, 0) });
             }
         }
     }
 
     fn wait(&self, uid: &str, claim: &Claim, found: &Place) -> Turn {
         let policy = claim.key.as_ref().map(|key| key.policy).unwrap_or_default();
-        let entries = self.entries();
+        let line = self.line();
+        let entries = line.entries();
         let name = |uid: &str| entries.get(uid).map_or_else(|| format!("of UID {uid}"), |entry| entry.name.clone());
         let busy = |message: String| Trouble { reason: "ConcurrencyKeyBusy", message };
         let never = |state: TaskState, why: Trouble| Turn::Never { state, why };
@@ -242,8 +239,9 @@ impl Queue {
 
     /// Older runs of the same key, by UID.
     fn replaced(&self, uid: &str) -> Vec<(String, Entry)> {
-        let entries = self.entries();
-        let older = replaces(&entries, uid);
+        let line = self.line();
+        let entries = line.entries();
+        let older = replaces(entries, uid);
         older.into_iter().filter_map(|uid| entries.get(&uid).cloned().map(|entry| (uid, entry))).collect()
     }
 

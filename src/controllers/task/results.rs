@@ -106,6 +106,7 @@ impl Reader<'_> {
             emitted: record.emitted,
             items: record.items,
             warning: record.warning,
+            image: record.image,
         }))
     }
 
@@ -246,6 +247,7 @@ pub(super) fn pod_fact(pod: &Pod) -> PodFact {
         // An init container whose image cannot be fetched says more than the task that waits for it.
         waiting: inits.iter().chain(task).find_map(waiting),
         exit: task.and_then(exit),
+        image: task.map(|task| task.image_id.clone()).filter(|image| !image.is_empty()),
     }
 }
 

@@ -22,8 +22,9 @@ use tokio::time::Instant;
 use super::index::Index;
 use crate::watches::{NoPause, config};
 use asynctask_api::names::{
-    ANNOTATION_ABANDON, ANNOTATION_FAILED_BEFORE, ANNOTATION_FINISHED, ANNOTATION_INTERRUPT, ANNOTATION_REPLACED_BY,
-    ANNOTATION_REVISION, ANNOTATION_SHARDS, ANNOTATION_UNREADABLE, LABEL_TASK_UID,
+    ANNOTATION_ABANDON, ANNOTATION_CANCELED_BY, ANNOTATION_FAILED_BEFORE, ANNOTATION_FINISHED, ANNOTATION_INTERRUPT,
+    ANNOTATION_REPLACED_BY, ANNOTATION_REVISION, ANNOTATION_SHARDS, ANNOTATION_SUSPENDED_BY, ANNOTATION_UNREADABLE,
+    LABEL_TASK_UID,
 };
 use asynctask_api::{AsyncTask, OutputStore, TaskDefinition};
 use asynctask_plan::snapshot::{Phase, phase};
@@ -216,8 +217,15 @@ fn wanted_of_outputs(guarded: &Guarded) -> Option<u64> {
 }
 
 /// Annotations that decide something.
-const OF_TASKS: [&str; 5] =
-    [ANNOTATION_FINISHED, ANNOTATION_REPLACED_BY, ANNOTATION_ABANDON, ANNOTATION_INTERRUPT, ANNOTATION_UNREADABLE];
+const OF_TASKS: [&str; 7] = [
+    ANNOTATION_ABANDON,
+    ANNOTATION_CANCELED_BY,
+    ANNOTATION_FINISHED,
+    ANNOTATION_INTERRUPT,
+    ANNOTATION_REPLACED_BY,
+    ANNOTATION_SUSPENDED_BY,
+    ANNOTATION_UNREADABLE,
+];
 
 /// Of the annotations only our own decide anything.
 fn slim_task(guarded: &mut Guarded) {

@@ -14,8 +14,10 @@ use crate::cache::Cache;
 use crate::identity::PodIdentity;
 use crate::problem::Refusal;
 use asynctask_api::AsyncTask;
+use asynctask_api::condition::cut;
 use asynctask_api::names::{ANNOTATION_SHARDS, GROUP, LABEL_ATTEMPT, LABEL_STEP, LABEL_TASK_UID};
 use asynctask_api::task::{RevisionRef, StoreRef};
+use asynctask_contract::env::CONTAINER;
 use asynctask_plan::shards::ShardSet;
 
 /// Label, and annotation, of a pod of an Indexed Job: which of its indexes it runs.
@@ -23,6 +25,8 @@ const COMPLETION_INDEX: &str = "batch.kubernetes.io/job-completion-index";
 /// How long the chain behind a pod is believed where no decision hangs on it: uploads and progress.
 const BELIEVED: Duration = Duration::from_secs(10);
 const REMEMBERED: usize = 10_000;
+/// Longest name of an image.
+const IMAGE_MAX: usize = 512;
 
 /// The attempt a pod runs.
 #[derive(Clone, Debug)]
@@ -34,6 +38,8 @@ pub(super) struct Attempt {
     pub(super) shard: Option<u32>,
     pub(super) pod_uid: String,
     pub(super) terminating: bool,
+    /// Image that its program runs from, as the node resolved it, once the node has said so.
+    pub(super) image: Option<String>,
     pub(super) job: JobFacts,
 }
 
@@ -126,7 +132,7 @@ impl Attempts {
     async fn read(&self, identity: &PodIdentity) -> Result<Attempt, Refusal> {
         let namespace = &identity.namespace;
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
-        let pod = pods.get_metadata_opt(&identity.name).await;
+        let pod = pods.get_opt(&identity.name).await;
         let pod = pod.map_err(|source| Refusal::Kube { act: "read the calling pod", source })?;
         // The token outlives its pod by a moment; a pod that is gone has no say.
         let pod = pod.filter(|pod| pod.uid().as_deref() == Some(&identity.uid)).ok_or(Refusal::Unauthenticated)?;
@@ -153,6 +159,7 @@ impl Attempts {
             shard: shard(&pod.metadata, &job)?,
             pod_uid: identity.uid.clone(),
             terminating: pod.metadata.deletion_timestamp.is_some(),
+            image: image(&pod),
             job: facts,
         })
     }
@@ -198,6 +205,13 @@ fn shard(pod: &ObjectMeta, job: &Job) -> Result<Option<u32>, Refusal> {
     let Some(packed) = job.annotations().get(ANNOTATION_SHARDS) else { return Ok(Some(index)) };
     let shards = ShardSet::unpack(packed).map_err(|_| unknown("its Job names no list of shards"))?;
     shards.nth(index).map(Some).ok_or_else(|| unknown("its Job has no shard for its index"))
+}
+
+/// The node's word for the image of the author's container: `name@sha256:…`.
+fn image(pod: &Pod) -> Option<String> {
+    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let task = containers.iter().find(|container| container.name == CONTAINER)?;
+    Some(cut(&task.image_id, IMAGE_MAX)).filter(|image| !image.is_empty())
 }
 
 fn finished(job: &Job) -> bool {

@@ -60,6 +60,7 @@ pub(super) async fn commit(
         emitted: commit.emitted,
         items: commit.items.clone(),
         warning: commit.warning.as_deref().map(|warning| cut(warning, WARNING_MAX)),
+        image: attempt.image.clone(),
         committed_at: jiff::Timestamp::now(),
     };
     match desk.open.store.put(&desk.own.commit(), records::encode(&record), PutMode::Create).await {

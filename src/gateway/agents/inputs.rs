@@ -68,12 +68,15 @@ pub(super) async fn sources(
     Ok(sources)
 }
 
-/// Whether a step reads an input of the run. All steps of the author do, but for the shards of an input: each has its
+/// Whether a step reads an input of the run. All steps of the author do that name no others, but for the shards of an input: each has its
 /// items instead, and 100,000 copies of the whole would be fetched for nothing.
 fn is_read(declared: &Declared, input: &str) -> bool {
     match &declared.step().built_in {
         Some(BuiltIn::Split { input: cut }) => cut == input,
         Some(BuiltIn::Assemble { .. }) => false,
+        None if declared.step().run_inputs.as_ref().is_some_and(|named| named.iter().all(|name| name != input)) => {
+            false
+        }
         None => {
             declared.planner().and_then(|planner| planner.built_in.as_ref()).is_none_or(|built_in| match built_in {
                 BuiltIn::Split { input: cut } => cut != input,

@@ -12,7 +12,7 @@ use crate::problem::Refusal;
 use crate::request::{self, Names};
 use crate::{Gateway, Shared};
 use asynctask_api::AsyncTask;
-use asynctask_api::names::{MANAGER_GATEWAY, subresource::CANCEL};
+use asynctask_api::names::{ANNOTATION_CANCELED_BY, MANAGER_GATEWAY, subresource::CANCEL};
 use asynctask_contract::people::{CancelRequested, Problem};
 use asynctask_plan::cancel::Cancellation;
 
@@ -44,7 +44,8 @@ pub(super) async fn cancel(
     if !task.spec.is_canceled() {
         require_running(&task)?;
         // Only this object: one made anew under the name is another run.
-        let patch = json!({"metadata": {"uid": task.metadata.uid}, "spec": {"cancel": true}});
+        let by = json!({ANNOTATION_CANCELED_BY: caller.person.user});
+        let patch = json!({"metadata": {"uid": task.metadata.uid, "annotations": by}, "spec": {"cancel": true}});
         let params = PatchParams { field_manager: Some(MANAGER_GATEWAY.to_owned()), ..PatchParams::default() };
         let patched = tasks.patch(name, &params, &Patch::Merge(patch)).await;
         // What is said of it is read from the answer: a guarded stage may have been entered a moment before.

@@ -6,6 +6,7 @@
 use axum::Json;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use serde_json::{Value, json};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -38,6 +39,10 @@ mod uploads;
                        Whatever fails is answered as application/problem+json (RFC 9457).",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
+    servers((
+        url = "https://asynctask-gateway.asynctask-system.svc",
+        description = "Inside of the cluster; its certificates are signed by those of ConfigMap asynctask-gateway-ca"
+    )),
     security(("token" = []))
 )]
 struct Document;
@@ -72,8 +77,60 @@ pub(crate) fn api() -> (axum::Router<Shared>, OpenApi) {
     (router, document)
 }
 
+/// The document with the schema of an AsyncTask, which is the one that the API server has.
+pub(crate) fn document() -> Value {
+    let mut document = serde_json::to_value(api().1).expect("invariant: the document is plain JSON");
+    document["components"]["schemas"]["AsyncTask"] = task_schema();
+    document
+}
+
+fn task_schema() -> Value {
+    let crds = asynctask_api::crd::all();
+    let crd = crds.iter().find(|(_, crd)| crd.spec.names.kind == "AsyncTask").map(|(_, crd)| json!(crd));
+    let mut schema = crd.map_or(Value::Null, |crd| crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone());
+    of_openapi(&mut schema);
+    // A later release may have more words for what became of a run.
+    open_words(&mut schema["properties"]["status"]);
+    let text = json!({"type": "string"});
+    for (field, said) in [("apiVersion", &text), ("kind", &text), ("metadata", &json!({"type": "object"}))] {
+        schema["properties"][field] = said.clone();
+    }
+    schema
+}
+
+fn open_words(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            members.remove("enum");
+            members.values_mut().for_each(open_words);
+        }
+        Value::Array(members) => members.iter_mut().for_each(open_words),
+        _ => {}
+    }
+}
+
+/// From the dialect of a CRD to that of the document.
+fn of_openapi(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            let any = members.get("x-kubernetes-int-or-string") == Some(&json!(true));
+            let nullable = members.remove("nullable") == Some(json!(true));
+            members.retain(|name, _| !name.starts_with("x-kubernetes-"));
+            if any {
+                members.insert("type".to_owned(), json!(["integer", "string"]));
+            }
+            if let Some(one) = members.get("type").filter(|one| nullable && one.is_string()).cloned() {
+                members.insert("type".to_owned(), json!([one, "null"]));
+            }
+            members.values_mut().for_each(of_openapi);
+        }
+        Value::Array(members) => members.iter_mut().for_each(of_openapi),
+        _ => {}
+    }
+}
+
 /// The routes and the document itself.
 pub(crate) fn router() -> axum::Router<Shared> {
-    let (router, document) = api();
+    let (router, document) = (api().0, document());
     router.route(DOCUMENT, get(|| async move { Json(document).into_response() }))
 }

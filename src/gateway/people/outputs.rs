@@ -40,7 +40,8 @@ async fn views(readable: &Readable, results: &Results<'_>) -> Result<Vec<OutputV
             continue;
         }
         let room = LISTED - output.files.len();
-        output.files.extend(sealed.files(name, 0, room).await?.iter().map(view));
+        let files = results.placed(name, step, sealed.files(name, 0, room).await?);
+        output.files.extend(files.iter().map(view));
         output.more = output.count > output.files.len() as u64;
     }
     arrange(&mut outputs, &results.declared().iter().map(|output| output.name.as_str()).collect::<Vec<_>>());
@@ -102,7 +103,7 @@ pub(super) async fn list(
 /// Delete an output
 ///
 /// Needs the right to `delete` `asynctasks/outputs`, and that the output is visible to the caller. The run has to be
-/// over. From the answer on nobody can fetch it; its bytes are deleted soon after. Who did it and when is kept with the
+/// over. From the answer on nobody can fetch it from this run; its bytes are deleted soon after. Who did it and when is kept with the
 /// task.
 #[utoipa::path(
     delete, path = "/api/v1/namespaces/{namespace}/tasks/{name}/outputs/{output}", tag = "outputs",

@@ -182,16 +182,24 @@ impl<'a> Results<'a> {
         }
     }
 
+    /// Files of an output as people find them: the logs of several steps have one name each.
+    pub(super) fn placed(&self, output: &str, step: &str, mut files: Vec<ManifestFile>) -> Vec<ManifestFile> {
+        if output == LOG_OUTPUT && self.given().filter(|(given, ..)| *given == output).count() > 1 {
+            files.iter_mut().for_each(|file| file.path = format!("{LOG_OUTPUT}/{step}.txt"));
+        }
+        files
+    }
+
     /// At most `limit` files of an output, from number `from` on.
     pub(super) async fn files(&self, output: &str, from: u64, limit: usize) -> Result<Vec<ManifestFile>, Refusal> {
         let (mut skip, mut found) = (from, Vec::new());
-        for (_, _, sealed) in self.given().filter(|(given, _, _)| *given == output) {
+        for (_, step, sealed) in self.given().filter(|(given, _, _)| *given == output) {
             let here = sealed.volume(output).files;
             if skip >= here {
                 skip -= here;
                 continue;
             }
-            found.extend(sealed.files(output, skip, limit - found.len()).await?);
+            found.extend(self.placed(output, step, sealed.files(output, skip, limit - found.len()).await?));
             skip = 0;
             if found.len() >= limit {
                 break;

@@ -32,8 +32,8 @@ use asynctask_contract::people::{Problem, RetryRequest};
     ),
     request_body = Option<RetryRequest>,
     responses(
-        (status = 201, description = "Created: the AsyncTask object", body = serde_json::Value),
-        (status = 200, description = "The same was created before: that AsyncTask object", body = serde_json::Value),
+        (status = 201, description = "Created: the AsyncTask object", body = ref("#/components/schemas/AsyncTask")),
+        (status = 200, description = "The same was created before: that AsyncTask object", body = ref("#/components/schemas/AsyncTask")),
         (status = 409, description = "The run has not ended, or is Complete", body = Problem, content_type = "application/problem+json"),
         (status = "default", body = Problem, content_type = "application/problem+json")
     )

@@ -16,6 +16,7 @@ use serde_json::Value;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::uploads;
 use crate::authorize::Access;
 use crate::identity::{Caller, Person};
 use crate::problem::Refusal;
@@ -25,6 +26,7 @@ use asynctask_api::names::MANAGER_GATEWAY;
 use asynctask_api::task::{AsyncTaskSpec, DefinitionRef, InputRef, OutputRef, RetryOf};
 use asynctask_api::{AsyncTask, TaskDefinitionSpec, TaskState};
 use asynctask_contract::people::{NewInput, NewTask, Problem, TaskList};
+use asynctask_contract::wire::word;
 use asynctask_plan::parameters;
 use asynctask_runtime::client::is_status;
 
@@ -156,7 +158,7 @@ fn identify(item: &mut Value) {
     get, path = "/api/v1/namespaces/{namespace}/tasks/{name}", tag = "tasks", operation_id = "getTask",
     params(("namespace" = String, Path, description = "Namespace"), ("name" = String, Path, description = "Task")),
     responses(
-        (status = 200, description = "The AsyncTask object", body = serde_json::Value),
+        (status = 200, description = "The AsyncTask object", body = ref("#/components/schemas/AsyncTask")),
         (status = "default", body = Problem, content_type = "application/problem+json")
     )
 )]
@@ -184,8 +186,8 @@ pub(super) async fn read(
     ),
     request_body = NewTask,
     responses(
-        (status = 201, description = "Created: the AsyncTask object", body = serde_json::Value),
-        (status = 200, description = "The same was created before: that AsyncTask object", body = serde_json::Value),
+        (status = 201, description = "Created: the AsyncTask object", body = ref("#/components/schemas/AsyncTask")),
+        (status = 200, description = "Created before, by the same request: the AsyncTask object", body = ref("#/components/schemas/AsyncTask")),
         (status = 409, description = "The name or key was used for another run", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Parameters or inputs are not what the definition takes; `violations` lists each", body = Problem, content_type = "application/problem+json"),
         (status = "default", body = Problem, content_type = "application/problem+json")
@@ -205,6 +207,13 @@ pub(super) async fn create(
     let name = named(asked.name.as_deref(), &asked.definition, person, namespace, &headers)?;
     let revision = gateway.catalog.current(namespace, &asked.definition, asked.revision.as_deref()).await?;
     require_valid(&revision.spec.content, &asked)?;
+    if let Err(refusal) = require_uploads(&gateway, namespace, person, &asked).await {
+        // Whoever asks a second time is told what there is, also when its uploads are gone by now.
+        let made = objects(&gateway, namespace).get_metadata_opt(&name).await;
+        if made.map_err(|source| Refusal::Kube { act: "look for the AsyncTask", source })?.is_none() {
+            return Err(refusal);
+        }
+    }
     let start_after = asked.start_after.as_deref().map(time).transpose()?;
     let task = AsyncTask {
         metadata: ObjectMeta { name: Some(name), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
@@ -283,6 +292,34 @@ pub(super) fn named(
     };
     let readable: String = of.chars().take(30).collect();
     Ok(format!("{}-{}", readable.trim_end_matches(['-', '.']), id.simple()))
+}
+
+/// The uploads that the run names are there, complete, and of whoever asks, for this very input: else it would be made, fail, and use its
+/// key up.
+async fn require_uploads(gateway: &Gateway, namespace: &str, person: &Person, asked: &NewTask) -> Result<(), Refusal> {
+    let mut violations = Vec::new();
+    for (name, input) in &asked.inputs {
+        let Some(id) = &input.upload else { continue };
+        let fits = match uploads::record(gateway, namespace, id).await {
+            Ok(record) => {
+                let own = record.uploader == person.user && record.namespace == namespace;
+                own && record.definition == asked.definition && record.input == *name && record.complete
+            }
+            Err(Refusal::NotFound) => false,
+            Err(refusal) => return Err(refusal),
+        };
+        if !fits {
+            violations.push(format!(
+                "/inputs/{name}: {id:?} is no finished upload of yours for this input of this definition: upload the file, \
+                 complete the upload, then ask again"
+            ));
+        }
+    }
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let message = "the inputs cannot be read: see violations; nothing was created, and the key is not used up".into();
+    Err(Refusal::Invalid { word: word::INPUT_MISSING, message, violations })
 }
 
 fn require_valid(definition: &TaskDefinitionSpec, asked: &NewTask) -> Result<(), Refusal> {

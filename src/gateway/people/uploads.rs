@@ -20,8 +20,9 @@ use crate::{Gateway, Shared};
 use asynctask_api::names::subresource::UPLOADS;
 use asynctask_api::{OutputStore, TaskDefinitionSpec};
 use asynctask_contract::people::{Problem, UploadCompletion, UploadRequest, UploadStarted, UploadView};
-use asynctask_contract::wire::{PartsReply, PartsRequest, UploadPlan};
+use asynctask_contract::wire::{PartsReply, PartsRequest, SentPart, UploadPlan};
 use asynctask_plan::definition::{ValidatedInput, validate};
+use asynctask_plan::shards::ShardSet;
 use asynctask_plan::stores::{choose, is_open};
 use asynctask_runtime::stores::OpenStore;
 use asynctask_storage::digest::{Digest, Expected, InvalidDigest};
@@ -154,6 +155,12 @@ async fn chosen(gateway: &Gateway, namespace: &str, wanted: Option<&str>) -> Res
 
 fn keys(open: &OpenStore, namespace: &str, id: &str) -> Result<UploadKeys, Refusal> {
     open.layout.upload(namespace, id).map_err(|_| Refusal::NotFound)
+}
+
+/// What is known of an upload. One that is not there and an id that can be none are alike.
+pub(super) async fn record(gateway: &Gateway, namespace: &str, id: &str) -> Result<UploadRecord, Refusal> {
+    let id: Uuid = id.parse().map_err(|_| Refusal::NotFound)?;
+    Upload::find(gateway, namespace, &id.to_string()).await.map(|found| found.record)
 }
 
 /// A begun upload and where it is.
@@ -306,6 +313,20 @@ fn require_cut(size: u64, asked: &PartsRequest) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Every part is named: with fewer the store would make a file of them that is not the one announced, and what was sent would be
+/// lost.
+fn require_all(size: u64, sent: &[SentPart]) -> Result<(), Refusal> {
+    let UploadShape::Multipart { parts, .. } = plan_upload(size) else { return Ok(()) };
+    let missing: ShardSet = (1..=parts).filter(|number| sent.iter().all(|part| part.number != *number)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "the file has {parts} parts, and {missing} are not named: send what is missing, then complete with all of them. Nothing is lost"
+    );
+    Err(Refusal::invalid("PartsMissing", message))
+}
+
 /// Complete an upload
 ///
 /// With its parts if it had any. Doing it twice is doing it once.
@@ -315,7 +336,7 @@ fn require_cut(size: u64, asked: &PartsRequest) -> Result<(), Refusal> {
     request_body = UploadCompletion,
     responses(
         (status = 204, description = "Complete: it can be an input now"),
-        (status = 422, description = "The bytes in the store are not the announced ones", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Parts are missing, and nothing was changed; or the bytes in the store are not the announced ones", body = Problem, content_type = "application/problem+json"),
         (status = "default", body = Problem, content_type = "application/problem+json")
     )
 )]
@@ -330,6 +351,7 @@ pub(super) async fn complete(
         return Ok(StatusCode::NO_CONTENT);
     }
     if let Some(upload_id) = &asked.upload_id {
+        require_all(upload.record.size, &asked.parts)?;
         upload.target().complete(upload_id, &asked.parts).await?;
     }
     upload.require_stored().await?;

@@ -28,7 +28,12 @@ async fn cancelling_says_what_it_will_do_and_asking_twice_is_asking_once() {
         assert_eq!(answer.json(), json!({"requested": true, "effect": "The course is unchanged."}));
     }
     let patches = world.cluster.patches.lock().expect("no panic").clone();
-    assert_eq!(patches, [json!({"metadata": {"uid": "task-uid"}, "spec": {"cancel": true}})]);
+    assert_eq!(
+        patches,
+        [
+            json!({"metadata": {"annotations": {"asynctask.dev/canceled-by": "alice"}, "uid": "task-uid"}, "spec": {"cancel": true}})
+        ]
+    );
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! namespace, one definition, one running task, one filesystem store.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
+use super::openapi::Document;
 use super::unconditional::as_told;
 use crate::metrics::Requests;
 use crate::{Gateway, Shared, router};
@@ -267,7 +268,20 @@ impl World {
         Self { cluster: Arc::clone(&self.cluster), router, volume: Arc::clone(&self.volume), gateway }
     }
 
+    /// Each answer of the people's API is what the document says.
     pub(super) async fn send(&self, request: Request<Body>) -> Answer {
+        static DOCUMENT: LazyLock<Document> =
+            LazyLock::new(|| Document::new(serde_json::from_str(&crate::openapi()).expect("JSON")));
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        let answer = self.answer(request).await;
+        if path.starts_with("/api/v1/") {
+            let (status, media_type) = (answer.status.as_u16(), answer.header("content-type"));
+            assert_eq!(DOCUMENT.differs(&method, &path, status, media_type, &answer.body), None);
+        }
+        answer
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.expect("infallible");
         let (status, headers) = (response.status(), response.headers().clone());
         let body = axum::body::to_bytes(response.into_body(), 8 << 20).await.expect("a body");

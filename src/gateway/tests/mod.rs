@@ -8,6 +8,8 @@ mod history;
 mod inputs;
 mod matrix;
 mod nobody_in;
+#[path = "../../../tests/support/openapi.rs"]
+mod openapi;
 mod people;
 mod pieces;
 mod shards;

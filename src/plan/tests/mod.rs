@@ -85,6 +85,7 @@ fn task(name: &str) -> Story {
             turn: None,
             agent: Some(Agent {
                 image: "agent:1".into(),
+                pull_secrets: Vec::new(),
                 injection: Injection::ImageVolume,
                 gateway: GatewayAccess { url: "https://gateway".into(), ca_pem: "PEM".into() },
             }),

@@ -145,6 +145,7 @@ fn committed(run: &str, shard: u32, pod_uid: &str) -> CommitRecord {
         emitted: None,
         items: Some(items),
         warning: None,
+        image: None,
         committed_at: Timestamp::UNIX_EPOCH,
     }
 }

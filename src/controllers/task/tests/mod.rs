@@ -219,6 +219,7 @@ impl World {
             emitted: None,
             items: None,
             warning: None,
+            image: None,
             committed_at: jiff::Timestamp::UNIX_EPOCH,
         }
     }

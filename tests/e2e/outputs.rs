@@ -160,7 +160,7 @@ fn an_upload_for_one_run_serves_that_run_and_its_retry_and_no_other() {
 #[test]
 fn what_another_run_took_over_goes_with_it_when_somebody_deletes_it_and_not_before() {
     let ns = Namespace::new("taken");
-    let outputs = "  outputs: [{name: list, step: plan, path: list.txt, retention: {for: 1s}}, {name: page, step: plan, path: page.txt}]";
+    let outputs = "  outputs: [{name: list, step: plan, path: list.txt, retention: {for: 15s}}, {name: page, step: plan, path: page.txt}]";
     let plan = r#"echo list > "$ASYNCTASK_OUTPUTS/list.txt"; echo page > "$ASYNCTASK_OUTPUTS/page.txt""#;
     let work = r#"test "$ASYNCTASK_NAME" != first"#;
     ns.define("two", &steps("two", outputs, &[("plan", plan, ""), ("work", work, "")]));
@@ -168,6 +168,7 @@ fn what_another_run_took_over_goes_with_it_when_somebody_deletes_it_and_not_befo
     assert_eq!(ns.finished("first")["state"], "Failed");
     ns.apply(&task("second", "two").replace("}}}", "}, retryOf: {name: first}}}")).ok();
     assert_eq!(ns.finished("second")["state"], "Complete");
+    assert_eq!(ns.status("second")["steps"][0]["adopted"]["name"], "first", "{:#}", ns.status("second"));
     let uid = ns.get("asynctask", "first")["metadata"]["uid"].as_str().unwrap().to_owned();
     let there = |output: &str| files(&uid).iter().any(|path| path.to_string_lossy().contains(&format!("/{output}/")));
 

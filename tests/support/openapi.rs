@@ -47,9 +47,7 @@ impl Document {
         let said = responses.get(status.to_string()).or_else(|| responses.get("default").filter(|_| status >= 400));
         let Some(said) = said else { return Some(format!("{method} {template}: {status} is not in the document")) };
         let essence = media_type.split(';').next().unwrap_or_default().trim();
-        let Some(content) = said["content"].as_object() else {
-            return None;
-        };
+        let content = said["content"].as_object()?;
         let Some(schema) = content.get(essence).map(|content| &content["schema"]) else {
             return Some(format!(
                 "{method} {template} {status}: {essence:?} is none of {:?}",

@@ -12,7 +12,7 @@ use crate::away::gated;
 use crate::component::{forget, peak, process, restarts};
 use crate::harm::{AGENT, REPORTS, Strangers};
 use crate::ledger::Ledger;
-use crate::support::{Namespace, kubectl, script, steps, task, variable};
+use crate::support::{Namespace, SYSTEM, kubectl, script, steps, task, variable};
 
 /// A run of the quiet tenant that takes longer is late: its program takes no time, its pod some seconds.
 const LATE: Duration = Duration::from_secs(30);
@@ -128,6 +128,20 @@ fn strangers(stop: &AtomicBool) {
     }
 }
 
+/// Where the time of a run went: its own times, those of its Job and pod, and what the operator said of it.
+fn explain(quiet: &Namespace, name: &str, status: &Value) {
+    println!("{name} was late: {} {:#}", status["transitions"], status["steps"]);
+    for kind in ["job", "pod"] {
+        let selector = format!("asynctask.dev/task={name}");
+        let found = quiet.kubectl(&["get", kind, "-l", &selector, "-o", "json"]).out;
+        let found: Value = serde_json::from_str(&found).unwrap_or_default();
+        println!("{kind}: {} {:#}", found["items"][0]["metadata"]["creationTimestamp"], found["items"][0]["status"]);
+    }
+    let uid = quiet.get("asynctask", name)["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let log = kubectl(&["-n", SYSTEM, "logs", "deployment/asynctask-operator", "--since=5m"]).out;
+    log.lines().filter(|line| line.contains(&uid) || line.contains("watch")).for_each(|line| println!("{line}"));
+}
+
 fn pause(stop: &AtomicBool, time: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < time && !stop.load(Ordering::Relaxed) {
@@ -177,6 +191,9 @@ fn a_quiet_tenant_hears_nothing_of_the_others() {
                 quiet.create(&task(&name, "works"));
                 let status = quiet.finished(&name);
                 assert_eq!(status["state"], "Complete", "{name}: {status:#}");
+                if begun.elapsed() > LATE {
+                    explain(&quiet, &name, &status);
+                }
                 times.push((name, begun.elapsed()));
             }
             peaks.push([0, 1].map(|of| peak(&components[of]).unwrap_or(0) >> 10));

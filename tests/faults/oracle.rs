@@ -105,6 +105,8 @@ fn lasting(value: &Value, namespace: &str) -> Value {
             .iter()
             .filter(|(name, _)| !PASSING.contains(&name.as_str()) && !name.ends_with("last-applied-configuration"))
             .filter(|(name, value)| *name != "from" || *value != "Pending")
+            // Whether the node has said which image a step runs before the step is over.
+            .filter(|(name, _)| *name != "image" || !fields.contains_key("state"))
             .map(|(name, value)| (masked(name, namespace), lasting(value, namespace)))
             .collect(),
         other => other.clone(),

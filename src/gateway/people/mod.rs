@@ -91,6 +91,8 @@ fn task_schema() -> Value {
     of_openapi(&mut schema);
     // A later release may have more words for what became of a run.
     open_words(&mut schema["properties"]["status"]);
+    // What cannot be read is listed by its name alone.
+    schema.as_object_mut().map(|schema| schema.remove("required"));
     let text = json!({"type": "string"});
     for (field, said) in [("apiVersion", &text), ("kind", &text), ("metadata", &json!({"type": "object"}))] {
         schema["properties"][field] = said.clone();

@@ -28,7 +28,7 @@ pub(crate) fn binary() -> String {
 }
 
 /// Longer than anything a test waits for.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// What happens to a call instead of, or around, its proper answer.
 #[derive(Clone)]

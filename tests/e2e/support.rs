@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{LazyLock, OnceLock};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use asynctask_operator::contract::env::{CONTAINER, WORK_DIR};
@@ -21,7 +21,7 @@ mod openapi;
 /// Namespace of operator and gateway.
 pub(crate) const SYSTEM: &str = "asynctask-system";
 /// How long anything may take on a busy machine before the test gives up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// How long a run may go on as long as its status changes.
 const MOVES_ON: Duration = Duration::from_secs(900);
 
@@ -413,22 +413,37 @@ pub(crate) fn gateway_url() -> String {
 }
 
 pub(crate) fn gateway_address() -> &'static str {
-    static ADDRESS: OnceLock<String> = OnceLock::new();
-    ADDRESS.get_or_init(|| {
+    let mut known = GATEWAY.lock().unwrap_or_else(PoisonError::into_inner);
+    known.address.get_or_insert_with(|| {
         let service = get(&["-n", SYSTEM, "service", "asynctask-gateway"]);
-        format!("asynctask-gateway.{SYSTEM}.svc:443:{}", service["spec"]["clusterIP"].as_str().unwrap())
+        let address = format!("asynctask-gateway.{SYSTEM}.svc:443:{}", service["spec"]["clusterIP"].as_str().unwrap());
+        Box::leak(address.into_boxed_str())
     })
 }
 
 pub(crate) fn gateway_ca() -> PathBuf {
-    static FILE: OnceLock<PathBuf> = OnceLock::new();
-    FILE.get_or_init(|| {
+    let mut known = GATEWAY.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = known.ca.get_or_insert_with(|| {
         let pem = get(&["-n", SYSTEM, "configmap", "asynctask-gateway-ca"])["data"]["ca.crt"].clone();
         let file = kubeconfig_of("gateway", "ca").with_extension("pem");
         std::fs::write(&file, pem.as_str().unwrap()).unwrap();
         file
-    })
-    .clone()
+    });
+    file.clone()
+}
+
+/// The gateway is another one from now on: it has been installed anew.
+pub(crate) fn forget_gateway() {
+    *GATEWAY.lock().unwrap_or_else(PoisonError::into_inner) = Gateway::default();
+}
+
+/// Where the gateway is and who signs for it: asked for once.
+static GATEWAY: Mutex<Gateway> = Mutex::new(Gateway { address: None, ca: None });
+
+#[derive(Default)]
+struct Gateway {
+    address: Option<&'static str>,
+    ca: Option<PathBuf>,
 }
 
 /// Whether an audit line is a successful request of one of our accounts.

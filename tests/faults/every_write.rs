@@ -19,7 +19,7 @@ use crate::table::{Outcome, explain, report};
 const COHORT: usize = 12;
 /// How long the last writes of a run may take after its end, on a busy machine and after a crash: longer than the operator
 /// gives a call that hangs (two minutes) before it begins anew.
-const SETTLING: Duration = Duration::from_secs(180);
+const SETTLING: Duration = Duration::from_secs(300);
 /// Without a cause a run settles sooner. One that does not is told with what it waits for, whatever becomes of it.
 const SOON: Duration = Duration::from_secs(30);
 /// No write for this long, and a run is over.

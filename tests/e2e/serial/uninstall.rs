@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Namespace, SYSTEM, kubectl, root, run, script, task, until};
+use crate::support::{Namespace, SYSTEM, forget_gateway, kubectl, root, run, script, task, until};
 
 const OTHER: &str = "asynctask-elsewhere";
 
@@ -67,6 +67,7 @@ fn what_is_left_can_be_deleted_and_another_release_takes_over() {
 
     helm(&["uninstall", "tasks", "-n", OTHER, "--wait"], &[]).ok();
     install("asynctask", SYSTEM, values, &[]).ok();
+    forget_gateway();
     kubectl(&["delete", "namespace", OTHER, "second", "--wait=false", "--ignore-not-found"]).ok();
     ns.apply(&task("again", "quick")).ok();
     assert_eq!(ns.finished("again")["state"], "Complete", "its store was there all the time");

@@ -26,8 +26,6 @@ pub const ANNOTATION_ABANDON: &str = "asynctask.dev/abandon-outputs";
 pub const ANNOTATION_CANCELED_BY: &str = "asynctask.dev/canceled-by";
 /// Annotation on an AsyncTask: who set `spec.suspend` last.
 pub const ANNOTATION_SUSPENDED_BY: &str = "asynctask.dev/suspended-by";
-/// Annotation on an AsyncTask: who set `spec.keepUntil` last.
-pub const ANNOTATION_KEPT_BY: &str = "asynctask.dev/kept-by";
 /// Annotation on an AsyncTask that is deleted, by whoever may `interrupt` it: `true` ends a step also in the stage that must not
 /// be interrupted.
 pub const ANNOTATION_INTERRUPT: &str = "asynctask.dev/interrupt";

@@ -196,7 +196,7 @@ pub struct OutputDeletion {
     pub at: Time,
 }
 
-/// A date to which an output is kept that hangs on the run.
+/// Until when an output is kept whose retention depends on the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeptUntil {

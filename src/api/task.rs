@@ -233,7 +233,7 @@ pub struct AsyncTaskStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub outputs: Vec<OutputStatus>,
-    /// Dates to which outputs are kept that hang on the run's parameters.
+    /// Until when outputs are kept whose retention depends on the run's parameters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub kept_until: Vec<KeptUntil>,
@@ -353,7 +353,7 @@ pub struct PlannedFanOut {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 30))]
     pub items_from: Option<String>,
-    /// Number of shards, where it does not hang on items.
+    /// Number of shards, unless it depends on items.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<i64>,
     /// Most pods at a time.
@@ -539,7 +539,7 @@ pub struct Failure {
     /// Exit code of the program; absent when it was not the program that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// Whether the same run may succeed when it is run again; absent: nobody knows.
+    /// Whether running it again may succeed; absent: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retriable: Option<bool>,
     /// Where to read more.

@@ -34,7 +34,7 @@ impl Limited {
         Self { there: Arc::default(), refused }
     }
 
-    fn enter(&self, address: IpAddr) -> Option<Place> {
+    fn enter(&self, address: IpAddr) -> Option<ConnectionPermit> {
         let mut there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
         let total: usize = there.values().sum();
         let own = there.get(&address).copied().unwrap_or_default();
@@ -43,18 +43,18 @@ impl Limited {
             return None;
         }
         there.insert(address, own + 1);
-        Some(Place { there: Arc::clone(&self.there), address })
+        Some(ConnectionPermit { there: Arc::clone(&self.there), address })
     }
 }
 
 /// One connection, given back when this is dropped.
 #[derive(Debug)]
-struct Place {
+struct ConnectionPermit {
     there: Arc<Mutex<HashMap<IpAddr, usize>>>,
     address: IpAddr,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = there.get_mut(&self.address) {
@@ -66,14 +66,14 @@ impl Drop for Place {
     }
 }
 
-/// What answers the calls of a connection, and its place.
+/// What answers the calls of a connection, and its permit.
 #[derive(Clone, Debug)]
-pub(crate) struct Placed<S> {
+pub(crate) struct Permitted<S> {
     service: S,
-    _place: Arc<Place>,
+    _permit: Arc<ConnectionPermit>,
 }
 
-impl<R, S: Service<R>> Service<R> for Placed<S> {
+impl<R, S: Service<R>> Service<R> for Permitted<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
@@ -89,13 +89,13 @@ impl<R, S: Service<R>> Service<R> for Placed<S> {
 
 impl<S> Accept<TcpStream, S> for Limited {
     type Stream = TcpStream;
-    type Service = Placed<S>;
-    type Future = Ready<io::Result<(TcpStream, Placed<S>)>>;
+    type Service = Permitted<S>;
+    type Future = Ready<io::Result<(TcpStream, Permitted<S>)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let place = stream.peer_addr().map(|peer| self.enter(peer.ip()));
-        ready(place.and_then(|place| match place {
-            Some(place) => Ok((stream, Placed { service, _place: Arc::new(place) })),
+        let permit = stream.peer_addr().map(|peer| self.enter(peer.ip()));
+        ready(permit.and_then(|permit| match permit {
+            Some(permit) => Ok((stream, Permitted { service, _permit: Arc::new(permit) })),
             None => Err(io::Error::other("there are too many connections")),
         }))
     }
@@ -109,9 +109,9 @@ mod tests {
     fn one_address_leaves_room_for_others_and_all_together_have_an_end() {
         let limited = Limited::new(&Metrics::new("gateway"));
         let address = |n: u8| IpAddr::from([10, 0, 0, n]);
-        let of_one: Vec<Place> = std::iter::from_fn(|| limited.enter(address(1))).collect();
+        let of_one: Vec<ConnectionPermit> = std::iter::from_fn(|| limited.enter(address(1))).collect();
         assert_eq!(of_one.len(), PER_ADDRESS);
-        let others: Vec<Place> =
+        let others: Vec<ConnectionPermit> =
             (2..=20).flat_map(|n| std::iter::from_fn(|| limited.enter(address(n))).collect::<Vec<_>>()).collect();
         assert_eq!(of_one.len() + others.len(), TOTAL);
         assert!(limited.refused.get() > 0);

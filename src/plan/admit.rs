@@ -242,7 +242,7 @@ fn waiting(content: &ValidatedDefinition, parameters: &Value) -> Vec<StepStatus>
     content.steps.iter().map(step).collect()
 }
 
-/// Number of shards, where it does not hang on items.
+/// Number of shards, unless it depends on items.
 fn shards(fan_out: &FanOut, parameters: &Value) -> Option<i64> {
     match &fan_out.source {
         Source::Items { .. } => None,

@@ -290,7 +290,8 @@ impl Plan {
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let task = &snapshot.task;
     // Somebody took our finalizer away, as the chart does when it is uninstalled: what the run wrote would stay for ever.
-    if matches!(snapshot.seen, Seen::Pinned(_) | Seen::Finished { .. }) && !is_held(task) {
+    let has_store = task.status.as_ref().is_some_and(|status| status.store.is_some());
+    if has_store && matches!(snapshot.seen, Seen::Pinned(_) | Seen::Finished { .. }) && !is_held(task) {
         return Plan::act(vec![Action::Hold], Verdict::Unchanged);
     }
     match &snapshot.seen {

@@ -72,6 +72,9 @@ fn who_asked_for_the_end_or_the_stop_of_a_run_is_said() {
         None,
     );
     assert!(forged.refused().contains("metadata.annotations"));
+    let claimed = format!("asynctask.dev/suspended-by={}", user("ada"));
+    let claimed = ada.kubectl(&["annotate", "asynctask", "held", "--overwrite", &claimed], None);
+    assert!(claimed.refused().contains("metadata.annotations"), "whoever changes nothing else is not written down");
     ns.kubectl(&["delete", "asynctask", "held", "--wait=false"]).ok();
 }
 

@@ -1,13 +1,10 @@
 //! One run beside a crowd: another tenant has thousands of runs that are over and thousands that wait, and edits their
 //! definition once a second. A long form; `make e2e SUITE=crowd` prints the figures.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use crate::component::{forget, peak, process, restarts};
-use crate::harm::{end_of_audit, writes_since};
+use crate::harm::{end_of_audit, while_edited, writes_since};
 use crate::support::{Namespace, get, script, task, until, variable};
 
 /// Runs of the quiet tenant, before and beside the crowd.
@@ -59,22 +56,10 @@ fn a_run_beside_a_crowd_takes_its_time() {
     let before = restarts();
     let components = ["operator", "gateway"].map(|component| process(component).unwrap());
     components.iter().for_each(|pid| forget(pid));
-    let edits = AtomicBool::new(true);
-    let beside = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for number in 0.. {
-                if !edits.load(Ordering::Relaxed) {
-                    return;
-                }
-                let title = json!({"spec": {"title": format!("Edit {number}")}}).to_string();
-                crowd.kubectl(&["patch", "taskdefinition", "one", "--type=merge", "-p", &title]);
-                std::thread::sleep(Duration::from_secs(1));
-            }
-        });
+    let beside = while_edited(&crowd, "one", || {
         let (begun, audit) = (Instant::now(), end_of_audit());
         let beside = runs(&quiet, "beside");
         println!("API writes of ours: {:.1}/s", writes_since(audit) as f64 / begun.elapsed().as_secs_f64());
-        edits.store(false, Ordering::Relaxed);
         beside
     });
     let [operator, gateway] = components.map(|pid| peak(&pid).unwrap_or(0) >> 10);

@@ -152,6 +152,36 @@ fn runs(quiet: &Namespace, what: &str) -> Vec<Duration> {
     times
 }
 
+/// Does something while a definition is edited once a second.
+pub(crate) fn while_edited<T>(ns: &Namespace, definition: &str, act: impl FnOnce() -> T) -> T {
+    let edits = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                if !edits.load(Ordering::Relaxed) {
+                    return;
+                }
+                let title = json!({"spec": {"title": format!("Edit {number}")}}).to_string();
+                ns.kubectl(&["patch", "taskdefinition", definition, "--type=merge", "-p", &title]);
+                // That is its pace: nothing is waited for.
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        });
+        // Also when it panics: the scope waits for its threads.
+        let _end = AtEnd(|| edits.store(false, Ordering::Relaxed));
+        act()
+    })
+}
+
+/// Does something when it is dropped.
+pub(crate) struct AtEnd<F: Fn()>(pub(crate) F);
+
+impl<F: Fn()> Drop for AtEnd<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 pub(crate) struct Strangers(Child);
 
 impl Strangers {
@@ -209,21 +239,7 @@ fn another_tenants_runs_take_their_time_whatever_one_does() {
         let documents: Vec<String> = some.iter().map(|number| task(&format!("w-{number}"), "one")).collect();
         hostile.create(&documents.join("\n---\n"));
     }
-    let edits = AtomicBool::new(true);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for number in 0.. {
-                if !edits.load(Ordering::Relaxed) {
-                    return;
-                }
-                let title = json!({"spec": {"title": format!("Edit {number}")}}).to_string();
-                hostile.kubectl(&["patch", "taskdefinition", "one", "--type=merge", "-p", &title]);
-                std::thread::sleep(Duration::from_secs(1));
-            }
-        });
-        measure("waits-with-a-thousand-runs-and-edits");
-        edits.store(false, Ordering::Relaxed);
-    });
+    while_edited(&hostile, "one", || measure("waits-with-a-thousand-runs-and-edits"));
     hostile.kubectl(&["delete", "asynctasks", "--all", "--wait=false"]).ok();
     until("they are gone", || {
         let left = hostile.kubectl(&["get", "asynctasks", "-o", "name"]).ok();

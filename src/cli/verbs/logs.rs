@@ -165,12 +165,12 @@ async fn once(session: &Session, pods: &Pods, task: &AsyncTask, part: &Part) -> 
         Err(error) => return Err(error.into()),
     };
     if *part == Part::Run {
-        return all(session, pods, task, found).await;
+        return all(session, task, found).await;
     }
     let Some(found) = found else { return stored(session, task, part).await };
     let started = found.iter().filter(|pod| has_started(pod)).max_by_key(|pod| created(pod));
     match started {
-        Some(pod) => match pods.copy(&pod.name_any(), false, &mut Lines::plain()).await? {
+        Some(pod) => match copy(&pods.api, &pod.name_any(), false, &mut Lines::plain()).await? {
             Copied::All => Ok(()),
             Copied::Gone => stored(session, task, part).await,
         },
@@ -179,7 +179,7 @@ async fn once(session: &Session, pods: &Pods, task: &AsyncTask, part: &Part) -> 
 }
 
 /// The log of each step, in their order, the failed one first. With more than one each line has its step before it.
-async fn all(session: &Session, pods: &Pods, task: &AsyncTask, found: Option<Vec<Pod>>) -> Result<(), CliError> {
+async fn all(session: &Session, task: &AsyncTask, found: Option<Vec<Pod>>) -> Result<(), CliError> {
     let readable = found.is_some();
     let found = found.unwrap_or_default();
     let newest = |step: &str| {
@@ -203,7 +203,7 @@ async fn all(session: &Session, pods: &Pods, task: &AsyncTask, found: Option<Vec
     for (step, pod) in &steps {
         let mut lines = if steps.len() > 1 { Lines::of(&format!("{step:width$} │ ")) } else { Lines::plain() };
         let copied = match pod {
-            Some(pod) => pods.copy(&pod.name_any(), false, &mut lines).await?,
+            Some(pod) => copy(&session.pods(), &pod.name_any(), false, &mut lines).await?,
             None => Copied::Gone,
         };
         if copied == Copied::Gone {
@@ -279,10 +279,7 @@ async fn stored(session: &Session, task: &AsyncTask, part: &Part) -> Result<(), 
     let name = task.name_any();
     match part {
         Part::Run if exit_of(task).is_none() => Err(LogsError::NotStored { name }.into()),
-        Part::Run => {
-            let pods = Pods { api: session.pods(), selector: String::new() };
-            all(session, &pods, task, Some(Vec::new())).await
-        }
+        Part::Run => all(session, task, Some(Vec::new())).await,
         Part::Step(_) | Part::Shard(..) => stored_of(session, &name, part).await,
     }
 }
@@ -355,34 +352,34 @@ impl Pods {
         let uid = pod.uid().unwrap_or_default();
         if has_started(pod)
             && !seen.contains(&uid)
-            && self.copy(&pod.name_any(), true, &mut Lines::plain()).await? == Copied::All
+            && copy(&self.api, &pod.name_any(), true, &mut Lines::plain()).await? == Copied::All
         {
             seen.insert(uid);
         }
         Ok(())
     }
+}
 
-    /// Bytes as they are: what a program writes is its own.
-    async fn copy(&self, name: &str, follow: bool, lines: &mut Lines) -> Result<Copied, CliError> {
-        let params = LogParams { container: Some(CONTAINER.to_owned()), follow, ..LogParams::default() };
-        let act = format!("read the log of pod {name:?}");
-        let mut log = match self.api.log_stream(name, &params).await {
-            Ok(log) => log,
-            // Gone between the list and this call, its node gone, or its log not for us.
-            Err(error) if status(&error).is_some_and(|s| matches!(s.code, 403 | 404)) => return Ok(Copied::Gone),
-            Err(error) => return Err(ClusterError::new(act, error).into()),
-        };
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let n = log
-                .read(&mut buffer)
-                .await
-                .map_err(|e| ClusterError::new(format!("{act} to its end"), kube::Error::ReadEvents(e)))?;
-            if n == 0 {
-                return Ok(Copied::All);
-            }
-            lines.write(&buffer[..n])?;
+/// Bytes as they are: what a program writes is its own.
+async fn copy(api: &Api<Pod>, name: &str, follow: bool, lines: &mut Lines) -> Result<Copied, CliError> {
+    let params = LogParams { container: Some(CONTAINER.to_owned()), follow, ..LogParams::default() };
+    let act = format!("read the log of pod {name:?}");
+    let mut log = match api.log_stream(name, &params).await {
+        Ok(log) => log,
+        // Gone between the list and this call, its node gone, or its log not for us.
+        Err(error) if status(&error).is_some_and(|s| matches!(s.code, 403 | 404)) => return Ok(Copied::Gone),
+        Err(error) => return Err(ClusterError::new(act, error).into()),
+    };
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let n = log
+            .read(&mut buffer)
+            .await
+            .map_err(|e| ClusterError::new(format!("{act} to its end"), kube::Error::ReadEvents(e)))?;
+        if n == 0 {
+            return Ok(Copied::All);
         }
+        lines.write(&buffer[..n])?;
     }
 }
 

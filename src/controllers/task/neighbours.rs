@@ -138,7 +138,7 @@ fn shown(taker: &AsyncTask, uids: &BTreeSet<String>) -> (BTreeSet<String>, BTree
             continue;
         }
         let there = status.outputs.iter().filter(|output| output.gone.is_none() && output.step == step.name);
-        // A step that was gone on with has files of its own beside them.
+        // A step that also ran in this run has files of its own beside them.
         let names = if step.attempt.is_none() { &mut whole } else { &mut partly };
         names.extend(there.map(|output| output.name.clone()));
         // The logs of shards are listed nowhere, and are there as long as the run.

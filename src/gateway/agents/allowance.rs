@@ -2,6 +2,7 @@
 //! announced; what another gateway was told is counted there.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,14 +36,11 @@ struct Run {
 
 #[derive(Debug, Default)]
 struct Pod {
-    files: HashMap<(String, u32), u64>,
+    /// Bytes of each file, by a hash of its output and number: a planner announces a hundred thousand.
+    files: HashMap<u64, u64>,
+    /// Bytes of each output.
+    outputs: HashMap<String, u64>,
     last: Option<Instant>,
-}
-
-impl Pod {
-    fn bytes_of(&self, output: &str) -> u64 {
-        self.files.iter().filter(|((name, _), _)| name == output).fold(0, |sum, (_, size)| sum.saturating_add(*size))
-    }
 }
 
 /// A file that is announced.
@@ -97,10 +95,13 @@ impl Allowances {
         run.last = Some(now);
         let pod = run.pods.entry(file.pod.to_owned()).or_default();
         pod.last = Some(now);
-        let key = (file.output.to_owned(), file.seq);
+        let mut hasher = DefaultHasher::new();
+        (file.output, file.seq).hash(&mut hasher);
+        let key = hasher.finish();
         let before = pod.files.get(&key).copied().unwrap_or_default();
-        let with = |bytes: u64| (bytes - before).saturating_add(file.size);
-        let (output, all) = (with(pod.bytes_of(file.output)), with(run.bytes));
+        let with = |bytes: u64| bytes.saturating_sub(before).saturating_add(file.size);
+        let of_pod = pod.outputs.get(file.output).copied().unwrap_or_default();
+        let (output, all) = (with(of_pod), with(run.bytes));
         if output > of_output {
             let message = format!(
                 "output {} would have {output} bytes, and takes at most {of_output} (maxSize): write less, or raise it in \
@@ -118,6 +119,7 @@ impl Allowances {
             return Err(Refusal::invalid("RunTooLarge", message));
         }
         pod.files.insert(key, file.size);
+        pod.outputs.insert(file.output.to_owned(), output);
         run.bytes = all;
         Ok(())
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::hostile::{documents, post_as};
 use crate::away::gated;
 use crate::component::{forget, peak, process, restarts};
-use crate::harm::{AGENT, REPORTS, Strangers};
+use crate::harm::{AGENT, AtEnd, REPORTS, Strangers};
 use crate::ledger::Ledger;
 use crate::support::{Namespace, SYSTEM, kubectl, script, steps, task, variable};
 
@@ -185,6 +185,7 @@ fn a_quiet_tenant_hears_nothing_of_the_others() {
                 }
             }),
         ];
+        let end = AtEnd(|| stop.store(true, Ordering::Relaxed));
         let begun = Instant::now();
         for third in 1..=3 {
             components.iter().for_each(|pid| forget(pid));
@@ -201,7 +202,7 @@ fn a_quiet_tenant_hears_nothing_of_the_others() {
             }
             peaks.push([0, 1].map(|of| peak(&components[of]).unwrap_or(0) >> 10));
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         others.into_iter().for_each(|other| other.join().unwrap());
     });
     let mut sorted: Vec<Duration> = times.iter().map(|(_, time)| *time).collect();

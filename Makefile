@@ -65,7 +65,7 @@ test: ## Everything CI runs: check, stores, and real clusters, unharmed and harm
 	  tests/runner.py show $$code
 
 # Long forms, one at a time: they want the machine for themselves.
-LONG := scale spread away expired transfer harm crowd mixture
+LONG := scale spread away expired transfer harm crowd kueue mixture
 .PHONY: test-long
 test-long: export TEST_REPORT := $(REPORT)
 test-long: suites ## Every long form, hours: each room alone, e2e suites, faults at every write; prints a table
@@ -108,7 +108,7 @@ e2e-shared e2e-serial: suites images cluster-fakes
 	@E2E_AGENT="$(AGENT)" $(stage) tests/e2e/run.sh $(@:e2e-%=%)
 
 .PHONY: e2e
-e2e: suites images cluster-fakes ## One end-to-end suite, SUITE=shared, serial, or a long form: scale, spread, away, expired, transfer, harm, crowd, mixture
+e2e: suites images cluster-fakes ## One end-to-end suite, SUITE=shared, serial, or a long form: scale, spread, away, expired, transfer, harm, crowd, kueue, mixture
 	@E2E_AGENT="$(AGENT)" tests/runner.py stage e2e-$(SUITE) -- tests/e2e/run.sh $(SUITE)
 
 .PHONY: test-faults

@@ -7,6 +7,9 @@ use k8s_openapi::jiff::Timestamp;
 /// status.
 pub const MESSAGE_MAX: usize = 1024;
 
+/// From so many bytes on a text that is cut is a sentence.
+const SENTENCE: usize = 128;
+
 /// AsyncTask: the run was checked against its revision and pinned to it.
 pub const ACCEPTED: &str = "Accepted";
 /// AsyncTask: True in every terminal state, whatever it is.
@@ -76,21 +79,22 @@ pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
     conditions.iter().any(|c| c.type_ == kind && c.status == "True")
 }
 
-/// Cuts a text to at most `max` bytes at a character boundary and marks the cut.
+/// Cuts a text to at most `max` bytes at character boundaries and marks the cut. Of a sentence both ends stay: it begins
+/// with what was tried, and the cause is its last word. Of a word, of less than [`SENTENCE`] bytes, the beginning stays.
 pub fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }
-    let mut end = max.saturating_sub('…'.len_utf8());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}…", &text[..end])
+    let room = max.saturating_sub('…'.len_utf8());
+    let tail = if max < SENTENCE { 0 } else { room / 2 };
+    let head = text.floor_char_boundary(room - tail);
+    let tail = text.ceil_char_boundary(text.len() - tail);
+    format!("{}…{}", &text[..head], &text[tail..])
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Claim, READY, cut};
+    use super::{Claim, READY, SENTENCE, cut};
     use k8s_openapi::jiff::Timestamp;
 
     #[test]
@@ -109,5 +113,20 @@ mod tests {
     fn a_cut_never_splits_a_character() {
         assert_eq!(cut("abc", 3), "abc");
         assert_eq!(cut("äöüäöü", 8), "äö…");
+        for max in SENTENCE..SENTENCE + 8 {
+            let text = cut(&"äöü".repeat(60), max);
+            assert!(text.len() <= max && text.len() + 6 > max, "{max}: {}", text.len());
+        }
+    }
+
+    #[test]
+    fn a_long_sentence_keeps_its_cause() {
+        let message = format!("failed to pull image {:?}: failed to resolve reference: not found", "x/".repeat(200));
+        let said = cut(&message, 256);
+        assert!(
+            said.starts_with("failed to pull image") && said.ends_with("failed to resolve reference: not found"),
+            "{said}"
+        );
+        assert!(said.len() <= 256, "{}", said.len());
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::outputs::{OutputRetention, RetentionSpec, Visibility};
+use super::state::StepState;
 
 /// What can be run: parameters, inputs, steps with their pod templates, and the outputs they give.
 ///
@@ -197,8 +198,8 @@ pub struct StepSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 96), inner(length(min = 1, max = 60)))]
     pub stages: Vec<String>,
-    /// Steps that have to succeed before it starts; absent: the step above it, or with `when` the step named there;
-    /// empty: none.
+    /// Steps that have to succeed before it starts; absent: the step above it, or with `when` the steps it answers
+    /// to; empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 24), inner(length(min = 1, max = 30)))]
     pub depends_on: Option<Vec<String>>,
@@ -336,13 +337,19 @@ pub struct BaseSpec {
     pub output: String,
 }
 
-/// A step occurs only when another one has ended so.
+/// A step occurs only when another one has ended so. With neither `step` nor `steps` it answers to any step of the run
+/// but those that come after it; a failure that another step made up for does not count then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WhenSpec {
     /// The other step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 30))]
-    pub step: String,
+    pub step: Option<String>,
+    /// Several steps, in the place of `step`: it occurs once all of them are over, if any has ended so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 24), inner(length(min = 1, max = 30)))]
+    pub steps: Vec<String>,
     /// How it has ended: one of these. Steps that have `Canceled` here run once when the run is cancelled while the other
     /// step runs.
     #[schemars(length(min = 1, max = 3))]
@@ -351,6 +358,19 @@ pub struct WhenSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 7)))]
     pub exit_codes: Vec<String>,
+}
+
+impl WhenSpec {
+    /// The steps it names.
+    pub fn named(&self) -> impl Iterator<Item = &str> {
+        self.step.iter().chain(&self.steps).map(String::as_str)
+    }
+
+    /// Whether it names none: it answers to any step.
+    #[must_use]
+    pub fn is_of_any(&self) -> bool {
+        self.named().next().is_none()
+    }
 }
 
 /// How a step has ended.
@@ -372,6 +392,27 @@ impl Outcome {
             Self::Complete => "Complete",
             Self::Failed => "Failed",
             Self::Canceled => "Canceled",
+        }
+    }
+
+    /// What a step did that has ended so, in a sentence.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Complete => "ended well",
+            Self::Failed => "failed",
+            Self::Canceled => "was cancelled",
+        }
+    }
+
+    /// Of a step in this state; `None`: it has not ended, or did not occur.
+    #[must_use]
+    pub const fn of(state: StepState) -> Option<Self> {
+        match state {
+            StepState::Complete | StepState::PartiallyComplete => Some(Self::Complete),
+            StepState::Failed => Some(Self::Failed),
+            StepState::Canceled => Some(Self::Canceled),
+            StepState::Waiting | StepState::Running | StepState::Retrying | StepState::Skipped => None,
         }
     }
 }

@@ -91,7 +91,10 @@ pub(crate) fn cause(task: &AsyncTask, facts: &Facts, now: Timestamp) -> Cause {
         TaskState::Canceling => canceling(task, status, facts),
         TaskState::PartiallyComplete => partial(&name, status),
         TaskState::Complete => Cause::new(
-            format!("Nothing is wrong, it is over: {state}{}", said(status)),
+            match &status.message {
+                Some(message) => format!("It is Complete: {}", clean(message)),
+                None => "It is Complete: all steps succeeded".to_owned(),
+            },
             format!("`kubectl asynctask outputs get {name}` fetches what it gave back"),
         ),
         TaskState::Canceled => Cause::new(format!("It was cancelled{}", said(status)), rerun(&name)),
@@ -104,8 +107,9 @@ fn canceling(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts) -> Cause
     if let Some(Cause { what, next }) = running.filter_map(|step| stuck(task, step, facts)).next() {
         return Cause::new(format!("It is being cancelled, and waits for a cleanup step. {what}"), next);
     }
+    let message = status.message.as_deref().map(clean).unwrap_or_default();
     Cause::new(
-        format!("It is being cancelled{}: it is over when its pods and its cleanup steps are", said(status)),
+        format!("It is being cancelled{}", after_colon(&message)),
         "Nothing: pods have the grace period of their template to end",
     )
 }
@@ -314,11 +318,16 @@ fn stuck(task: &AsyncTask, step: &StepStatus, facts: &Facts) -> Option<Cause> {
     };
     let name = clean(&step.name);
     if let Some(job) = job.filter(|job| job.suspended) {
-        let queue = job.queue.as_deref().map(|queue| format!(" in queue {}", clean(queue))).unwrap_or_default();
-        return Some(Cause::new(
-            format!("The Job of step {name} is held{queue}: it has not been admitted"),
-            "Wait for it, or ask whoever runs the queue: `kubectl get workloads` shows its place",
-        ));
+        return Some(match &job.queue {
+            Some(queue) => Cause::new(
+                format!("The Job of step {name} is held in queue {}: it is not admitted now", clean(queue)),
+                "Wait for it, or ask whoever runs the queue: `kubectl get workloads` shows its place",
+            ),
+            None => Cause::new(
+                format!("The Job of step {name} is held: somebody set its `spec.suspend`"),
+                "Whoever set it lets the Job go on; time in which it is held does not count",
+            ),
+        });
     }
     if let (Known::Is(refusal), true) = (&facts.refusal, job.is_some_and(|job| !job.active)) {
         return Some(no_pod(&name, refusal));

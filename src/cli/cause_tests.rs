@@ -34,6 +34,49 @@ fn job(job: JobFact) -> Facts {
     Facts { jobs: Known::Is(vec![JobFact { step: "import".into(), ..job }]), ..Facts::default() }
 }
 
+/// The states and reasons of the book's tables.
+fn reasons() -> Vec<(String, String)> {
+    let book = crate::golden::project("docs/src/operations.md");
+    let page = book.split("## What each reason means").nth(1).expect("the section");
+    let page = page.split("Of a store:").next().expect("its tables");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")).map(|row| row.split(" | ").collect::<Vec<_>>());
+    let mut found = Vec::new();
+    for row in rows.filter(|row| row.len() > 1) {
+        let states = match row[0] {
+            "any of these" | "Pending, InProgress" => vec!["Pending", "InProgress"],
+            "Failed before any step" => vec!["Failed"],
+            state => vec![state],
+        };
+        let names = row[1].split('`').skip(1).step_by(2).filter(|name| name.starts_with(char::is_uppercase));
+        for name in names {
+            found.extend(states.iter().map(|state| ((*state).to_owned(), name.to_owned())));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_reason_of_the_book_has_a_sentence_and_what_can_be_done() {
+    let reasons = reasons();
+    assert!(reasons.len() > 40, "{reasons:?}");
+    for (state, reason) in reasons {
+        let step = json!({"name": "import", "state": "Running"});
+        let mut status = json!({"state": state, "reason": reason, "message": "the words of it", "steps": [step]});
+        if state == "Failed" {
+            status["failure"] = json!({"step": "import", "reason": reason, "message": "the words of it"});
+        }
+        let (what, next) = why(&run(json!({}), status), &Facts::default());
+        assert!(what.len() > 10 && next.len() > 6, "{state} {reason}: {what} / {next}");
+        for broken in [": :", ": .", ":: ", "  "] {
+            assert!(!what.contains(broken) && !next.contains(broken), "{state} {reason}: {what} / {next}");
+        }
+        // Whoever reads it learns what is known: why it stands still, but for what is told better in other words.
+        let told = ["Scheduled", "Suspended", "Running", "Retrying"].contains(&reason.as_str());
+        assert!(told || what.contains("the words of it") || state == "PartiallyComplete", "{state} {reason}: {what}");
+        crate::golden::typed(&next);
+    }
+}
+
 #[test]
 fn each_cause_has_its_sentence_and_its_remedy() {
     let queued = json!({
@@ -88,7 +131,7 @@ fn each_cause_has_its_sentence_and_its_remedy() {
             "wait for the step",
         ),
         (json!({"cancel": true}), json!({"state": "Canceling"}), "It is being cancelled", "grace period"),
-        (json!({}), json!({"state": "Complete"}), "Nothing is wrong, it is over: Complete", "outputs get import-7"),
+        (json!({}), json!({"state": "Complete"}), "It is Complete: all steps succeeded", "outputs get import-7"),
         (json!({}), json!({"state": "Canceled"}), "It was cancelled", "rerun import-7"),
         (json!({}), failed, "failed in step import: StepFailed (exit code 65): no gzip", "would end the same way"),
     ] {

@@ -12,6 +12,17 @@ pub(super) fn check(file: &str, page: &str) {
     assert!(page == expected, "{file} is not this page any more (UPDATE_GOLDEN=1 writes it anew):\n{page}");
 }
 
+/// What a text tells to type, between backticks: it has to be a command as it stands.
+pub(super) fn typed(text: &str) -> Vec<&str> {
+    use clap::Parser as _;
+    let commands = || text.split('`').skip(1).step_by(2).filter(|word| word.starts_with("kubectl "));
+    for command in commands().filter(|command| command.starts_with("kubectl asynctask")) {
+        let read = super::Cli::try_parse_from(command.split_whitespace().skip(1));
+        assert!(read.is_ok(), "{text}\n{command}: {}", read.err().map(|error| error.to_string()).unwrap_or_default());
+    }
+    commands().collect()
+}
+
 /// A file of the project.
 pub(super) fn project(file: &str) -> String {
     std::fs::read_to_string(root().join(file)).unwrap_or_default()

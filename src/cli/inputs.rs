@@ -52,6 +52,9 @@ pub(crate) enum InputError {
         /// Why.
         source: std::io::Error,
     },
+    /// What another run gave back is there already.
+    #[error("{0}: the output of a run needs no upload: name it when you run, --input {0}=output:TASK/OUTPUT")]
+    NotAFile(String),
     /// A folder, a pipe, a device.
     #[error(
         "--input {name}: {} is no regular file: its size and checksum must be known before it is sent",
@@ -156,15 +159,25 @@ pub(crate) struct Given {
     pub(crate) outputs: BTreeMap<String, OutputRef>,
 }
 
+/// One file, as it fits the definition.
+pub(crate) fn file(declared: &[InputSpec], given: &InputArg) -> Result<InputFile, InputError> {
+    match &given.origin {
+        Origin::File(file) => fits(spec(declared, &given.name)?, file),
+        Origin::Output(_) => Err(InputError::NotAFile(given.name.clone())),
+    }
+}
+
+fn spec<'a>(declared: &'a [InputSpec], name: &str) -> Result<&'a InputSpec, InputError> {
+    let unknown = || InputError::Unknown { name: name.to_owned(), known: known(declared) };
+    declared.iter().find(|spec| spec.name == name).ok_or_else(unknown)
+}
+
 /// Matches what is given with what the definition declares.
 pub(crate) fn check(declared: &[InputSpec], given: &[InputArg]) -> Result<Given, InputError> {
     let mut names = BTreeSet::new();
     let mut all = Given::default();
     for arg in given {
-        let spec = declared
-            .iter()
-            .find(|spec| spec.name == arg.name)
-            .ok_or_else(|| InputError::Unknown { name: arg.name.clone(), known: known(declared) })?;
+        let spec = spec(declared, &arg.name)?;
         if !names.insert(arg.name.clone()) {
             return Err(InputError::Repeat(arg.name.clone()));
         }
@@ -187,6 +200,10 @@ fn known(declared: &[InputSpec]) -> String {
 
 fn fits(spec: &InputSpec, arg: &FileArg) -> Result<InputFile, InputError> {
     let (name, file) = (spec.name.clone(), arg.file.clone());
+    // Stdin, as others have it.
+    if file.as_os_str() == "-" {
+        return Err(InputError::Kind { name, file });
+    }
     let meta = std::fs::metadata(&file).map_err(|source| InputError::Read {
         name: name.clone(),
         file: file.clone(),

@@ -66,7 +66,7 @@ pub use exit::Exit;
     bin_name = "kubectl asynctask",
     version,
     propagate_version = false,
-    after_help = Exit::help(),
+    after_help = format!("Flags come behind `asynctask`: kubectl asynctask --kubeconfig FILE list\n\n{}", Exit::help()),
     max_term_width = 120
 )]
 pub struct Cli {
@@ -79,6 +79,7 @@ pub struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     Run(verbs::run::Args),
+    Upload(verbs::upload::Args),
     List(verbs::list::Args),
     Status(verbs::status::Args),
     Watch(verbs::watch::Args),
@@ -123,6 +124,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
     let session = async || Session::open(&cli.connection).await;
     match cli.verb {
         Verb::Run(args) => verbs::run::run(&session().await?, args).await,
+        Verb::Upload(args) => verbs::upload::run(&session().await?, &args).await,
         Verb::List(args) => verbs::list::run(&session().await?, &args).await,
         Verb::Status(args) => verbs::status::run(&session().await?, &args).await,
         Verb::Watch(args) => verbs::watch::run(&session().await?, &args).await,

@@ -122,17 +122,29 @@ impl Steps<'_> {
 
     /// Why a step occurs: as the author said it, and once it occurs as it is.
     fn condition(&self, when: &WhenSpec, state: StepState) -> String {
-        let on = clean(&when.step);
-        let cause = ended(self.state(&when.step));
-        if let (false, Some(cause)) = (matches!(state, StepState::Waiting | StepState::Canceled), cause) {
-            return format!("because {on} {cause}");
+        if !matches!(state, StepState::Waiting | StepState::Canceled)
+            && let Some(cause) = self.cause(when)
+        {
+            return format!("because {cause}");
         }
-        let outcomes: Vec<_> = when.outcome.iter().map(|outcome| self::outcome(*outcome)).collect();
+        let on = match when.named().collect::<Vec<_>>().as_slice() {
+            [] => "any step".to_owned(),
+            names => clean(&names.join(" or ")),
+        };
+        let outcomes: Vec<_> = when.outcome.iter().map(|outcome| outcome.words()).collect();
         let codes = match when.exit_codes.as_slice() {
             [] => String::new(),
             codes => format!(" (exit code {})", clean(&codes.join(" or "))),
         };
         format!("only if {on} {}{codes}", outcomes.join(" or "))
+    }
+
+    /// The step that has ended as a condition asks for, and how.
+    fn cause(&self, when: &WhenSpec) -> Option<String> {
+        let all = self.known.plan.iter().map(|step| step.name.as_str());
+        let on: Vec<&str> = if when.is_of_any() { all.collect() } else { when.named().collect() };
+        let ended = |name: &str| Outcome::of(self.state(name)).filter(|outcome| when.outcome.contains(outcome));
+        on.into_iter().find_map(|name| Some(format!("{} {}", clean(name), ended(name)?.words())))
     }
 
     /// The lines below a step.
@@ -183,23 +195,6 @@ fn word(state: StepState, paint: Paint) -> String {
         StepState::Failed => paint.red(&format!("✘ {}", state.as_str())),
         StepState::Canceled => format!("■ {}", state.as_str()),
         StepState::Skipped => paint.dim(&format!("- {}", state.as_str())),
-    }
-}
-
-fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Complete => "ended well",
-        Outcome::Failed => "failed",
-        Outcome::Canceled => "was cancelled",
-    }
-}
-
-fn ended(state: StepState) -> Option<&'static str> {
-    match state {
-        StepState::Complete | StepState::PartiallyComplete => Some(outcome(Outcome::Complete)),
-        StepState::Failed => Some(outcome(Outcome::Failed)),
-        StepState::Canceled => Some(outcome(Outcome::Canceled)),
-        StepState::Waiting | StepState::Running | StepState::Retrying | StepState::Skipped => None,
     }
 }
 

@@ -4,6 +4,7 @@
 use super::fan_out::number;
 use super::words::{clean, grouped};
 use asynctask_api::TaskState;
+use asynctask_api::definition::WhenSpec;
 use asynctask_api::state::StepState;
 use asynctask_api::task::{AsyncTask, AsyncTaskStatus, PlannedStep, StepStatus};
 
@@ -47,7 +48,8 @@ impl Takeover {
                 all.parts.push(part);
             } else if state != StepState::Skipped || planned.when.is_none() {
                 all.cause |= ready;
-                all.rest.push(planned.name.clone());
+                // What answers to the end of others runs again only if they end so again.
+                all.rest.extend(planned.when.is_none().then(|| planned.name.clone()));
             }
         }
         all
@@ -98,7 +100,7 @@ pub(crate) fn refusal(task: &AsyncTask) -> Option<String> {
 }
 
 fn needs(planned: &PlannedStep) -> impl Iterator<Item = &str> {
-    planned.depends_on.iter().chain(planned.when.as_ref().map(|when| &when.step)).map(String::as_str)
+    planned.depends_on.iter().map(String::as_str).chain(planned.when.iter().flat_map(WhenSpec::named))
 }
 
 fn part(planned: &PlannedStep, step: &StepStatus) -> Option<Part> {

@@ -4,6 +4,7 @@
 //! is back at the level it left, and the step says after whom. What occurs on a condition only is a branch of the step it
 //! answers to.
 
+use asynctask_api::definition::WhenSpec;
 use asynctask_api::task::PlannedStep;
 
 /// Where a step stands.
@@ -43,7 +44,7 @@ impl<'a> Tree<'a> {
         loop {
             let open = |n: &usize| ways[*n].is_none() && needs[*n].iter().all(|need| ways[*need].is_some());
             let Some(step) = (0..plan.len()).find(open) else { break };
-            let on = plan[step].when.as_ref().and_then(|when| index(plan, &when.step));
+            let on = plan[step].when.as_ref().and_then(|when| index(plan, when.step.as_ref()?));
             let mut way = match on {
                 Some(on) => ways[on].clone().unwrap_or_default(),
                 None => needs[step].iter().filter_map(|need| ways[*need].clone()).reduce(common).unwrap_or_default(),
@@ -91,7 +92,7 @@ impl<'a> Tree<'a> {
     /// Whom a step waits for, unless that is just the one it stands below or answers to.
     fn after(&self, step: usize) -> Vec<String> {
         let told = |need: &&usize| match &self.plan[step].when {
-            Some(when) => self.plan[**need].name == when.step,
+            Some(when) => when.is_of_any() || when.named().any(|name| name == self.plan[**need].name),
             None => self.needs[step].len() == 1 && self.parents[step] == Some(**need),
         };
         self.needs[step].iter().filter(|need| !told(need)).map(|need| self.plan[*need].name.clone()).collect()
@@ -99,14 +100,15 @@ impl<'a> Tree<'a> {
 }
 
 fn needs(plan: &[PlannedStep], step: &PlannedStep) -> Vec<usize> {
-    let on = step.when.as_ref().map(|when| &when.step);
-    let mut needs: Vec<usize> = step.depends_on.iter().chain(on).filter_map(|name| index(plan, name)).collect();
+    let on = || step.when.iter().flat_map(WhenSpec::named);
+    let names = step.depends_on.iter().map(String::as_str).chain(on());
+    let mut needs: Vec<usize> = names.filter_map(|name| index(plan, name)).collect();
     needs.sort_unstable();
     needs.dedup();
     // Whoever waits for a step waits for the operator's own work behind it, which says both.
     let own: Vec<&PlannedStep> = needs.iter().map(|need| &plan[*need]).filter(|need| need.built_in.is_some()).collect();
     let told = |need: &usize| own.iter().any(|own| own.depends_on.contains(&plan[*need].name));
-    let answers = |need: &usize| on == Some(&plan[*need].name);
+    let answers = |need: &usize| on().any(|name| name == plan[*need].name);
     needs.iter().copied().filter(|need| !told(need) || answers(need)).collect()
 }
 
@@ -139,7 +141,12 @@ mod tests {
     }
 
     fn answer(name: &str, needs: &[&str], to: &str) -> PlannedStep {
-        let when = WhenSpec { step: to.into(), outcome: vec![Outcome::Failed], exit_codes: Vec::new() };
+        let when = WhenSpec {
+            step: Some(to.into()),
+            steps: Vec::new(),
+            outcome: vec![Outcome::Failed],
+            exit_codes: Vec::new(),
+        };
         PlannedStep { when: Some(when), ..step(name, needs) }
     }
 

@@ -34,6 +34,7 @@ use self::connections::Limited;
 use self::identity::Identities;
 use self::metrics::Requests;
 use self::pace::Pace;
+use self::people::newest::Sorting;
 use self::problem::Refusal;
 use asynctask_runtime::health::Readiness;
 use asynctask_runtime::metrics::Metrics;
@@ -100,6 +101,8 @@ pub(crate) struct Gateway {
     pub(crate) reports: Pace,
     pub(crate) allowances: Allowances,
     pub(crate) bodies: Bodies,
+    /// Who puts tasks in order of their age.
+    pub(crate) sorting: Sorting,
 }
 
 /// The one gateway of the process.
@@ -119,6 +122,7 @@ impl Gateway {
             reports: Pace::of_reports(),
             allowances: Allowances::new(0),
             bodies: Bodies::default(),
+            sorting: Sorting::default(),
         }
     }
 

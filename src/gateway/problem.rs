@@ -23,6 +23,9 @@ pub(crate) enum Refusal {
     /// No credentials, or none that are good here.
     #[error("no valid credentials: send a bearer token of this cluster (agents: the token of their own pod)")]
     Unauthenticated,
+    /// The trusted proxy named nobody, or somebody it may not name.
+    #[error("{0}")]
+    Misnamed(String),
     /// Known, and not allowed; only where this tells nothing about what exists.
     #[error("{0}")]
     Forbidden(String),
@@ -148,7 +151,7 @@ impl Refusal {
     fn told(&self) -> Told {
         let said = self.to_string();
         match self {
-            Self::Unauthenticated => told(StatusCode::UNAUTHORIZED, "Unauthorized", said),
+            Self::Unauthenticated | Self::Misnamed(_) => told(StatusCode::UNAUTHORIZED, "Unauthorized", said),
             Self::Forbidden(_) => told(StatusCode::FORBIDDEN, "Forbidden", said),
             Self::NotFound => told(StatusCode::NOT_FOUND, "NotFound", said),
             Self::BadRequest(_) => told(StatusCode::BAD_REQUEST, "BadRequest", said),

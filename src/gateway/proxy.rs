@@ -57,12 +57,23 @@ impl TrustedProxy {
     }
 
     fn person(&self, headers: &HeaderMap) -> Result<Person, Refusal> {
-        let user = one(headers, USER)?.ok_or(Refusal::Unauthenticated)?;
+        let user = one(headers, USER)?.ok_or_else(|| {
+            Refusal::Misnamed(format!(
+                "the proxy has signed in, but named no user: it has to pass on who calls in the header {USER}"
+            ))
+        })?;
         let groups = one(headers, GROUPS)?.unwrap_or_default();
         let groups: Vec<&str> = groups.split(',').map(str::trim).filter(|group| !group.is_empty()).collect();
-        let names = groups.iter().chain([&user]);
-        if groups.len() > GROUPS_MAX || names.clone().any(|name| name.len() > NAME_MAX || name.starts_with(RESERVED)) {
-            return Err(Refusal::Unauthenticated);
+        if groups.iter().chain([&user]).any(|name| name.starts_with(RESERVED)) {
+            return Err(Refusal::Misnamed(format!(
+                "the proxy named a user or a group that begins with {RESERVED:?}: such names are the cluster's own, and no \
+                 proxy may give them"
+            )));
+        }
+        if groups.len() > GROUPS_MAX || groups.iter().chain([&user]).any(|name| name.len() > NAME_MAX) {
+            return Err(Refusal::Misnamed(format!(
+                "the proxy named more than {GROUPS_MAX} groups, or a name of more than {NAME_MAX} characters"
+            )));
         }
         let groups = groups.iter().map(|group| format!("{}{group}", self.group_prefix));
         Ok(Person {
@@ -75,11 +86,12 @@ impl TrustedProxy {
 
 /// The one value of a header; twice, or unreadable, is nobody's.
 fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+    let odd = || Refusal::Misnamed(format!("the proxy has to pass on {name} once, in visible ASCII characters"));
     let mut values = headers.get_all(name).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
-        return if headers.contains_key(name) { Err(Refusal::Unauthenticated) } else { Ok(None) };
+        return if headers.contains_key(name) { Err(odd()) } else { Ok(None) };
     };
-    let value = value.to_str().map_err(|_| Refusal::Unauthenticated)?.trim();
+    let value = value.to_str().map_err(|_| odd())?.trim();
     Ok((!value.is_empty()).then_some(value))
 }
 
@@ -130,14 +142,14 @@ mod tests {
     #[test]
     fn the_proxy_itself_is_nobody() {
         for pairs in [&[][..], &[(USER, "")], &[(GROUPS, "staff")], &[(USER, "a"), (USER, "b")]] {
-            assert!(matches!(from("proxy", pairs), Err(Refusal::Unauthenticated)), "{pairs:?}");
+            assert!(matches!(from("proxy", pairs), Err(Refusal::Misnamed(_))), "{pairs:?}");
         }
     }
 
     #[test]
     fn names_of_the_cluster_are_refused() {
         for pairs in [[(USER, "system:admin"), (GROUPS, "")], [(USER, "alice"), (GROUPS, "staff,system:masters")]] {
-            assert!(matches!(from("proxy", &pairs), Err(Refusal::Unauthenticated)), "{pairs:?}");
+            assert!(matches!(from("proxy", &pairs), Err(Refusal::Misnamed(_))), "{pairs:?}");
         }
         for (users, groups) in
             [("", "g:"), ("u:", ""), ("system:", "g:"), ("u:", "system:x"), ("sys", "g:"), ("u :", "g:")]

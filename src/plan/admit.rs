@@ -270,7 +270,8 @@ fn planned(step: &ValidatedStep, content: &ValidatedDefinition, parameters: &Val
         stages: step.stages.clone(),
         depends_on: step.needs.iter().map(name).collect(),
         when: step.when.as_ref().map(|when| WhenSpec {
-            step: name(&when.step),
+            step: when.named().filter(|named| named.len() == 1).and_then(<[usize]>::first).map(name),
+            steps: when.named().filter(|named| named.len() > 1).unwrap_or_default().iter().map(name).collect(),
             outcome: when.outcomes.clone(),
             exit_codes: when.codes.texts(),
         }),

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::built_in;
 use super::definition::ValidatedStep;
 use super::findings::Findings;
+use super::flow::When;
 use super::graph::{Graph, find};
 use super::retry::Policy;
 use asynctask_api::TaskDefinitionSpec;
@@ -442,7 +443,7 @@ fn renumber(step: &mut ValidatedStep, places: &[usize]) {
         *need = places[*need];
     }
     if let Some(when) = &mut step.when {
-        when.step = places[when.step];
+        when.steps.iter_mut().for_each(|step| *step = places[*step]);
     }
     if let Some(FanOut { source: Source::Items { step }, .. }) = &mut step.fan_out
         && *step != usize::MAX
@@ -451,15 +452,21 @@ fn renumber(step: &mut ValidatedStep, places: &[usize]) {
     }
 }
 
-/// Whoever waits for a step waits for its outputs, too. Who answers to its failure does not.
+/// Whoever waits for a step waits for its outputs, too. Who answers to its failure does not, but whoever answers to any
+/// step answers to the built-in ones as well.
 fn behind_assembling(spec: &TaskDefinitionSpec, places: &[usize], step: &mut ValidatedStep) {
-    let answers_to = step.when.as_ref().map(|when| when.step);
-    let assembled = spec.steps.iter().zip(places).filter(|(other, _)| assembles(spec, other)).map(|(_, place)| *place);
-    let more: Vec<usize> = assembled
-        .filter(|place| step.needs.contains(place) && Some(*place) != answers_to)
-        .map(|place| place + 1)
-        .collect();
-    step.needs.extend(more);
+    let declared = || spec.steps.iter().zip(places.iter().copied());
+    let assembled = declared().filter(|(other, _)| assembles(spec, other)).map(|(_, place)| place);
+    let answers_to = step.when.as_ref().and_then(When::named).unwrap_or_default();
+    let waits = |place: &usize| step.needs.contains(place) && !answers_to.contains(place);
+    let behind: Vec<usize> = assembled.filter(waits).map(|place| place + 1).collect();
+    let split = declared().filter(|(other, _)| splits(other).is_some()).map(|(_, place)| place);
+    if let Some(when) = step.when.as_mut().filter(|when| when.any) {
+        let before: Vec<usize> = split.filter(|place| when.steps.contains(place)).map(|place| place - 1).collect();
+        when.steps.extend(behind.iter().chain(&before));
+        when.steps.sort_unstable();
+    }
+    step.needs.extend(behind);
     step.needs.sort_unstable();
 }
 

@@ -6,15 +6,25 @@ use super::retry::Codes;
 use asynctask_api::definition::Outcome;
 use asynctask_api::state::StepState;
 
-/// A step occurs only when another one has ended so.
+/// A step occurs only when another one has ended so, of several any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct When {
-    /// Index of the other step.
-    pub step: usize,
+    /// Indexes of the other steps.
+    pub steps: Vec<usize>,
+    /// They are not named, but all that the step does not come before: a failure that was made up for does not count.
+    pub any: bool,
     /// How it has ended: one of these.
     pub outcomes: Vec<Outcome>,
     /// Of failures only those with one of these codes.
     pub codes: Codes,
+}
+
+impl When {
+    /// The steps that are named, if any is.
+    #[must_use]
+    pub fn named(&self) -> Option<&[usize]> {
+        (!self.any).then_some(&self.steps)
+    }
 }
 
 /// What became of a step so far.
@@ -22,6 +32,8 @@ pub struct When {
 pub struct Fate {
     /// Its state.
     pub state: StepState,
+    /// Of a skipped step: what befell the run before its turn came.
+    pub halted: Option<Outcome>,
     /// Exit code of its last failure.
     pub exit_code: Option<i32>,
     /// Shards it emitted for another step.
@@ -54,7 +66,7 @@ pub enum Turn {
 #[must_use]
 pub fn turn(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Turn {
     let step = &steps[index];
-    let on = step.when.as_ref().map(|when| when.step);
+    let on = step.when.as_ref().map_or(&[][..], |when| &when.steps);
     if let Some(when) = &step.when {
         match met(steps, fates, when) {
             None => return Turn::Wait,
@@ -63,7 +75,7 @@ pub fn turn(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Turn {
         }
     }
     let mut waits = false;
-    for need in step.needs.iter().copied().filter(|need| Some(*need) != on) {
+    for need in step.needs.iter().copied().filter(|need| !on.contains(need)) {
         match satisfied(steps, fates, need, on) {
             Some(Ok(())) => {}
             Some(Err(blamed)) => {
@@ -98,26 +110,50 @@ fn has_segments(fate: Fate) -> bool {
 
 /// Whether the condition holds; `None` while that is not known.
 fn met(steps: &[ValidatedStep], fates: &[Fate], when: &When) -> Option<Result<(), String>> {
-    let (fate, name) = (fates[when.step], &steps[when.step].name);
-    let outcome = match fate.state {
-        StepState::Waiting | StepState::Running | StepState::Retrying => return None,
-        StepState::Complete | StepState::PartiallyComplete => Some(Outcome::Complete),
-        StepState::Failed => Some(Outcome::Failed),
-        StepState::Canceled => Some(Outcome::Canceled),
-        StepState::Skipped => None,
-    };
-    let fits = outcome.is_some_and(|outcome| when.outcomes.contains(&outcome));
-    let code_fits = outcome != Some(Outcome::Failed) || when.codes.hold(fate.exit_code);
-    if fits && code_fits {
-        return Some(Ok(()));
+    if !when.steps.iter().all(|step| fates[*step].state.is_over()) {
+        return None;
     }
-    let code = fate.exit_code.filter(|_| fits).map(|code| format!(" with exit code {code}")).unwrap_or_default();
-    Some(Err(format!("not needed: step {name} {}{code}", ended(fate.state))))
+    for step in when.steps.iter().copied() {
+        let fate = fates[step];
+        let Some(outcome) = outcome(fate, when.any).filter(|outcome| when.outcomes.contains(outcome)) else { continue };
+        let failed = outcome == Outcome::Failed;
+        let made_up_for = when.any && fate.state == StepState::Failed && recovered(steps, fates, step)?;
+        if !made_up_for && (!failed || when.codes.hold(fate.exit_code)) {
+            return Some(Ok(()));
+        }
+    }
+    Some(Err(not_needed(steps, fates, when)))
+}
+
+/// How a step that is over has ended, if it occurred; among any steps also what befell those that did not come to their
+/// turn.
+fn outcome(fate: Fate, any: bool) -> Option<Outcome> {
+    Outcome::of(fate.state).or_else(|| fate.halted.filter(|_| any))
+}
+
+/// In words: none of the steps has ended so.
+fn not_needed(steps: &[ValidatedStep], fates: &[Fate], when: &When) -> String {
+    if let (false, [step]) = (when.any, when.steps.as_slice()) {
+        let fate = fates[*step];
+        let fits = outcome(fate, false).is_some_and(|outcome| when.outcomes.contains(&outcome));
+        let code = fate.exit_code.filter(|_| fits).map(|code| format!(" with exit code {code}")).unwrap_or_default();
+        return format!("not needed: step {} {}{code}", steps[*step].name, ended(fate.state));
+    }
+    let who = if when.any {
+        "no step".to_owned()
+    } else {
+        let names: Vec<&str> = when.steps.iter().map(|step| steps[*step].name.as_str()).collect();
+        format!("none of the steps {}", names.join(", "))
+    };
+    let outcomes: Vec<&str> = when.outcomes.iter().map(|outcome| outcome.words()).collect();
+    let codes = when.codes.texts();
+    let codes = if codes.is_empty() { String::new() } else { format!(" (exit code {})", codes.join(" or ")) };
+    format!("not needed: {who} {}{codes}", outcomes.join(" or "))
 }
 
 /// Whether a step that others wait for gave what they wait for, or which step is to blame; `None` while that is not
-/// known. `on` is the step that the waiting one answers to: what became of that one was judged already.
-fn satisfied(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: Option<usize>) -> Option<Result<(), usize>> {
+/// known. `on` are the steps that the waiting one answers to: what became of those was judged already.
+fn satisfied(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: &[usize]) -> Option<Result<(), usize>> {
     match fates[index].state {
         StepState::Complete | StepState::PartiallyComplete => Some(Ok(())),
         StepState::Waiting | StepState::Running | StepState::Retrying => None,
@@ -134,21 +170,28 @@ fn satisfied(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: Option<u
     }
 }
 
-/// A step that was not needed is in nobody's way: the step it would have answered to stands in its place. What did not
+/// A step that was not needed is in nobody's way: the steps it would have answered to stand in its place. What did not
 /// occur because nothing before it did is missed.
-fn stood_aside(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: Option<usize>) -> Option<Result<(), usize>> {
+fn stood_aside(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: &[usize]) -> Option<Result<(), usize>> {
     let Some(when) = &steps[index].when else { return Some(Err(index)) };
-    match met(steps, fates, when) {
-        Some(Err(_)) if Some(when.step) == on => Some(Ok(())),
-        Some(Err(_)) => satisfied(steps, fates, when.step, on),
-        Some(Ok(())) | None => Some(Err(index)),
+    let Some(Err(_)) = met(steps, fates, when) else { return Some(Err(index)) };
+    let mut waits = false;
+    for step in when.steps.iter().copied().filter(|step| !on.contains(step)) {
+        match satisfied(steps, fates, step, on) {
+            Some(Ok(())) => {}
+            Some(Err(blamed)) => return Some(Err(blamed)),
+            None => waits = true,
+        }
     }
+    (!waits).then_some(Ok(()))
 }
 
 /// Whether another step made up for this one's failure; `None` while one still may.
 #[must_use]
 pub fn recovered(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Option<bool> {
-    let answers = |step: &ValidatedStep| step.recovers && step.when.as_ref().is_some_and(|when| when.step == index);
+    let answers = |step: &ValidatedStep| {
+        step.recovers && step.when.as_ref().is_some_and(|when| !when.any && when.steps.contains(&index))
+    };
     let mut open = false;
     for other in (0..steps.len()).filter(|other| answers(&steps[*other])) {
         match fates[other].state {
@@ -166,12 +209,10 @@ pub fn recovered(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Optio
 }
 
 fn ended(state: StepState) -> &'static str {
-    match state {
-        StepState::Complete | StepState::PartiallyComplete => "ended well",
-        StepState::Failed => "failed",
-        StepState::Canceled => "was cancelled",
-        StepState::Skipped => "was skipped",
-        StepState::Waiting | StepState::Running | StepState::Retrying => "has not ended",
+    match Outcome::of(state) {
+        Some(outcome) => outcome.words(),
+        None if state == StepState::Skipped => "was skipped",
+        None => "has not ended",
     }
 }
 
@@ -208,7 +249,10 @@ mod tests {
 
     fn run(steps: &[ValidatedStep], fate: impl Fn(&str) -> (StepState, Option<i32>)) -> (Vec<Fate>, Vec<String>) {
         let mut fates =
-            vec![Fate { state: StepState::Waiting, exit_code: None, emitted: None, shards: None }; steps.len()];
+            vec![
+                Fate { state: StepState::Waiting, halted: None, exit_code: None, emitted: None, shards: None };
+                steps.len()
+            ];
         let mut story = Vec::new();
         for _ in 0..steps.len() {
             let open = (0..steps.len()).filter(|step| fates[*step].state == StepState::Waiting);
@@ -216,7 +260,7 @@ mod tests {
             let Some((step, turn)) = next else { break };
             let name = &steps[step].name;
             let (state, exit_code) = if turn == Turn::Start { fate(name) } else { (StepState::Skipped, None) };
-            fates[step] = Fate { state, exit_code, emitted: None, shards: None };
+            fates[step] = Fate { state, halted: None, exit_code, emitted: None, shards: None };
             story.push(match turn {
                 Turn::Skip(words) | Turn::Empty(words) => format!("{name} Skipped: {words}"),
                 Turn::Start | Turn::Wait => format!("{name} {}", state.as_str()),
@@ -330,10 +374,75 @@ mod tests {
         assert_eq!(told(&steps, &[failed("a", 1)])[2], "again Complete");
     }
 
+    /// a, then b and c side by side, `slow` in the place of b; whatever fails or is cancelled is cleaned up once.
+    fn cleaned() -> Vec<Value> {
+        let mut steps = diamond();
+        steps[5] = json!({"name": "undo", "when": {"outcome": ["Failed", "Canceled"]}});
+        steps.push(json!({"name": "tell"}));
+        steps
+    }
+
+    #[test]
+    fn one_step_cleans_up_whatever_failed() {
+        assert_eq!(
+            told(&cleaned(), &[])[5..],
+            ["undo Skipped: not needed: no step failed or was cancelled", "tell Complete"]
+        );
+        for name in ["b", "c", "d"] {
+            let story = told(&cleaned(), &[failed(name, 1)]);
+            assert!(story.contains(&"undo Complete".to_owned()), "{story:?}");
+        }
+        // It comes after everything, and only what stands counts.
+        assert_eq!(told(&cleaned(), &[failed("a", 1)]).last().expect("a story"), "tell Complete");
+        let made_up_for = told(&cleaned(), &[failed("b", 70)]);
+        assert!(made_up_for[5].starts_with("undo Skipped"), "{made_up_for:?}");
+        let stands = told(&cleaned(), &[failed("b", 70), failed("slow", 1)]);
+        assert!(stands.contains(&"undo Complete".to_owned()), "{stands:?}");
+    }
+
+    #[test]
+    fn a_step_for_any_waits_for_all_and_knows_what_befell_the_run() {
+        let steps = read(&cleaned()).expect("valid");
+        use StepState::{Complete, Failed, Running, Skipped, Waiting};
+        let fate = |state| Fate { state, halted: None, exit_code: Some(1), emitted: None, shards: None };
+        let mut fates = [Complete, Failed, Running, Skipped, Waiting, Waiting, Waiting].map(fate).to_vec();
+        assert_eq!(turn(&steps, &fates, 5), Turn::Wait, "c still runs");
+        fates = [Complete, Skipped, Skipped, Skipped, Skipped, Waiting, Waiting].map(fate).to_vec();
+        assert!(matches!(turn(&steps, &fates, 5), Turn::Skip(_)));
+        for halted in [Outcome::Canceled, Outcome::Failed] {
+            fates[4].halted = Some(halted);
+            assert_eq!(turn(&steps, &fates, 5), Turn::Start, "{halted:?} before d had its turn");
+        }
+    }
+
+    #[test]
+    fn one_step_answers_to_several() {
+        let steps = |when: Value| {
+            let mut steps = diamond();
+            steps[5] = json!({"name": "undo", "when": when});
+            steps
+        };
+        let several = steps(json!({"steps": ["b", "c"], "outcome": ["Failed"]}));
+        assert_eq!(told(&several, &[failed("c", 1)])[5], "undo Complete");
+        assert_eq!(told(&several, &[failed("a", 1)])[5], "undo Skipped: not needed: none of the steps b, c failed");
+        let coded = steps(json!({"steps": ["b", "c"], "outcome": ["Failed"], "exitCodes": ["7", "9"]}));
+        let skipped = "undo Skipped: not needed: none of the steps b, c failed (exit code 7 or 9)";
+        assert_eq!(told(&coded, &[failed("c", 1)])[5], skipped);
+        assert_eq!(told(&coded, &[failed("c", 9)])[5], "undo Complete");
+        let both = [
+            json!({"name": "a"}),
+            json!({"name": "b", "dependsOn": []}),
+            json!({"name": "again", "when": {"steps": ["a", "b"], "outcome": ["Failed"]}, "recovers": true}),
+            json!({"name": "c", "dependsOn": ["a", "b"]}),
+        ];
+        assert_eq!(told(&both, &[failed("b", 1)])[2..], ["again Complete", "c Complete"]);
+        assert_eq!(told(&both, &[failed("b", 1), failed("again", 1)])[3], "c Skipped: step b failed");
+    }
+
     #[test]
     fn a_step_waits_while_a_failure_may_still_be_made_up_for() {
         let steps = read(&diamond()).expect("valid");
-        let state = |state| Fate { state, exit_code: Some(70), emitted: None, shards: None };
+        let state = |state| Fate { state, halted: None, exit_code: Some(70), emitted: None, shards: None };
         use StepState::{Complete, Failed, Running, Waiting};
         let fates = [Complete, Failed, Complete, Running, Waiting, Waiting].map(state);
         assert_eq!((turn(&steps, &fates, 4), recovered(&steps, &fates, 1)), (Turn::Wait, None));
@@ -346,7 +455,7 @@ mod tests {
     fn drawn() -> impl Strategy<Value = Vec<Drawn>> {
         let step = (
             proptest::option::of(proptest::collection::vec(0..6usize, 0..3)),
-            proptest::option::of((0..6usize, 1..4u8)),
+            proptest::option::of((0..8usize, 1..4u8)),
             any::<bool>(),
             0..4u8,
         );
@@ -361,8 +470,13 @@ mod tests {
         }
         if let Some((other, kind)) = when.filter(|(other, _)| *other != index) {
             let outcome = [json!(["Complete"]), json!(["Failed"]), json!(["Failed", "Canceled"])];
-            step["when"] = json!({"step": format!("s{other}"), "outcome": outcome[usize::from(kind) - 1]});
-            if kind > 1 {
+            step["when"] = json!({"outcome": outcome[usize::from(kind) - 1]});
+            match other {
+                6 => {}
+                7 => step["when"]["steps"] = json!([format!("s{}", (index + 1) % 6), format!("s{}", (index + 2) % 6)]),
+                other => step["when"]["step"] = json!(format!("s{other}")),
+            }
+            if kind > 1 && other != 6 {
                 step["recovers"] = json!(recovers);
             }
         }

@@ -17,6 +17,8 @@ use super::retry::{self, Next, Spent};
 use super::snapshot::{Execution, JobFact, JobRef, PodFact, Trouble, Turn, attempt, job_name};
 use super::{cancel, end, seal, spread, wait};
 use asynctask_api::AsyncTask;
+use asynctask_api::condition;
+use asynctask_api::definition::Outcome;
 use asynctask_api::state::{StepState, TaskState};
 use asynctask_api::task::{AsyncTaskStatus, ShardsStatus, StepStatus, Waiting};
 
@@ -24,6 +26,8 @@ use asynctask_api::task::{AsyncTaskStatus, ShardsStatus, StepStatus, Waiting};
 const AGENT_AGAIN: Duration = Duration::from_secs(1);
 /// Why a run is in progress when all is well.
 pub(super) const RUNNING: &str = "Running";
+/// Why a run is being cancelled: somebody asked for it.
+const CANCELING: &str = condition::CANCEL_REQUESTED;
 /// Words of steps that never came to their turn.
 const CANCELED: &str = "the run was cancelled";
 pub(super) const OVERDUE: &str = "the run's deadline has passed";
@@ -190,7 +194,7 @@ impl<'a> Life<'a> {
                 self.plan.blocked = true;
                 Verdict::held(TaskState::Canceling, &trouble)
             }
-            None => Verdict::is(TaskState::Canceling, "Canceled", Some(message)),
+            None => Verdict::is(TaskState::Canceling, CANCELING, Some(message)),
         };
         self.say(verdict)
     }
@@ -256,7 +260,7 @@ impl<'a> Life<'a> {
         self.wake(later(self.now, PODS_AGAIN));
         self.say(Verdict::is(
             TaskState::Canceling,
-            "Canceled",
+            CANCELING,
             Some(format!("{}{effect}", cancel::why(self.task).message)),
         ))
     }
@@ -558,8 +562,14 @@ pub(super) fn state(step: &StepStatus) -> StepState {
 }
 
 pub(super) fn fate(step: &StepStatus) -> Fate {
+    let halted = match step.message.as_deref() {
+        Some(CANCELED) => Some(Outcome::Canceled),
+        Some(OVERDUE) => Some(Outcome::Failed),
+        Some(_) | None => None,
+    };
     Fate {
         state: state(step),
+        halted,
         exit_code: step.failure.as_ref().and_then(|failure| failure.exit_code),
         emitted: step.emitted.as_ref().map(|emitted| emitted.shards),
         shards: step.shards.as_ref().map(|shards| shards.total),

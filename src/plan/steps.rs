@@ -146,13 +146,26 @@ fn depends_on(steps: &[StepSpec], step: &StepSpec, field: &str, findings: &mut F
 
 fn read_when(
     when: &WhenSpec,
-    named: Option<usize>,
+    others: &[usize],
     step: &StepSpec,
     spec: &TaskDefinitionSpec,
     findings: &mut Findings,
 ) -> Option<When> {
     let field = format!("steps[{}].when", step.name);
-    expect_other(&format!("{field}.step"), &when.step, step, &spec.steps, findings);
+    if when.step.is_some() && !when.steps.is_empty() {
+        findings.plan(format!("{field}: has `step` and `steps`: write all names into `steps`"));
+    }
+    if let Some(name) = &when.step {
+        expect_other(&format!("{field}.step"), name, step, &spec.steps, findings);
+    }
+    findings.unique(format!("{field}.steps"), when.steps.iter().map(String::as_str));
+    for name in &when.steps {
+        expect_other(&format!("{field}.steps"), name, step, &spec.steps, findings);
+    }
+    let any = when.is_of_any();
+    if any && others.is_empty() {
+        findings.plan(format!("{field}: names no step, and there is none before it that it could answer to"));
+    }
     if when.outcome.is_empty() {
         findings.plan(format!("{field}.outcome: is empty: name Complete, Failed or Canceled"));
     }
@@ -162,7 +175,8 @@ fn read_when(
         findings.plan(format!("{field}.exitCodes: only failures have exit codes: {hint}"));
     }
     let codes = findings.take(format!("{field}.exitCodes"), Codes::parse(&when.exit_codes));
-    Some(When { step: named?, outcomes: when.outcome.clone(), codes: codes? })
+    (any || others.len() == when.named().count()).then_some(())?;
+    Some(When { steps: others.to_vec(), any, outcomes: when.outcome.clone(), codes: codes? })
 }
 
 fn recovers(step: &StepSpec, field: &str, findings: &mut Findings) {
@@ -170,6 +184,10 @@ fn recovers(step: &StepSpec, field: &str, findings: &mut Findings) {
     if step.recovers == Some(true) && !answers {
         let hint = "add `when` with outcome Failed, or leave `recovers` out";
         findings.plan(format!("{field}.recovers: there is no failure it could make up for: {hint}"));
+    }
+    if step.recovers == Some(true) && step.when.as_ref().is_some_and(WhenSpec::is_of_any) {
+        let hint = "name the steps it makes up for in `when`, or leave `recovers` out";
+        findings.plan(format!("{field}.recovers: it answers to any step, and cannot make up for all of them: {hint}"));
     }
 }
 
@@ -307,7 +325,7 @@ mod tests {
         let needs: Vec<Vec<usize>> = steps.iter().map(|step| step.needs.clone()).collect();
         assert_eq!(needs, [vec![], vec![0], vec![0], vec![1, 2], vec![], vec![1], vec![1, 5]]);
         let codes = Codes::parse(&["70".to_owned()]).expect("codes");
-        let when = When { step: 1, outcomes: vec![Outcome::Failed, Outcome::Canceled], codes };
+        let when = When { steps: vec![1], any: false, outcomes: vec![Outcome::Failed, Outcome::Canceled], codes };
         assert_eq!(steps[5].when, Some(when));
         assert!(!steps[5].recovers && steps[6].recovers);
     }
@@ -375,6 +393,25 @@ mod tests {
             starts(&refused(second), &[start]);
         }
         starts(&refused(json!({"recovers": true})), &["steps[b].recovers: there is no failure it could make up for"]);
+        for (second, start) in [
+            (
+                json!({"when": {"step": "a", "steps": ["a"], "outcome": ["Failed"]}}),
+                "steps[b].when: has `step` and `steps`: write all names into `steps`",
+            ),
+            (json!({"when": {"steps": ["a", "a"], "outcome": ["Failed"]}}), "steps[b].when.steps: \"a\" occurs twice"),
+            (
+                json!({"when": {"steps": ["a", "x"], "outcome": ["Failed"]}}),
+                "steps[b].when.steps: there is no step \"x\": name one of a, b, c",
+            ),
+            (
+                json!({"when": {"outcome": ["Failed"]}, "recovers": true}),
+                "steps[b].recovers: it answers to any step, and cannot make up for all of them",
+            ),
+        ] {
+            starts(&refused(second), &[start]);
+        }
+        let alone = definition(&[("a", json!({"when": {"outcome": ["Failed"]}}))], Value::Null);
+        starts(&alone.expect_err("nothing to answer to"), &["steps[a].when: names no step, and there is none"]);
         let mut complete = when("a", json!(["Complete"]), json!([]));
         complete["recovers"] = json!(true);
         starts(&refused(complete), &["steps[b].recovers: there is no failure"]);

@@ -24,6 +24,11 @@ type program struct {
 	// ldflags sets what the program says its version is: a format for the version of `module` in go.mod.
 	ldflags func(version string) string
 	module  string
+	// image, if any, is the name of an image that holds the binary as `entry`, beside it in an archive.
+	image string
+	entry string
+	// chart, if any, is the folder of the module with its Helm chart: copied beside the binary.
+	chart string
 	// optional is what only some clusters need: built when it is asked for.
 	optional bool
 	// cold is how long a build without any cache takes on two cores: said in the progress, so that nobody kills it.
@@ -84,9 +89,22 @@ var programs = []program{
 		cold:     "4 min",
 	},
 	{
+		// A queue for Jobs, which runs in the cluster.
+		name:     "kueue",
+		binaries: map[string]string{"kueue": "sigs.k8s.io/kueue/cmd/kueue"},
+		module:   "sigs.k8s.io/kueue",
+		image:    "localhost/kueue:1",
+		entry:    "manager",
+		chart:    "charts/kueue",
+		optional: true,
+		cold:     "3 min",
+	},
+	{
 		// Of this module: has no pins of its own.
 		name:     "pause",
 		binaries: map[string]string{"pause": "."},
+		image:    pauseImageName,
+		entry:    "pause",
 		cold:     "10 s",
 	},
 }
@@ -210,7 +228,7 @@ func (r recipe) built(cache Cache) bool {
 			return false
 		}
 	}
-	return r.name != "pause" || exists(filepath.Join(r.output(cache), "pause.oci.tar"))
+	return (r.image == "" || exists(r.archive(cache))) && (r.chart == "" || exists(filepath.Join(r.output(cache), "chart")))
 }
 
 // build makes what is missing, and returns where everything is: all that each cluster needs, and the wanted programs.
@@ -283,10 +301,35 @@ func (r recipe) build(cache Cache) error {
 			return err
 		}
 	}
-	if r.name == "pause" {
-		return writeImage(filepath.Join(r.output(cache), "pause.oci.tar"), pauseImageName, filepath.Join(r.output(cache), "pause"))
+	if r.chart != "" {
+		if err := r.copyChart(filepath.Join(r.output(cache), "chart")); err != nil {
+			return err
+		}
+	}
+	if r.image != "" {
+		return writeImage(r.archive(cache), r.image, filepath.Join(r.output(cache), r.name), r.entry)
 	}
 	return nil
+}
+
+// archive is where the program's image is.
+func (r recipe) archive(cache Cache) string { return filepath.Join(r.output(cache), r.name+".oci.tar") }
+
+// copyChart copies the chart out of the module's sources, whole or not at all.
+func (r recipe) copyChart(final string) error {
+	module, err := run("go", "list", "-C", r.dir, "-mod=readonly", "-m", "-f", "{{.Dir}}", r.module)
+	if err != nil {
+		return err
+	}
+	tmp := fmt.Sprintf("%s.tmp-%d", final, os.Getpid())
+	defer os.RemoveAll(tmp)
+	if err := os.CopyFS(tmp, os.DirFS(filepath.Join(strings.TrimSpace(module), r.chart))); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(final); err != nil {
+		return err
+	}
+	return os.Rename(tmp, final)
 }
 
 // watch runs a long command and says every few seconds that it is still at it.

@@ -69,8 +69,10 @@ func (c Cluster) newNetwork() error {
 		{"ip", "link", "set", "lo", "up"},
 		{"ip", "link", "add", "eth0", "type", "veth", "peer", "name", slot.Link()},
 		{"ip", "address", "add", slot.NodeIP() + "/30", "dev", "eth0"},
-		// The bridge is made here, not by the CNI plugin at the first pod: its address then exists from the start.
-		{"ip", "link", "add", "cni0", "type", "bridge"},
+		// The bridge is made here, not by the CNI plugin at the first pod: its address then exists from the start, and it has a
+		// link address of its own. A bridge without one takes the lowest of its ports: each pod that comes or goes may change it, and
+		// the pods that had asked for it send to nobody until they ask again, up to a minute later.
+		{"ip", "link", "add", "cni0", "address", bridgeMAC, "type", "bridge"},
 		{"ip", "address", "add", slot.BridgeIP() + "/24", "dev", "cni0"},
 		{"ip", "link", "set", "cni0", "up"},
 		{"sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"},
@@ -92,6 +94,9 @@ func (c Cluster) configure(commands [][]string) error {
 	}
 	return nil
 }
+
+// bridgeMAC is the link address of the pods' gateway.
+const bridgeMAC = "0a:58:0a:f4:00:01"
 
 // removeNetwork removes the link (the routes go with it) and the namespace (bridge and nftables go with it).
 func (c Cluster) removeNetwork() error {

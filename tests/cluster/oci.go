@@ -52,13 +52,12 @@ func (a *archive) blob(mediaType string, content []byte) descriptor {
 
 // writeImage writes an OCI archive of an image that holds one static binary, its entry point. No image builder is needed, and
 // the same binary gives the same bytes.
-func writeImage(path, name, binary string) error {
+func writeImage(path, name, binary, entry string) error {
 	content, err := os.ReadFile(binary)
 	if err != nil {
 		return err
 	}
-	base := filepath.Base(binary)
-	layer, err := tarball(map[string][]byte{base: content}, 0o755)
+	layer, err := tarball(map[string][]byte{entry: content}, 0o755)
 	if err != nil {
 		return err
 	}
@@ -67,7 +66,7 @@ func writeImage(path, name, binary string) error {
 	config, err := json.Marshal(map[string]any{
 		"architecture": runtime.GOARCH,
 		"os":           "linux",
-		"config":       map[string]any{"Entrypoint": []string{"/" + base}},
+		"config":       map[string]any{"Entrypoint": []string{"/" + entry}},
 		"rootfs":       map[string]any{"type": "layers", "diff_ids": []string{layerBlob.Digest}},
 	})
 	if err != nil {

@@ -17,7 +17,7 @@ func TestImageIsReadBackAndReproducible(t *testing.T) {
 	var archives [2][]byte
 	for i := range archives {
 		path := filepath.Join(dir, "image.tar")
-		if err := writeImage(path, "localhost/pause:1", binary); err != nil {
+		if err := writeImage(path, "localhost/pause:1", binary, "program"); err != nil {
 			t.Fatal(err)
 		}
 		images, err := readImages(path)

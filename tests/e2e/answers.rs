@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::outputs::download;
-use crate::support::{Namespace, cli, script, steps, task, until};
+use crate::support::{Namespace, cli, get, script, steps, task, until};
 
 #[test]
 fn the_logs_of_all_steps_are_shown_the_failed_one_first() {
@@ -20,7 +20,7 @@ fn the_logs_of_all_steps_are_shown_the_failed_one_first() {
     let logs = || cli(&["-n", &ns.name, "logs", "t"]).ok();
     assert_eq!(logs(), expected);
     until("the pods are gone", || {
-        let pods = crate::support::get(&["-n", &ns.name, "pods"]);
+        let pods = get(&["-n", &ns.name, "pods"]);
         pods["items"].as_array()?.is_empty().then_some(())
     });
     assert_eq!(logs(), expected, "from the store");
@@ -143,4 +143,31 @@ fn what_cannot_be_is_refused_before_a_run_is_made() {
     assert_eq!(send(&format!("uploads/{}/complete", begun["id"].as_str().unwrap()), &json!({}), &[]).status, 204);
     assert_eq!(send("tasks", &asked, &key).status, 201, "the key was not used up");
     assert_eq!(ada.http("GET", &download(&ns, "none", "log"), &[]).status, 404);
+}
+
+#[test]
+fn the_newest_runs_come_first_page_by_page() {
+    let ns = Namespace::new("newest");
+    ns.define("works", &script("works", "true", ""));
+    let ada = ns.person("ada", Some("edit"));
+    for name in ["e", "d", "c", "b", "a"] {
+        ns.apply(&task(name, "works").replace("spec: {", "spec: {suspend: true, ")).ok();
+    }
+    let all = get(&["-n", &ns.name, "asynctasks"]);
+    let place =
+        |task: &Value| (task["metadata"]["creationTimestamp"].to_string(), task["metadata"]["name"].to_string());
+    let mut expected: Vec<_> = all["items"].as_array().unwrap().iter().map(place).collect();
+    expected.sort();
+    expected.reverse();
+    let (mut told, mut next) = (Vec::new(), String::new());
+    for _ in 0..3 {
+        let page = ada.http("GET", &format!("/api/v1/namespaces/{}/tasks?order=newest&limit=2{next}", ns.name), &[]);
+        assert_eq!(page.status, 200, "{}", page.body);
+        let page = page.json();
+        told.extend(page["items"].as_array().unwrap().iter().map(place));
+        next = page["continue"].as_str().map(|next| format!("&continue={next}")).unwrap_or_default();
+    }
+    assert_eq!((told, next), (expected, String::new()));
+    let wrong = ada.http("GET", &format!("/api/v1/namespaces/{}/tasks?order=newest&continue=x", ns.name), &[]);
+    assert_eq!(wrong.status, 400, "{}", wrong.body);
 }

@@ -26,6 +26,8 @@ const KINDS: &[(&[&str], &str, bool)] = &[
     (&["nodes", "node"], "/api/v1", false),
     (&["deployments", "deployment"], "/apis/apps/v1", true),
     (&["leases", "lease"], "/apis/coordination.k8s.io/v1", true),
+    (&["clusterqueues", "clusterqueue"], "/apis/kueue.x-k8s.io/v1beta2", false),
+    (&["workloads", "workload"], "/apis/kueue.x-k8s.io/v1beta2", true),
 ];
 
 /// The path that `kubectl get ARGUMENTS` asks for: `[-n NAMESPACE] KIND [NAME] [-l LABELS] [--field-selector=FIELDS]`.

@@ -1,15 +1,10 @@
 //! The chart in the hands of others: as a dependency, rendered by a pipeline, with the values that the book shows.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Said, root, run};
-
-fn helm(args: &[&str]) -> Said {
-    run(Command::new("helm").args(args), None)
-}
+use crate::support::{Said, helm, root};
 
 fn chart() -> PathBuf {
     root().join("charts/asynctask-operator")

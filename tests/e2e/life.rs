@@ -107,6 +107,47 @@ fn a_cancelled_run_ends_its_pods_cleans_up_once_and_works_no_more() {
 }
 
 #[test]
+fn one_step_cleans_up_whatever_goes_wrong() {
+    let (ns, ledger) = (Namespace::new("any"), Ledger::open());
+    let step = |step: &str| {
+        let told = ledger.write(&format!("$ASYNCTASK_NAME/{step}"));
+        format!(r#"{told}; case "$ASYNCTASK_NAME" in {step}-fails) exit 3;; {step}-stays) sleep 600;; esac"#)
+    };
+    let definition = steps(
+        "parallel",
+        "",
+        &[
+            ("read", &step("read"), ""),
+            ("left", &step("left"), "dependsOn: [read]"),
+            ("right", &step("right"), "dependsOn: [read]"),
+            ("clean", &step("clean"), "when: {outcome: [Failed, Canceled]}"),
+            ("after", &step("after"), ""),
+        ],
+    );
+    ns.define("parallel", &definition);
+    for name in ["good", "read-fails", "right-fails", "left-stays"] {
+        ns.apply(&task(name, "parallel")).ok();
+    }
+    until("one works", || (!ledger.lines("left-stays/left").is_empty()).then_some(()));
+    cli(&["-n", &ns.name, "cancel", "left-stays"]).ok();
+    for (name, state, clean) in [
+        ("good", "Complete", "Skipped"),
+        ("read-fails", "Failed", "Complete"),
+        ("right-fails", "Failed", "Complete"),
+        ("left-stays", "Canceled", "Complete"),
+    ] {
+        let status = ns.finished(name);
+        assert_eq!(status["state"], state, "{status:#}");
+        assert!(states(&status).contains(&format!("clean={clean}")), "{:?}", states(&status));
+        let cleaned = usize::from(clean == "Complete");
+        assert_eq!(ledger.lines(&format!("{name}/clean")).len(), cleaned, "{name}");
+        let shown = cli(&["-n", &ns.name, "status", name]).ok();
+        let told = if cleaned == 1 { "because " } else { "not needed: no step failed or was cancelled" };
+        assert!(shown.contains(told), "{shown}");
+    }
+}
+
+#[test]
 fn a_guarded_stage_is_not_interrupted_and_the_request_is_kept() {
     let (ns, ledger) = (Namespace::new("guard"), Ledger::open());
     let inside = ledger.write("$ASYNCTASK_NAME/inside");

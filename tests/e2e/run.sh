@@ -9,7 +9,7 @@ shift
 threads=1 limit=2400 show=()
 case $suite in
   # Both together are the short form, which `make test` runs.
-  shared) size='many beside each other' threads=6 tests=(--skip serial:: --skip harm:: --skip crowd::) ;;
+  shared) size='many beside each other' threads=6 tests=(--skip serial:: --skip harm:: --skip crowd:: --skip kueue::) ;;
   serial) size='one at a time' tests=(serial::) ;;
   # The long forms.
   scale)
@@ -41,13 +41,14 @@ case $suite in
     show=(--show a_run_beside_a_crowd_takes_its_time)
     export CROWD_FINISHED=20000 CROWD_WAITING=5000
     ;;
+  kueue) size='the real Kueue in the way' tests=(kueue::) ;;
   mixture)
     size='half an hour of everything at once' limit=7200 tests=(serial::mixture::)
     show=(--show a_quiet_tenant_hears_nothing_of_the_others)
     export MIXTURE_SECONDS=1800
     ;;
   *)
-    echo "run.sh: no suite $suite: there are shared, serial, scale, spread, away, expired, transfer, harm, crowd, mixture" >&2
+    echo "run.sh: no suite $suite: there are shared, serial, scale, spread, away, expired, transfer, harm, crowd, kueue, mixture" >&2
     exit 2
     ;;
 esac
@@ -79,6 +80,15 @@ installing=$SECONDS
 export E2E_VOLUME=$work/volume HELLO_REPORT_IMAGE COURSE_OUTLINE_IMAGE
 export E2E_AGENT=${E2E_AGENT:?the agent binary, set by make}
 "$here/../install.sh" "$E2E_VOLUME"
+if [[ $suite == kueue ]]; then
+  kueue=$(dirname "$(cluster which kueue)")
+  cluster load --name "$name" "$kueue/kueue.oci.tar"
+  helm install kueue "$kueue/chart" -n kueue-system --create-namespace --wait --timeout 3m \
+    --set controllerManager.manager.image.repository=localhost/kueue,controllerManager.manager.image.tag=1 \
+    --set controllerManager.manager.image.pullPolicy=Never,controllerManager.manager.podSecurityContext.runAsUser=65532 \
+    --set controllerManager.manager.resources.requests.cpu=10m \
+    --set 'controllerManager.featureGates[0].name=VisibilityOnDemand,controllerManager.featureGates[0].enabled=false' >/dev/null
+fi
 "$here/../runner.py" took "$name: boot" $((installing - booting))
 "$here/../runner.py" took "$name: chart" $((SECONDS - installing))
 "$here/../runner.py" suite e2e --as "$name" --size "$size" --limit $limit "${show[@]}" -- \

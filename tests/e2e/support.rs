@@ -269,31 +269,40 @@ impl Drop for Namespace {
     }
 }
 
-/// The chart with another value, which starts new pods of operator and gateway; the one before again when it is dropped.
+/// The chart with other values, which starts new pods of operator and gateway; with those before again when it is dropped.
 /// Only one test at a time can do this.
-pub(crate) struct Upgraded {
-    key: &'static str,
-    before: &'static str,
-}
+pub(crate) struct Upgraded(());
 
 impl Upgraded {
-    pub(crate) fn set(key: &'static str, value: &str, before: &'static str) -> Self {
-        upgrade(key, value);
-        Self { key, before }
+    /// With another value.
+    #[track_caller]
+    pub(crate) fn set(key: &str, value: &str) -> Self {
+        Self::with(&["--set", &format!("{key}={value}")])
+    }
+
+    /// With what these arguments of helm say.
+    #[track_caller]
+    pub(crate) fn with(more: &[&str]) -> Self {
+        let chart = root().join("charts/asynctask-operator").display().to_string();
+        helm(&[&["upgrade", "asynctask", &chart, "-n", SYSTEM, "--reuse-values"], more].concat()).ok();
+        rolled_out();
+        Self(())
     }
 }
 
 impl Drop for Upgraded {
     fn drop(&mut self) {
-        upgrade(self.key, self.before);
+        helm(&["rollback", "asynctask", "-n", SYSTEM]).ok();
+        rolled_out();
     }
 }
 
-fn upgrade(key: &str, value: &str) {
-    let chart = root().join("charts/asynctask-operator");
-    let mut helm = Command::new("helm");
-    helm.args(["upgrade", "asynctask"]).arg(chart).args(["-n", SYSTEM, "--reuse-values", "--set"]);
-    run(helm.arg(format!("{key}={value}")), None).ok();
+/// `helm …` as the administrator.
+pub(crate) fn helm(args: &[&str]) -> Said {
+    run(Command::new("helm").args(args), None)
+}
+
+fn rolled_out() {
     for workload in ["operator", "gateway"] {
         let deployment = format!("deployment/asynctask-{workload}");
         kubectl(&["-n", SYSTEM, "rollout", "status", &deployment, "--timeout=120s"]).ok();

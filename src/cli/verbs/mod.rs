@@ -18,6 +18,7 @@ pub(crate) mod shards;
 pub(crate) mod states;
 pub(crate) mod status;
 pub(crate) mod suspend;
+pub(crate) mod upload;
 pub(crate) mod version;
 pub(crate) mod watch;
 pub(crate) mod why;

@@ -1,15 +1,12 @@
 //! `run`: from a definition and its parameters to a submitted run.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::api::PostParams;
 use serde_json::{Map, Value};
 
-use crate::begun::Begun;
 use crate::change::MANAGER;
 use crate::cluster::ClusterError;
 use crate::connect::Session;
@@ -18,15 +15,11 @@ use crate::exit::Exit;
 use crate::following::{Following, finish};
 use crate::format::qualified;
 use crate::inputs::{self, InputArg, InputFile};
-use crate::meter::Meter;
 use crate::parameters;
 use crate::render;
 use crate::submit::{Wanted, generated_name};
 use crate::terminal::say;
-use crate::upload::{UploadError, upload};
-use crate::words::size;
 use asynctask_api::{AsyncTask, TaskDefinition, quantity};
-use asynctask_contract::people::UploadRequest;
 use asynctask_plan::parameters::violations;
 
 /// Largest parameter file; the parameters themselves may have 64 KiB.
@@ -151,7 +144,7 @@ pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError>
     let definition = definition(session, &args.definition).await?;
     let parameters = parameters_of(&definition, &args).await?;
     let given = inputs::check(&definition.spec.inputs, &args.input)?;
-    let inputs = checksums(&given.files).await?;
+    let inputs = super::upload::checksums(&given.files).await?;
     let wanted = Wanted {
         definition: args.definition.clone(),
         parameters,
@@ -169,7 +162,7 @@ pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError>
     finish(session, &args.following, task).await
 }
 
-async fn definition(session: &Session, name: &str) -> Result<TaskDefinition, CliError> {
+pub(super) async fn definition(session: &Session, name: &str) -> Result<TaskDefinition, CliError> {
     let act = format!("read TaskDefinition {name:?}");
     let found = session.definitions().get_opt(name).await.map_err(ClusterError::on(act))?;
     let unknown = || RunError::Definition { name: name.to_owned(), namespace: session.namespace.clone() };
@@ -214,19 +207,6 @@ async fn content(file: &Path) -> Result<String, RunError> {
     tokio::task::spawn_blocking(read).await.map_err(|e| failed(std::io::Error::other(e)))?.map_err(failed)
 }
 
-/// Checksum of each input's file. Read before anything is submitted: it goes into the announcement of the upload.
-async fn checksums(files: &[InputFile]) -> Result<BTreeMap<String, String>, UploadError> {
-    let mut all = BTreeMap::new();
-    for input in files {
-        let meter = Meter::quiet(&format!("{} checksum", input.name), input.size);
-        let sha256 = inputs::digest(&input.file, 0, input.size, Some(&meter)).await;
-        meter.vanish();
-        let sha256 = sha256.map_err(|source| UploadError::Read { file: input.file.clone(), source })?;
-        all.insert(input.name.clone(), sha256);
-    }
-    Ok(all)
-}
-
 /// The run of that name, if it exists and asks for the same.
 async fn taken_up(session: &Session, wanted: &Wanted, name: Option<&str>) -> Result<Option<AsyncTask>, CliError> {
     let Some(name) = name else { return Ok(None) };
@@ -249,7 +229,7 @@ async fn submit(
     name: Option<&str>,
     definition: &TaskDefinition,
 ) -> Result<AsyncTask, CliError> {
-    let uploads = send(session, wanted, files).await?;
+    let uploads = super::upload::all(session, &wanted.definition, files, &wanted.inputs).await?;
     let ready = render::readiness(definition);
     if ready != "Ready" {
         say(&format!("TaskDefinition {:?} is {ready}; the run waits until it is ready", wanted.definition));
@@ -271,38 +251,6 @@ async fn submit(
             return Ok(existing);
         }
     }
-}
-
-/// Uploads each input; the ids by the input's name.
-async fn send(session: &Session, wanted: &Wanted, files: &[InputFile]) -> Result<BTreeMap<String, String>, CliError> {
-    let mut uploads = BTreeMap::new();
-    if files.is_empty() {
-        return Ok(uploads);
-    }
-    let gateway = session.gateway().await?;
-    for input in files {
-        let request = UploadRequest {
-            definition: wanted.definition.clone(),
-            input: input.name.clone(),
-            size: input.size,
-            sha256: wanted.inputs.get(&input.name).cloned().unwrap_or_default(),
-            media_type: input.media_type.clone(),
-        };
-        let meter = Arc::new(Meter::new(&input.name, input.size));
-        let begun = Begun::of(&session.namespace, &request);
-        let id = upload(&gateway, &session.namespace, &request, &input.file, &meter, begun).await;
-        match id {
-            Ok(id) => {
-                meter.end(&format!("{} sent, checksum verified", size(input.size)));
-                uploads.insert(input.name.clone(), id);
-            }
-            Err(error) => {
-                meter.vanish();
-                return Err(error.into());
-            }
-        }
-    }
-    Ok(uploads)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod cancel;
 mod found;
 mod history;
 mod logs;
+pub(crate) mod newest;
 mod outputs;
 mod past;
 mod readable;

@@ -13,10 +13,10 @@ use kube::core::{ApiResource, DynamicObject, ObjectMeta};
 use kube::{Api, ResourceExt};
 use serde::Deserialize;
 use serde_json::Value;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::uploads;
+use super::{newest, uploads};
 use crate::authorize::Access;
 use crate::identity::{Caller, Person};
 use crate::problem::Refusal;
@@ -51,10 +51,23 @@ pub(super) struct Wanted {
     state: Option<String>,
     /// Of this definition.
     definition: Option<String>,
+    /// In which order; absent: by name.
+    order: Option<Order>,
     /// At most so many, up to 500; absent: 100.
     limit: Option<u32>,
     /// Where the page before ended.
     r#continue: Option<String>,
+}
+
+/// The order of a list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    /// By name.
+    #[default]
+    Name,
+    /// Created last, listed first. All tasks have to be looked at for it: of more than 20,000 the answer is 422.
+    Newest,
 }
 
 impl Wanted {
@@ -131,7 +144,15 @@ pub(super) async fn list(
 ) -> Result<Json<TaskList>, Refusal> {
     let namespace = request::namespace(&namespace)?;
     gateway.authorizer.require(&caller, Access::namespace("list", namespace)).await?;
-    let listed = objects(&gateway, namespace).list(&wanted.params()?).await.map_err(|source| match source {
+    let (params, tasks) = (wanted.params()?, objects(&gateway, namespace));
+    if wanted.order == Some(Order::Newest) {
+        let selector = params.field_selector.unwrap_or_default();
+        let limit = wanted.limit.unwrap_or(PAGE);
+        let (items, next) =
+            newest::page(&gateway, namespace, &tasks, &selector, limit, wanted.r#continue.as_deref()).await?;
+        return Ok(Json(TaskList { items: items.into_iter().map(shown).collect(), next }));
+    }
+    let listed = tasks.list(&params).await.map_err(|source| match source {
         source if is_status(&source, 410) => Refusal::Expired,
         source if is_status(&source, 400) => Refusal::BadRequest("`continue` is not one this list gave".into()),
         source => Refusal::Kube { act: "list AsyncTasks", source },
@@ -254,10 +275,18 @@ fn time(text: &str) -> Result<Time, Refusal> {
     text.parse().map(Time).map_err(wrong)
 }
 
+/// Groups of a person that a refusal names.
+const GROUPS: usize = 10;
+
 pub(super) fn require_member(person: &Person, team: Option<&str>) -> Result<(), Refusal> {
     match team {
         Some(team) if !person.groups.iter().any(|group| group == team) => {
-            Err(Refusal::Forbidden("`team` must be one of your own groups: see `kubectl auth whoami`".into()))
+            let groups: Vec<String> = person.groups.iter().take(GROUPS).map(|group| format!("{group:?}")).collect();
+            let more = if person.groups.len() > GROUPS { " and more" } else { "" };
+            let own = if groups.is_empty() { "none".to_owned() } else { groups.join(", ") };
+            Err(Refusal::Forbidden(format!(
+                "`team` must be one of your own groups, as they are named here: {own}{more}"
+            )))
         }
         _ => Ok(()),
     }

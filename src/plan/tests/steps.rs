@@ -286,7 +286,7 @@ fn a_cancelled_run_is_ended_cleaned_up_once_and_over_only_when_no_pod_is_left() 
     let plan = story.plan(at(3));
     assert_eq!(plan.actions, [], "written down first");
     let story = story.go(3);
-    story.is(TaskState::Canceling, "Canceled");
+    story.is(TaskState::Canceling, "CancelRequested");
     assert_eq!((story.state_of("left"), story.state_of("join")), (StepState::Canceled, StepState::Skipped));
     assert_eq!(story.condition(condition::CANCEL_REQUESTED), ("True", "Accepted"));
     let deleted = story.plan(at(4)).actions;
@@ -295,7 +295,7 @@ fn a_cancelled_run_is_ended_cleaned_up_once_and_over_only_when_no_pod_is_left() 
     assert_eq!(story.state_of("clean"), StepState::Waiting, "a pod still lives");
     let story = story.quiet().go(6);
     assert_eq!(story.state_of("clean"), StepState::Running);
-    story.is(TaskState::Canceling, "Canceled");
+    story.is(TaskState::Canceling, "CancelRequested");
     let story = story.done("clean", 7);
     story.is(TaskState::Canceled, "CanceledByUser");
     assert_eq!(story.of("clean").attempt, Some(1));
@@ -311,7 +311,7 @@ fn a_run_that_is_cancelled_for_a_newer_one_says_so_from_its_request_to_its_end()
     let words = "the newer run newer of the same concurrency key takes its place";
     replaced(task("a")).go(1).is(TaskState::Canceled, "Replaced").says(words);
     let story = replaced(task("a").admitted().alive("import", 1)).go(2);
-    story.is(TaskState::Canceling, "Canceled").says(words);
+    story.is(TaskState::Canceling, "CancelRequested").says(words);
     story.quiet().go(3).go(4).is(TaskState::Canceled, "Replaced").says(words);
 }
 
@@ -364,7 +364,7 @@ fn a_request_that_comes_too_late_is_kept_and_takes_effect_when_the_step_has_ende
     let story = story.done("right", 4);
     assert_eq!(story.state_of("join"), StepState::Waiting, "nothing new begins");
     let story = story.done("left", 5);
-    story.is(TaskState::Canceling, "Canceled");
+    story.is(TaskState::Canceling, "CancelRequested");
     assert_eq!(story.state_of("left"), StepState::Complete);
     story.go(6).is(TaskState::Canceled, "CanceledByUser");
 }

@@ -35,7 +35,7 @@ fn broken_stores(endpoint: &str) -> Vec<(&'static str, serde_json::Value, serde_
 #[test]
 fn no_secret_is_ever_said_not_even_at_debug_level() {
     seaweed();
-    let _loud = Upgraded::set("log.filter", "debug", "info");
+    let _loud = Upgraded::set("log.filter", "debug");
     let ns = Namespace::new("canaries");
     let endpoint = get(&["outputstore", "seaweed"])["spec"]["s3"]["endpoint"].as_str().unwrap().to_owned();
     let mut canaries = vec![("the store's key", secret_key()), ("what was planted", "CANARY-".to_owned())];

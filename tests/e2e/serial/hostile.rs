@@ -237,7 +237,7 @@ fn whatever_the_api_server_takes_of_one_tenant_stops_no_other_and_can_be_deleted
     assert_eq!(quiet.finished("beside")["state"], "Complete");
     assert_eq!(restarts(), before, "nobody was killed");
     // Everything is listed anew, by new pods.
-    let loud = Upgraded::set("log.filter", "debug", "info");
+    let loud = Upgraded::set("log.filter", "debug");
     quiet.apply(&task("after", "works")).ok();
     assert_eq!(quiet.finished("after")["state"], "Complete");
 

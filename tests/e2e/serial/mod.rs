@@ -9,6 +9,7 @@ mod flood;
 mod hostile;
 mod memory;
 mod mixture;
+mod proxied;
 mod sweep;
 mod transfer;
 mod uninstall;

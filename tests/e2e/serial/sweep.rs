@@ -60,7 +60,7 @@ fn what_is_left_over_is_swept_and_nothing_else() {
     assert_eq!((&record["spec"]["owner"], &record["spec"]["parameters"]), (&owner.into(), &Value::Null));
     assert!(!stored(&upload).is_empty());
 
-    let _soon = Upgraded::set("sweepAfter", "4s", "24h");
+    let _soon = Upgraded::set("sweepAfter", "4s");
     until("what came late is swept", || files(&gone).is_empty().then_some(()));
     until("the upload nobody uses is swept", || stored(&unused).is_empty().then_some(()));
     until("the upload of a run that is complete is swept", || stored(&upload).is_empty().then_some(()));

@@ -23,7 +23,7 @@ fn an_upgrade_of_the_operator_disturbs_no_run() {
     let (before, old) = (children(&ns), operators());
     assert_eq!(before.lines().count(), 2, "a Job and its pod: {before}");
 
-    let upgraded = Upgraded::set("log.filter", "debug", "info");
+    let upgraded = Upgraded::set("log.filter", "debug");
 
     assert_ne!(operators(), old, "a new operator");
     ns.apply(&task("b", "changes")).ok();

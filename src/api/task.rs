@@ -496,7 +496,7 @@ pub struct StepProgress {
     pub message: Option<String>,
 }
 
-/// One change of state.
+/// One change of state; or a step that is tried again, from a state to the same with the reason `Retrying`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Transition {

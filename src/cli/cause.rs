@@ -107,6 +107,12 @@ fn canceling(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts) -> Cause
     if let Some(Cause { what, next }) = running.filter_map(|step| stuck(task, step, facts)).next() {
         return Cause::new(format!("It is being cancelled, and waits for a cleanup step. {what}"), next);
     }
+    if status.reason.as_deref().is_some_and(|reason| reason != CANCEL_REQUESTED) {
+        return Cause::new(
+            format!("It is being cancelled and cannot go on now{}", said(status)),
+            "Correct what the message names: the operator tries again by itself",
+        );
+    }
     let message = status.message.as_deref().map(clean).unwrap_or_default();
     Cause::new(
         format!("It is being cancelled{}", after_colon(&message)),
@@ -324,8 +330,8 @@ fn stuck(task: &AsyncTask, step: &StepStatus, facts: &Facts) -> Option<Cause> {
                 "Wait for it, or ask whoever runs the queue: `kubectl get workloads` shows its place",
             ),
             None => Cause::new(
-                format!("The Job of step {name} is held: somebody set its `spec.suspend`"),
-                "Whoever set it lets the Job go on; time in which it is held does not count",
+                format!("The Job of step {name} is held: its `spec.suspend` is true"),
+                "Ask whoever suspended it to resume it; time in which it is held does not count",
             ),
         });
     }

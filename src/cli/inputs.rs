@@ -23,13 +23,13 @@ pub(crate) const CHUNK: usize = 256 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
     /// No name or no file.
-    #[error("--input {0:?}: write --input NAME=FILE, or NAME=FILE;type=MEDIA/TYPE")]
+    #[error("{0:?}: write NAME=FILE, or NAME=FILE;type=MEDIA/TYPE")]
     Split(String),
     /// No task or no output.
-    #[error("--input {0:?}: write --input NAME=output:TASK/OUTPUT, or NAME=./output:… for a file of that name")]
+    #[error("{0:?}: write NAME=output:TASK/OUTPUT, or NAME=./output:… for a file of that name")]
     SplitOutput(String),
     /// The definition declares no such input.
-    #[error("--input {name}: the definition has no such input; {known}")]
+    #[error("input {name}: the definition has no such input; {known}")]
     Unknown {
         /// What was given.
         name: String,
@@ -37,13 +37,13 @@ pub(crate) enum InputError {
         known: String,
     },
     /// The same input twice.
-    #[error("--input {0} is given twice")]
+    #[error("input {0} is given twice")]
     Repeat(String),
     /// A required input is not given.
     #[error("input {0:?} is required: give it with --input {0}=FILE")]
     Missing(String),
     /// The file cannot be read.
-    #[error("--input {name}: cannot read {}: {source}", file.display())]
+    #[error("input {name}: cannot read {}: {source}", file.display())]
     Read {
         /// Input.
         name: String,
@@ -57,7 +57,7 @@ pub(crate) enum InputError {
     NotAFile(String),
     /// A folder, a pipe, a device.
     #[error(
-        "--input {name}: {} is no regular file: its size and checksum must be known before it is sent",
+        "input {name}: {} is no regular file: its size and checksum must be known before it is sent",
         file.display()
     )]
     Kind {
@@ -67,7 +67,7 @@ pub(crate) enum InputError {
         file: PathBuf,
     },
     /// Too large.
-    #[error("--input {name}: {} has {has}; the input takes at most {limit}", file.display())]
+    #[error("input {name}: {} has {has}; the input takes at most {limit}", file.display())]
     Size {
         /// Input.
         name: String,
@@ -80,8 +80,8 @@ pub(crate) enum InputError {
     },
     /// A type the input does not take.
     #[error(
-        "--input {name}: {} {looks}; the input takes {takes}. If it is one of these all the same, say so: \
-         --input '{name}={};type={first}'", file.display(), file.display()
+        "input {name}: {} {looks}; the input takes {takes}. If it is one of these all the same, say so: \
+         '{name}={};type={first}'", file.display(), file.display()
     )]
     MediaType {
         /// Input.
@@ -346,12 +346,12 @@ mod tests {
             (gzip(), "archive=@none.gz", "cannot read"),
             (gzip(), "archive=@", "no regular file"),
             (gzip(), "other=@c.gz", "no such input; it takes archive"),
-            (gzip(), "archive", "write --input NAME=FILE"),
-            (gzip(), "archive=", "write --input NAME=FILE"),
-            (gzip(), "archive=f;type=gzip", "write --input NAME=FILE"),
-            (gzip(), "archive=output:mail-1", "write --input NAME=output:TASK/OUTPUT"),
-            (gzip(), "archive=output:/failures", "write --input NAME=output:TASK/OUTPUT"),
-            (gzip(), "archive=output:mail-1/a/b", "write --input NAME=output:TASK/OUTPUT"),
+            (gzip(), "archive", "write NAME=FILE"),
+            (gzip(), "archive=", "write NAME=FILE"),
+            (gzip(), "archive=f;type=gzip", "write NAME=FILE"),
+            (gzip(), "archive=output:mail-1", "write NAME=output:TASK/OUTPUT"),
+            (gzip(), "archive=output:/failures", "write NAME=output:TASK/OUTPUT"),
+            (gzip(), "archive=output:mail-1/a/b", "write NAME=output:TASK/OUTPUT"),
         ] {
             let error = try_one(spec, &dir, text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");

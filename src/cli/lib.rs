@@ -66,7 +66,7 @@ pub use exit::Exit;
     bin_name = "kubectl asynctask",
     version,
     propagate_version = false,
-    after_help = format!("Flags come behind `asynctask`: kubectl asynctask --kubeconfig FILE list\n\n{}", Exit::help()),
+    after_help = format!("Flags go after `asynctask`: kubectl asynctask --kubeconfig FILE list\n\n{}", Exit::help()),
     max_term_width = 120
 )]
 pub struct Cli {

@@ -9,6 +9,7 @@ use super::words::{Paint, ahead, clean, elapsed, grouped, indent, size, table};
 use asynctask_api::definition::{Outcome, WhenSpec};
 use asynctask_api::state::StepState;
 use asynctask_api::task::{AsyncTaskStatus, PlannedStep, StepFailure, StepProgress, StepStatus};
+use asynctask_plan::retry::Codes;
 
 /// The steps that will occur, as a tree; empty status: nothing is known yet.
 pub(crate) fn plan(status: Option<&AsyncTaskStatus>, view: View) -> String {
@@ -106,7 +107,7 @@ impl Steps<'_> {
         about.extend(taken_over(planned, step));
         about.extend(self.folds(state, planned).then(|| stages_in_short(planned)));
         about.extend(step.attempt.filter(|n| *n > 1 && state != StepState::Retrying).map(|n| format!("attempt {n}")));
-        about.extend(planned.when.as_ref().map(|when| self.condition(when, state)));
+        about.extend(planned.when.as_ref().map(|when| self.condition(planned, when, state)));
         if !place.after.is_empty() {
             about.push(format!("after {}", clean(&place.after.join(", "))));
         }
@@ -121,9 +122,9 @@ impl Steps<'_> {
     }
 
     /// Why a step occurs: as the author said it, and once it occurs as it is.
-    fn condition(&self, when: &WhenSpec, state: StepState) -> String {
+    fn condition(&self, planned: &PlannedStep, when: &WhenSpec, state: StepState) -> String {
         if !matches!(state, StepState::Waiting | StepState::Canceled)
-            && let Some(cause) = self.cause(when)
+            && let Some(cause) = self.cause(planned, when)
         {
             return format!("because {cause}");
         }
@@ -140,11 +141,26 @@ impl Steps<'_> {
     }
 
     /// The step that has ended as a condition asks for, and how.
-    fn cause(&self, when: &WhenSpec) -> Option<String> {
-        let all = self.known.plan.iter().map(|step| step.name.as_str());
-        let on: Vec<&str> = if when.is_of_any() { all.collect() } else { when.named().collect() };
-        let ended = |name: &str| Outcome::of(self.state(name)).filter(|outcome| when.outcome.contains(outcome));
+    fn cause(&self, planned: &PlannedStep, when: &WhenSpec) -> Option<String> {
+        let any = when.is_of_any();
+        let all = planned.depends_on.iter().map(String::as_str);
+        let on: Vec<&str> = if any { all.collect() } else { when.named().collect() };
+        let codes = Codes::parse(&when.exit_codes).unwrap_or_default();
+        let ended = |name: &str| {
+            let outcome = Outcome::of(self.state(name)).filter(|outcome| when.outcome.contains(outcome))?;
+            let code = self.status(name).failure.and_then(|failure| failure.exit_code);
+            let stands = outcome != Outcome::Failed || codes.hold(code) && !(any && self.made_up_for(name));
+            stands.then_some(outcome)
+        };
         on.into_iter().find_map(|name| Some(format!("{} {}", clean(name), ended(name)?.words())))
+    }
+
+    /// Whether an alternative of the step gave its result.
+    fn made_up_for(&self, name: &str) -> bool {
+        let answers =
+            |step: &&PlannedStep| step.recovers && step.when.iter().flat_map(WhenSpec::named).any(|on| on == name);
+        let ended_well = |step: &PlannedStep| Outcome::of(self.state(&step.name)) == Some(Outcome::Complete);
+        self.known.plan.iter().filter(answers).any(ended_well)
     }
 
     /// The lines below a step.

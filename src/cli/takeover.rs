@@ -49,7 +49,7 @@ impl Takeover {
             } else if state != StepState::Skipped || planned.when.is_none() {
                 all.cause |= ready;
                 // What answers to the end of others runs again only if they end so again.
-                all.rest.extend(planned.when.is_none().then(|| planned.name.clone()));
+                all.rest.extend((planned.when.is_none() || ready).then(|| planned.name.clone()));
             }
         }
         all

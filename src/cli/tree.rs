@@ -2,7 +2,7 @@
 //!
 //! Straight down means "after the one above". Steps that go on side by side are branches; where they meet again the tree
 //! is back at the level it left, and the step says after whom. What occurs on a condition only is a branch of the step it
-//! answers to.
+//! answers to; if these are several, it stands where they meet.
 
 use asynctask_api::definition::WhenSpec;
 use asynctask_api::task::PlannedStep;
@@ -85,7 +85,8 @@ impl<'a> Tree<'a> {
     fn branches(&self, parent: Option<usize>) -> Vec<usize> {
         let follows = |step: &usize| self.plan[*step].when.is_none() && self.after(*step).is_empty();
         let alone = self.children(parent).filter(follows).count() == 1;
-        let beside = |step: &usize| self.plan[*step].when.is_some() || follows(step) && !alone;
+        let answers = |step: &usize| self.plan[*step].when.as_ref().is_some_and(|when| when.step.is_some());
+        let beside = |step: &usize| answers(step) || follows(step) && !alone;
         self.children(parent).filter(beside).collect()
     }
 

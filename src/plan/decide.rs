@@ -298,7 +298,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         Seen::New(admission) => resynced(admit::plan(task, admission, now), task, now),
         Seen::Pinned(execution) => {
             let status = task.status.clone().unwrap_or_default();
-            let before = status.transitions.len();
+            let before = (status.state, status.transitions.len());
             let plan = life::plan(task, status, execution, now);
             resynced(recorded(plan, before), task, now)
         }
@@ -320,9 +320,15 @@ fn resynced(plan: Plan, task: &AsyncTask, now: Timestamp) -> Plan {
 }
 
 /// A transition that would fall out of the status is in the history record before.
-fn recorded(mut plan: Plan, transitions: usize) -> Plan {
-    let moves = matches!(plan.news.verdict, Verdict::Is { .. } | Verdict::Fails(_));
-    if moves && transitions >= super::status::TRANSITIONS {
+fn recorded(mut plan: Plan, (state, transitions): (Option<TaskState>, usize)) -> Plan {
+    let move_of_state = match &plan.news.verdict {
+        Verdict::Is { state: to, .. } => state != Some(*to),
+        Verdict::Fails(_) => true,
+        Verdict::Unchanged | Verdict::Seen | Verdict::Stays(_) => false,
+    };
+    let retries = plan.news.steps.iter().filter(|(_, news)| matches!(news, StepNews::Retries { .. })).count();
+    let new = retries + usize::from(move_of_state);
+    if new > 0 && transitions + new > super::status::TRANSITIONS {
         plan.actions.insert(0, Action::Record);
     }
     plan

@@ -32,9 +32,13 @@ pub(super) fn verdict(life: &Life<'_>) -> Option<Verdict> {
         (finished.is_none(), finished)
     });
     let overdue = |step: &&StepStatus| step.message.as_deref() == Some(OVERDUE);
+    let late = life.status.steps.iter().find(overdue);
+    // What failed while it cleaned up after the deadline is not why the run failed.
+    let only_cleaned_up = late.is_some() && standing.iter().all(|index| life.content.steps[*index].when.is_some());
     Some(match standing.first() {
+        Some(index) if !only_cleaned_up => Verdict::Fails(whole(life, &life.status.steps[*index])),
+        _ if let Some(step) = late => Verdict::Fails(of_deadline(&step.name)),
         Some(index) => Verdict::Fails(whole(life, &life.status.steps[*index])),
-        None if let Some(step) = life.status.steps.iter().find(overdue) => Verdict::Fails(of_deadline(&step.name)),
         None if all.is_empty() && partial(life).is_some() => {
             Verdict::is(TaskState::PartiallyComplete, "SomeFailed", partial(life))
         }

@@ -1,5 +1,7 @@
 //! Which step comes next: from what became of the others. One step at a time, and always the same answer.
 
+use std::collections::BTreeSet;
+
 use super::definition::ValidatedStep;
 use super::fanout::{BuiltIn, FanOut, Source};
 use super::retry::Codes;
@@ -139,6 +141,14 @@ fn not_needed(steps: &[ValidatedStep], fates: &[Fate], when: &When) -> String {
         let code = fate.exit_code.filter(|_| fits).map(|code| format!(" with exit code {code}")).unwrap_or_default();
         return format!("not needed: step {} {}{code}", steps[*step].name, ended(fate.state));
     }
+    let made_up_for = |step: &usize| fates[*step].state == StepState::Failed;
+    if when.any
+        && when.outcomes.contains(&Outcome::Failed)
+        && when.codes.is_empty()
+        && when.steps.iter().any(made_up_for)
+    {
+        return "not needed: an alternative made up for what failed".to_owned();
+    }
     let who = if when.any {
         "no step".to_owned()
     } else {
@@ -154,58 +164,59 @@ fn not_needed(steps: &[ValidatedStep], fates: &[Fate], when: &When) -> String {
 /// Whether a step that others wait for gave what they wait for, or which step is to blame; `None` while that is not
 /// known. `on` are the steps that the waiting one answers to: what became of those was judged already.
 fn satisfied(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: &[usize]) -> Option<Result<(), usize>> {
-    match fates[index].state {
-        StepState::Complete | StepState::PartiallyComplete => Some(Ok(())),
-        StepState::Waiting | StepState::Running | StepState::Retrying => None,
-        StepState::Canceled => Some(Err(index)),
-        StepState::Skipped if fates[index].is_empty() => Some(Ok(())),
-        StepState::Skipped => match steps[index].built_in {
-            // Whatever made up for a step made up for its appended outputs.
-            Some(BuiltIn::Assemble { of }) => satisfied(steps, fates, of, on),
-            Some(BuiltIn::Split { .. }) | None => stood_aside(steps, fates, index, on),
-        },
-        StepState::Failed => {
-            recovered(steps, fates, index).map(|recovered| if recovered { Ok(()) } else { Err(index) })
-        }
-    }
-}
-
-/// A step that was not needed is in nobody's way: the steps it would have answered to stand in its place. What did not
-/// occur because nothing before it did is missed.
-fn stood_aside(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: &[usize]) -> Option<Result<(), usize>> {
-    let Some(when) = &steps[index].when else { return Some(Err(index)) };
-    let Some(Err(_)) = met(steps, fates, when) else { return Some(Err(index)) };
-    let mut waits = false;
-    for step in when.steps.iter().copied().filter(|step| !on.contains(step)) {
-        match satisfied(steps, fates, step, on) {
-            Some(Ok(())) => {}
-            Some(Err(blamed)) => return Some(Err(blamed)),
-            None => waits = true,
+    let (mut seen, mut open, mut waits) = (BTreeSet::from([index]), vec![index], false);
+    while let Some(index) = open.pop() {
+        match fates[index].state {
+            StepState::Complete | StepState::PartiallyComplete => {}
+            StepState::Waiting | StepState::Running | StepState::Retrying => waits = true,
+            StepState::Canceled => return Some(Err(index)),
+            StepState::Skipped if fates[index].is_empty() => {}
+            StepState::Skipped => match in_its_place(steps, fates, index, on) {
+                Some(others) => open.extend(others.into_iter().filter(|other| seen.insert(*other))),
+                None => return Some(Err(index)),
+            },
+            StepState::Failed => match recovered(steps, fates, index) {
+                Some(true) => {}
+                Some(false) => return Some(Err(index)),
+                None => waits = true,
+            },
         }
     }
     (!waits).then_some(Ok(()))
 }
 
-/// Whether another step made up for this one's failure; `None` while one still may.
+/// Who stands in the place of a step that was skipped. One that was not needed is in nobody's way: the steps it would have
+/// answered to stand there. What did not occur because nothing before it did is missed: `None`.
+fn in_its_place(steps: &[ValidatedStep], fates: &[Fate], index: usize, on: &[usize]) -> Option<Vec<usize>> {
+    // Whatever made up for a step made up for its appended outputs.
+    if let Some(BuiltIn::Assemble { of }) = steps[index].built_in {
+        return Some(vec![of]);
+    }
+    let when = steps[index].when.as_ref()?;
+    let Some(Err(_)) = met(steps, fates, when) else { return None };
+    Some(when.steps.iter().copied().filter(|step| !on.contains(step)).collect())
+}
+
+/// Whether another step made up for this one's failure, or for the failure of one that should have; `None` while one still
+/// may.
 #[must_use]
 pub fn recovered(steps: &[ValidatedStep], fates: &[Fate], index: usize) -> Option<bool> {
-    let answers = |step: &ValidatedStep| {
-        step.recovers && step.when.as_ref().is_some_and(|when| !when.any && when.steps.contains(&index))
+    let answers = |step: &ValidatedStep, failed: usize| {
+        let named = step.when.as_ref().filter(|when| step.recovers && when.named().is_some());
+        named.is_some_and(|when| when.steps.contains(&failed) && when.codes.hold(fates[failed].exit_code))
     };
-    let mut open = false;
-    for other in (0..steps.len()).filter(|other| answers(&steps[*other])) {
-        match fates[other].state {
-            StepState::Complete | StepState::PartiallyComplete => return Some(true),
-            StepState::Waiting | StepState::Running | StepState::Retrying => open = true,
-            StepState::Failed => match recovered(steps, fates, other) {
-                Some(true) => return Some(true),
-                Some(false) => {}
-                None => open = true,
-            },
-            StepState::Canceled | StepState::Skipped => {}
+    let (mut seen, mut open, mut waits) = (BTreeSet::from([index]), vec![index], false);
+    while let Some(failed) = open.pop() {
+        for other in (0..steps.len()).filter(|other| answers(&steps[*other], failed)) {
+            match fates[other].state {
+                StepState::Complete | StepState::PartiallyComplete => return Some(true),
+                StepState::Waiting | StepState::Running | StepState::Retrying => waits = true,
+                StepState::Failed if seen.insert(other) => open.push(other),
+                StepState::Failed | StepState::Canceled | StepState::Skipped => {}
+            }
         }
     }
-    if open { None } else { Some(false) }
+    if waits { None } else { Some(false) }
 }
 
 fn ended(state: StepState) -> &'static str {
@@ -395,7 +406,7 @@ mod tests {
         // It comes after everything, and only what stands counts.
         assert_eq!(told(&cleaned(), &[failed("a", 1)]).last().expect("a story"), "tell Complete");
         let made_up_for = told(&cleaned(), &[failed("b", 70)]);
-        assert!(made_up_for[5].starts_with("undo Skipped"), "{made_up_for:?}");
+        assert_eq!(made_up_for[5], "undo Skipped: not needed: an alternative made up for what failed");
         let stands = told(&cleaned(), &[failed("b", 70), failed("slow", 1)]);
         assert!(stands.contains(&"undo Complete".to_owned()), "{stands:?}");
     }
@@ -437,6 +448,36 @@ mod tests {
         ];
         assert_eq!(told(&both, &[failed("b", 1)])[2..], ["again Complete", "c Complete"]);
         assert_eq!(told(&both, &[failed("b", 1), failed("again", 1)])[3], "c Skipped: step b failed");
+    }
+
+    #[test]
+    fn an_alternative_of_several_makes_up_only_for_failures_it_answers_to() {
+        let steps = [
+            json!({"name": "a"}),
+            json!({"name": "b", "dependsOn": []}),
+            json!({"name": "again", "when": {"steps": ["a", "b"], "outcome": ["Failed"], "exitCodes": ["70"]}, "recovers": true}),
+            json!({"name": "c", "dependsOn": ["a", "b"]}),
+        ];
+        assert_eq!(told(&steps, &[failed("a", 70), failed("b", 70)])[2..], ["again Complete", "c Complete"]);
+        let story = told(&steps, &[failed("a", 1), failed("b", 70)]);
+        assert!(story.contains(&"c Skipped: step a failed".to_owned()), "{story:?}");
+    }
+
+    #[test]
+    fn a_chain_of_alternatives_of_all_before_is_judged_in_no_time() {
+        for recovers in [true, false] {
+            let mut steps = vec![json!({"name": "s0"})];
+            for number in 1..22 {
+                let before: Vec<String> = (0..number).map(|before| format!("s{before}")).collect();
+                let when = json!({"steps": before, "outcome": ["Failed"]});
+                steps.push(json!({"name": format!("s{number}"), "when": when, "recovers": recovers}));
+            }
+            steps.push(json!({"name": "last", "dependsOn": ["s0", "s21"]}));
+            let all: Vec<String> = (0..22).map(|number| format!("s{number}")).collect();
+            let fates: Vec<_> = all.iter().filter(|_| recovers).map(|name| failed(name, 1)).collect();
+            let end = if recovers { "last Skipped: step s0 failed" } else { "last Complete" };
+            assert_eq!(told(&steps, &fates).last().map(String::as_str), Some(end));
+        }
     }
 
     #[test]

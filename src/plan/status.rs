@@ -287,6 +287,11 @@ impl Writer {
                 step.failure = Some(brief(failure));
                 step.waiting = None;
                 retry::count(step, *counts);
+                let (state, name) = (status.state.unwrap_or(TaskState::Pending), step.name.clone());
+                // While nothing can be recorded no change of state falls out for it.
+                if applied.trouble.is_none() || status.transitions.len() < TRANSITIONS {
+                    self.moves(status, Some(state), state, "Retrying", Some(name));
+                }
             }
             StepNews::Fails(failure, log) => {
                 self.end(step, StepState::Failed);
@@ -345,6 +350,21 @@ impl Writer {
         (step.until, step.waiting) = (None, None);
     }
 
+    /// Notes a change of state, or that a step is tried again.
+    fn moves(
+        &self,
+        status: &mut AsyncTaskStatus,
+        from: Option<TaskState>,
+        to: TaskState,
+        reason: &str,
+        step: Option<String>,
+    ) {
+        let seq = status.transitions.last().map_or(0, |last| last.seq) + 1;
+        status.transitions.push(Transition { seq, from, to, at: Time(self.now), reason: reason.to_owned(), step });
+        let surplus = status.transitions.len().saturating_sub(TRANSITIONS);
+        status.transitions.drain(..surplus);
+    }
+
     /// Moves to a state, if the table of states has the move; else says nothing new.
     fn state(
         &self,
@@ -367,10 +387,7 @@ impl Writer {
             ..before
         };
         if from != Some(to) {
-            let seq = after.transitions.last().map_or(0, |last| last.seq) + 1;
-            after.transitions.push(Transition { seq, from, to, at: Time(self.now), reason: reason.to_owned(), step });
-            let surplus = after.transitions.len().saturating_sub(TRANSITIONS);
-            after.transitions.drain(..surplus);
+            self.moves(&mut after, from, to, reason, step);
         }
         let requested =
             after.conditions.iter().find(|condition| condition.type_ == condition::CANCEL_REQUESTED).cloned();

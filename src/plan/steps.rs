@@ -77,7 +77,7 @@ fn validate_step(
     let step = &spec.steps[index];
     let field = format!("steps[{}]", step.name);
     findings.unique(format!("{field}.stages"), step.stages.iter().map(String::as_str));
-    depends_on(&spec.steps, step, &field, findings);
+    depends_on(spec, graph, index, &field, findings);
     let when = step.when.as_ref().and_then(|when| read_when(when, graph.when(index), step, spec, findings));
     recovers(step, &field, findings);
     inputs(spec, graph, index, &field, findings);
@@ -135,12 +135,20 @@ fn expect_other(field: &str, name: &str, step: &StepSpec, steps: &[StepSpec], fi
     }
 }
 
-fn depends_on(steps: &[StepSpec], step: &StepSpec, field: &str, findings: &mut Findings) {
+fn depends_on(spec: &TaskDefinitionSpec, graph: &Graph, index: usize, field: &str, findings: &mut Findings) {
+    let (steps, step) = (&spec.steps, &spec.steps[index]);
     let field = format!("{field}.dependsOn");
     let names = step.depends_on.as_deref().unwrap_or_default();
     findings.unique(&field, names.iter().map(String::as_str));
+    let of_any = step.when.as_ref().is_some_and(WhenSpec::is_of_any);
     for name in names {
         expect_other(&field, name, step, steps, findings);
+        if of_any && find(steps, name).is_some_and(|other| graph.when(index).contains(&other)) {
+            findings.plan(format!(
+                "{field}: {name:?} is one of the steps that it answers to, however they ended: leave it out, or name steps \
+                 in `when`"
+            ));
+        }
     }
 }
 
@@ -164,7 +172,7 @@ fn read_when(
     }
     let any = when.is_of_any();
     if any && others.is_empty() {
-        findings.plan(format!("{field}: names no step, and there is none before it that it could answer to"));
+        findings.plan(format!("{field}: names no step, and there is none that does not come after it: list it last, or name steps in `when`"));
     }
     if when.outcome.is_empty() {
         findings.plan(format!("{field}.outcome: is empty: name Complete, Failed or Canceled"));

@@ -18,7 +18,7 @@ import (
 const usage = `usage: cluster VERB [--name NAME] …       (NAME is "dev" unless given)
 
   build [kwok|kueue|gcs|minio]…   install missing packages, build missing binaries into the cache
-  which PROGRAM                   print where a built binary is: helm, kube, coredns, ctr
+  which PROGRAM                   print where a built binary is: helm, kube, coredns, ctr, kwok, kueue, gcs, minio
   up [--slot N]                   boot a cluster, or complete one; waits until it serves
   down [--all]                    stop it and remove all it made
   env [--path DIR]…               print exports for PATH, KUBECONFIG and more: eval "$(cluster env)"

@@ -75,12 +75,12 @@ pub(super) async fn page(
             break;
         }
     }
-    drop(turn);
     let next = newest.cut.then(|| newest.places.first().map(Place::text)).flatten();
     let names: Vec<String> = newest.places.into_iter().rev().map(|place| place.name).collect();
     let found = stream::iter(names).map(async |name| tasks.get_opt(&name).await.map_err(refused));
     // One that was deleted meanwhile is left out.
     let items = found.buffered(SIDE_BY_SIDE).try_filter_map(async |found| Ok(found)).try_collect().await?;
+    drop(turn);
     Ok((items, next))
 }
 

@@ -51,7 +51,9 @@ pub(super) struct Wanted {
     state: Option<String>,
     /// Of this definition.
     definition: Option<String>,
-    /// In which order; absent: by name.
+    /// In which order: by `name`, or the `newest` first; absent: by name. For the newest all tasks have to be looked at: of
+    /// more than 20,000 the answer is 422, and while another such list of the namespace is made it is 503.
+    #[param(inline)]
     order: Option<Order>,
     /// At most so many, up to 500; absent: 100.
     limit: Option<u32>,
@@ -66,7 +68,7 @@ enum Order {
     /// By name.
     #[default]
     Name,
-    /// Created last, listed first. All tasks have to be looked at for it: of more than 20,000 the answer is 422.
+    /// Created last, listed first.
     Newest,
 }
 
@@ -283,10 +285,11 @@ pub(super) fn require_member(person: &Person, team: Option<&str>) -> Result<(), 
         Some(team) if !person.groups.iter().any(|group| group == team) => {
             let groups: Vec<String> = person.groups.iter().take(GROUPS).map(|group| format!("{group:?}")).collect();
             let more = if person.groups.len() > GROUPS { " and more" } else { "" };
-            let own = if groups.is_empty() { "none".to_owned() } else { groups.join(", ") };
-            Err(Refusal::Forbidden(format!(
-                "`team` must be one of your own groups, as they are named here: {own}{more}"
-            )))
+            let own = match groups.as_slice() {
+                [] => "you are in none".to_owned(),
+                groups => format!("you are in {}{more}", groups.join(", ")),
+            };
+            Err(Refusal::Forbidden(format!("`team` must be one of your own groups, as they are named here: {own}")))
         }
         _ => Ok(()),
     }

@@ -275,4 +275,11 @@ async fn the_document_is_free_and_names_every_route() {
     assert_eq!(served["info"]["version"], env!("CARGO_PKG_VERSION"));
     let printed: Value = serde_json::from_str(&crate::openapi()).expect("JSON");
     assert_eq!(served, printed);
+    // Whoever makes a client of it finds what it refers to.
+    let text = served.to_string();
+    let references: Vec<&str> = text.split("\"$ref\":\"#").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(references.len() > 20, "{references:?}");
+    for reference in references {
+        assert!(served.pointer(reference).is_some(), "{reference} is nowhere");
+    }
 }

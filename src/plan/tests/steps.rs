@@ -130,7 +130,13 @@ fn a_failed_attempt_is_followed_by_another_after_its_back_off() {
     assert_eq!((story.state_of("right"), story.of("right").attempt), (StepState::Running, Some(2)));
     let story = story.fails("right", 1, 30);
     assert_eq!((story.state_of("right"), story.state_of("clean")), (StepState::Failed, StepState::Running));
-    story.done("clean", 31).is(TaskState::Failed, "StepFailed");
+    let story = story.done("clean", 31);
+    story.is(TaskState::Failed, "StepFailed");
+    // The retry is told among the changes of state.
+    let told =
+        story.status().transitions.iter().map(|it| (it.to, it.reason.as_str(), it.step.as_deref())).collect::<Vec<_>>();
+    let retrying = (TaskState::InProgress, "Retrying", Some("right"));
+    assert_eq!(told[1..], [retrying, (TaskState::Failed, "StepFailed", Some("right"))], "{told:?}");
 }
 
 #[test]
@@ -178,6 +184,7 @@ fn a_run_whose_attempts_fail_and_fail_is_stalled_and_then_fails() {
         assert_eq!(story.condition(condition::STALLED), stalled, "attempt {attempt}");
         assert_eq!((story.of("import").uncounted, story.of("import").counted), (Some(attempt), None));
         story = story.go(1000 * i64::from(attempt) + 400);
+        assert_eq!(story.status().transitions.len(), 1 + usize::try_from(attempt).expect("a number"));
         assert_eq!(story.condition(condition::STALLED).0, stalled.0, "also while the next one runs");
     }
     let story = story.platform_fails("import", 9000);

@@ -45,7 +45,7 @@ pub struct TaskDefinitionSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::crd::free_object")]
     pub parameters: Option<Value>,
-    /// Files a run needs before it starts.
+    /// Files a run comes with, before it starts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub inputs: Vec<InputSpec>,
@@ -175,7 +175,7 @@ pub struct InputSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub max_size: Option<String>,
-    /// Whether a run without it is refused.
+    /// True: a run without it is refused. Absent: false, and the program finds no file when a run comes without.
     #[serde(default)]
     pub required: bool,
     /// True: an uploaded file serves one run and those that continue it with `retryOf`; no other. Absent: false.

@@ -179,7 +179,8 @@ fn pending(task: &AsyncTask, status: &AsyncTaskStatus, facts: &Facts, now: Times
                 Known::Is(why) => format!("TaskDefinition {definition} cannot be run: {}", clean(why)),
                 Known::Denied(_) | Known::Nothing => format!("TaskDefinition {definition} cannot be run{message}"),
             },
-            format!("Mend it; `kubectl asynctask definitions {definition}` shows it. The run starts by itself then"),
+            "Correct the definition, or apply it if it is missing: `kubectl asynctask definitions` lists what can be run. The run \
+             starts by itself then",
         ),
         "StoreNotReady" => Cause::new(
             format!("Its results could not be stored{message}"),

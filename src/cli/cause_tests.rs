@@ -101,7 +101,12 @@ fn each_cause_has_its_sentence_and_its_remedy() {
         (json!({}), pending("Suspended", "x"), "somebody suspended it", "kubectl asynctask resume import-7"),
         (json!({}), queued, "(position 3: 2 runs start before it): Queued: 5 of 5 runs", "starts by itself"),
         (json!({}), pending("StoreNotReady", "no answer"), "stored: StoreNotReady: no answer", "get outputstores"),
-        (json!({}), pending("DefinitionNotReady", "gone"), "course-import cannot be run", "definitions course-import"),
+        (
+            json!({}),
+            pending("DefinitionNotReady", "gone"),
+            "course-import cannot be run",
+            "asynctask definitions` lists what can be run",
+        ),
         (json!({}), waiting("ImagePullBackOff", "not found"), "image of step import cannot be pulled", "pull secret"),
         (
             json!({}),

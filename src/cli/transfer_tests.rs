@@ -120,6 +120,8 @@ impl Bench {
             size: world.content.len() as u64,
             sha256: hex::encode(Sha256::digest(&world.content)),
             media_type: None,
+            number: None,
+            step: None,
         }
     }
 

@@ -24,14 +24,14 @@ pub struct OutputView {
     pub name: String,
     /// Title for people.
     pub title: String,
-    /// Step that wrote it.
+    /// Step that wrote it; of the output `log` the first that did.
     pub step: String,
     /// Sum of its files, in bytes.
     pub size: u64,
     /// How many files it has.
     #[serde(default)]
     pub count: u64,
-    /// Its files, the first 1,000 of them; the position in this list, from 0, is the `number` of the download route.
+    /// Its files, the first 1,000 of them; each has its `number` for the download route.
     pub files: Vec<FileView>,
     /// There are more than are listed here; each can be downloaded by its number.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -232,6 +232,12 @@ pub struct FileView {
     /// Media type the author declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
+    /// In a list of outputs: the `number` of the download route. Numbers begin at 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+    /// In a list of outputs: the step that wrote it. The output `log` has files of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
 }
 
 /// Permission to read one file once, now.

@@ -89,7 +89,10 @@ impl Catalog {
         revision: Option<&str>,
     ) -> Result<Arc<TaskRevision>, Refusal> {
         let unknown = |what: &str, name: &str| {
-            let message = format!("{what} {name:?} does not exist in namespace {namespace}: see `kubectl get {what}s`");
+            let kind = what.to_lowercase();
+            let message = format!(
+                "{what} {name:?} does not exist in namespace {namespace}: `kubectl -n {namespace} get {kind}s` lists them"
+            );
             Refusal::invalid("UnknownDefinition", message)
         };
         if let Some(name) = revision {

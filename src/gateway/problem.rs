@@ -35,6 +35,9 @@ pub(crate) enum Refusal {
          should be there (kubectl auth can-i)"
     )]
     NotFound,
+    /// The caller sees what it would be in, and it is not there.
+    #[error("{0}")]
+    NotThere(String),
     /// The request is not one we understand.
     #[error("{0}")]
     BadRequest(String),
@@ -153,7 +156,7 @@ impl Refusal {
         match self {
             Self::Unauthenticated | Self::Misnamed(_) => told(StatusCode::UNAUTHORIZED, "Unauthorized", said),
             Self::Forbidden(_) => told(StatusCode::FORBIDDEN, "Forbidden", said),
-            Self::NotFound => told(StatusCode::NOT_FOUND, "NotFound", said),
+            Self::NotFound | Self::NotThere(_) => told(StatusCode::NOT_FOUND, "NotFound", said),
             Self::BadRequest(_) => told(StatusCode::BAD_REQUEST, "BadRequest", said),
             Self::Conflict { word, .. } => told(StatusCode::CONFLICT, word, said),
             Self::Invalid { word, .. } => told(StatusCode::UNPROCESSABLE_ENTITY, word, said),

@@ -63,6 +63,11 @@ const COMMANDS: &[(&str, Typed)] = &[
     ("python3 -m unittest", Not("`make test` runs it for each example")),
     ("kubectl asynctask lint FILE", As(&[("FILE…", "manifests/examples/*/definition.yaml")])),
     ("kubectl asynctask states", As(&[])),
+    ("kubectl asynctask --kubeconfig FILE list", As(&[("FILE", "$KUBECONFIG")])),
+    (
+        "kubectl create rolebinding ada",
+        Admin(&[("rolebinding ada", "rolebinding \"$(basename \"$(dirname \"$OUT\")\")\"")]),
+    ),
     ("kubectl asynctask why NAME", As(&[("NAME", "hello-ada")])),
     ("kubectl asynctask history NAME", As(&[("NAME", "hello-ada")])),
     ("kubectl asynctask resume", As(&[("resume", "resume hello-held")])),

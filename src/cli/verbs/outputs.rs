@@ -443,7 +443,7 @@ mod tests {
     use asynctask_contract::people::{FileView, GoneView, OutputList, OutputView};
 
     fn file(path: &str) -> FileView {
-        FileView { path: path.into(), size: 2048, sha256: "ab".repeat(32), media_type: None }
+        FileView { path: path.into(), size: 2048, sha256: "ab".repeat(32), media_type: None, number: None, step: None }
     }
 
     fn outputs() -> OutputList {

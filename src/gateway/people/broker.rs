@@ -36,6 +36,8 @@ pub(super) fn view(file: &ManifestFile) -> FileView {
         size: file.size,
         sha256: file.sha256.to_string(),
         media_type: file.media_type.clone(),
+        number: None,
+        step: None,
     }
 }
 

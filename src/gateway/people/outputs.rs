@@ -15,7 +15,7 @@ use crate::problem::Refusal;
 use crate::request::{Filters, Names};
 use crate::{Gateway, Shared};
 use asynctask_contract::env::LOG_OUTPUT;
-use asynctask_contract::people::{DownloadTicket, GoneView, OutputList, OutputView, Problem};
+use asynctask_contract::people::{DownloadTicket, FileView, GoneView, OutputList, OutputView, Problem};
 use asynctask_plan::retention::expiry;
 
 /// Files of an output that are listed with it; more have to be asked for by their number.
@@ -41,7 +41,13 @@ async fn views(readable: &Readable, results: &Results<'_>) -> Result<Vec<OutputV
         }
         let room = LISTED - output.files.len();
         let files = results.placed(name, step, sealed.files(name, 0, room).await?);
-        output.files.extend(files.iter().map(view));
+        let first = output.files.len() as u64;
+        let numbered = files.iter().zip(first..).map(|(file, number)| FileView {
+            number: Some(number),
+            step: Some(step.to_owned()),
+            ..view(file)
+        });
+        output.files.extend(numbered);
         output.more = output.count > output.files.len() as u64;
     }
     arrange(&mut outputs, &results.declared().iter().map(|output| output.name.as_str()).collect::<Vec<_>>());
@@ -83,7 +89,8 @@ fn arrange(outputs: &mut [OutputView], declared: &[&str]) {
 
 /// List outputs
 ///
-/// Needs the right to `get` `asynctasks/outputs`. Empty while the run has no result.
+/// Needs the right to `get` `asynctasks/outputs`. Empty while the run has no result. The log of a step without a result, such as
+/// one that was cancelled, is not listed: `log/files/0/download?step=STEP` has it.
 #[utoipa::path(
     get, path = "/api/v1/namespaces/{namespace}/tasks/{name}/outputs", tag = "outputs", operation_id = "listOutputs",
     params(("namespace" = String, Path, description = "Namespace"), ("name" = String, Path, description = "Task")),
@@ -167,9 +174,12 @@ async fn choose(
         None if whose.shard.is_some() => return Err(Refusal::BadRequest("`shard` needs `step`".into())),
         None => {
             let results = readable.results(gateway, &open).await?;
-            let mut files = results.files(output, *number as u64, 1).await?;
-            drop(results);
-            files.pop()
+            let file = results.files(output, *number as u64, 1).await?.pop();
+            if file.is_none() && !results.files(output, 0, 1).await?.is_empty() {
+                let hint = "numbers begin at 0, and the list of outputs names them";
+                return Err(Refusal::NotThere(format!("output {output:?} has no file {number}: {hint}")));
+            }
+            file
         }
     };
     let file = file.ok_or(Refusal::NotFound)?;

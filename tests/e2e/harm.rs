@@ -286,7 +286,7 @@ fn another_tenants_runs_take_their_time_whatever_one_does() {
     hostile.kubectl(&["delete", "asynctasks", "--all"]).ok();
 
     pods("fills", FILLS, "  maxOutputSize: 64Mi\n  outputs: [{name: x, step: work, path: x}]");
-    measure("writes-what-three-runs-may-of-64-MiB");
+    measure("writes-what-three-runs-may-of-64-mib");
     hostile.kubectl(&["delete", "asynctasks", "--all"]).ok();
 
     let strangers = Strangers::call();

@@ -183,7 +183,8 @@ fn goes_on_inside(ns: &Namespace, entered: &[&Run]) {
 
 /// States a run went through.
 fn states(task: &Value) -> Vec<&str> {
-    task["status"]["transitions"].as_array().unwrap().iter().map(|t| t["to"].as_str().unwrap()).collect()
+    let moves = task["status"]["transitions"].as_array().unwrap().iter().filter(|t| t["from"] != t["to"]);
+    moves.map(|t| t["to"].as_str().unwrap()).collect()
 }
 
 /// How each ended: inside only by itself, else cancelled and with no pod.

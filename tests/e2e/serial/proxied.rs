@@ -45,7 +45,7 @@ fn the_values_of_the_book_let_people_in_who_signed_in_elsewhere() {
     assert_eq!(other.status, 403, "only the proxy is believed: {}", other.body);
 
     // The command line's port-forward is for the group of the other block.
-    let may = ["-n", SYSTEM, "auth", "can-i", "create", "pods/portforward", "--as=somebody"];
+    let may = ["-n", SYSTEM, "auth", "can-i", "create", "pods", "--subresource=portforward", "--as=somebody"];
     assert_eq!(kubectl(&[&may[..], &["--as-group=oidc-group:staff"]].concat()).out.trim(), "yes");
     assert_eq!(kubectl(&may).out.trim(), "no");
     drop(installed);

@@ -231,10 +231,14 @@ fn every_command_is_run_or_it_is_said_why_not() {
         );
     }
     assert!(make.len() >= 10, "{make:?}");
+    // Not `make -n`: lines that call make again are run all the same.
+    let makefile = std::fs::read_to_string(root().join("Makefile")).unwrap();
+    let rules =
+        makefile.lines().filter(|line| !line.starts_with(['\t', '#', '.'])).filter_map(|line| line.split_once(':'));
+    let targets: BTreeSet<&str> = rules.flat_map(|(names, _)| names.split_whitespace()).collect();
     for command in make {
         let target = command.split(' ').nth(1).unwrap();
-        let said = run(Command::new("make").args(["-n", target]).current_dir(root()), None);
-        assert_eq!(said.code, 0, "`{command}`: {}", said.err);
+        assert!(targets.contains(target), "the book says `{command}`, and the Makefile has no such target");
     }
 
     let person = ns.person("ada", Some("edit"));

@@ -49,6 +49,7 @@ mod terminal;
 mod transfer_tests;
 mod tree;
 mod upload;
+mod uploads;
 mod verbs;
 mod words;
 mod yaml;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
@@ -97,10 +98,29 @@ const COMMANDS: &[(&str, Typed)] = &[
 ];
 
 /// A block between fences, or words between backticks.
-struct Snippet {
+pub(crate) struct Snippet {
     page: String,
     language: String,
-    text: String,
+    pub(crate) text: String,
+}
+
+/// The YAML blocks of all pages, whole.
+pub(crate) fn yaml() -> Vec<Snippet> {
+    let of = |page: &PathBuf| {
+        let blocks = said(page).0.into_iter().filter(|block| block.language == "yaml");
+        blocks.map(|block| Snippet { text: included(page, &block.text), ..block }).collect::<Vec<_>>()
+    };
+    pages().iter().flat_map(of).collect()
+}
+
+/// Whether a block has nothing but keys of the chart at its top.
+pub(crate) fn is_values(block: &Snippet) -> bool {
+    static KEYS: LazyLock<Value> = LazyLock::new(|| {
+        let values = root().join("charts/asynctask-operator/values.yaml");
+        serde_yaml_ng::from_str(&std::fs::read_to_string(values).unwrap()).unwrap()
+    });
+    let top: Result<Value, _> = serde_yaml_ng::from_str(&block.text);
+    top.is_ok_and(|top| top.as_object().is_some_and(|top| top.keys().all(|key| KEYS.get(key).is_some())))
 }
 
 fn pages() -> Vec<PathBuf> {
@@ -267,31 +287,19 @@ fn every_command_is_run_or_it_is_said_why_not() {
 #[test]
 fn every_yaml_block_is_taken_by_the_api_server() {
     let ns = Namespace::new("blocks");
-    let keys: Value = serde_yaml_ng::from_str(
-        &std::fs::read_to_string(root().join("charts/asynctask-operator/values.yaml")).unwrap(),
-    )
-    .unwrap();
     let mut seen = [0; 3];
-    for page in pages() {
-        for block in said(&page).0.into_iter().filter(|block| block.language == "yaml") {
-            let text = included(&page, &block.text);
-            let top: Value = serde_yaml_ng::Deserializer::from_str(&text)
-                .next()
-                .map(|one| serde::Deserialize::deserialize(one).unwrap())
-                .unwrap();
-            let top = top.as_object().unwrap_or_else(|| panic!("{}: no mapping:\n{text}", block.page));
-            let kind = if top.contains_key("apiVersion") {
-                kubectl_in(&["-n", &ns.name, "apply", "--dry-run=server"], &text).ok();
-                0
-            } else if top.keys().all(|key| keys.get(key).is_some()) {
-                installs(&text);
-                1
-            } else {
-                ns.define("book", &within_a_definition(&text));
-                2
-            };
-            seen[kind] += 1;
-        }
+    for block in yaml() {
+        let kind = if block.text.contains("apiVersion:") {
+            kubectl_in(&["-n", &ns.name, "apply", "--dry-run=server"], &block.text).ok();
+            0
+        } else if is_values(&block) {
+            installs(&block.text);
+            1
+        } else {
+            ns.define("book", &within_a_definition(&block.text));
+            2
+        };
+        seen[kind] += 1;
     }
     assert!(seen.iter().all(|seen| *seen > 0), "objects, values and parts of a definition: {seen:?}");
     let stores = root().join("manifests/examples");

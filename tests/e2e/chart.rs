@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::book::{is_values, yaml};
 use crate::support::{Said, helm, root};
 
 fn chart() -> PathBuf {
@@ -62,26 +63,9 @@ fn another_chart_switches_it_on_and_off() {
     assert_eq!(template(&["--set", "asynctask-operator.enabled=false"]), Vec::<Value>::new());
 }
 
-/// Values blocks of the book: those that have nothing but keys of the chart at their top.
-fn values() -> Vec<String> {
-    let known: Value = serde_yaml_ng::from_str(&std::fs::read_to_string(chart().join("values.yaml")).unwrap()).unwrap();
-    let known = known.as_object().unwrap();
-    let mut found = Vec::new();
-    for page in std::fs::read_dir(root().join("docs/src")).unwrap().map(|entry| entry.unwrap().path()) {
-        let Ok(text) = std::fs::read_to_string(&page) else { continue };
-        for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("\n```").next()) {
-            let Ok(Value::Object(top)) = serde_yaml_ng::from_str(block) else { continue };
-            if !top.is_empty() && top.keys().all(|key| known.contains_key(key)) {
-                found.push(block.to_owned());
-            }
-        }
-    }
-    found
-}
-
 #[test]
 fn every_values_block_of_the_book_renders_to_arguments_that_are_texts() {
-    let blocks = values();
+    let blocks: Vec<String> = yaml().into_iter().filter(is_values).map(|block| block.text).collect();
     assert!(blocks.len() >= 2, "the book has lost its values: {blocks:?}");
     for (number, block) in blocks.iter().enumerate() {
         let file = std::env::temp_dir().join(format!("book-values-{number}.yaml"));

@@ -19,6 +19,7 @@ use crate::parameters;
 use crate::render;
 use crate::submit::{Wanted, generated_name};
 use crate::terminal::say;
+use crate::uploads;
 use asynctask_api::{AsyncTask, TaskDefinition, quantity};
 use asynctask_plan::parameters::violations;
 
@@ -144,7 +145,7 @@ pub(crate) async fn run(session: &Session, args: Args) -> Result<Exit, CliError>
     let definition = definition(session, &args.definition).await?;
     let parameters = parameters_of(&definition, &args).await?;
     let given = inputs::check(&definition.spec.inputs, &args.input)?;
-    let inputs = super::upload::checksums(&given.files).await?;
+    let inputs = uploads::checksums(&given.files).await?;
     let wanted = Wanted {
         definition: args.definition.clone(),
         parameters,
@@ -229,7 +230,7 @@ async fn submit(
     name: Option<&str>,
     definition: &TaskDefinition,
 ) -> Result<AsyncTask, CliError> {
-    let uploads = super::upload::all(session, &wanted.definition, files, &wanted.inputs).await?;
+    let uploads = uploads::send(session, &wanted.definition, files, &wanted.inputs).await?;
     let ready = render::readiness(definition);
     if ready != "Ready" {
         say(&format!("TaskDefinition {:?} is {ready}; the run waits until it is ready", wanted.definition));

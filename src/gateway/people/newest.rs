@@ -23,18 +23,18 @@ pub(crate) struct Sorting(Mutex<HashSet<String>>);
 
 impl Sorting {
     /// Until it is dropped; `None`: another goes on.
-    fn turn<'a>(&'a self, namespace: &'a str) -> Option<Turn<'a>> {
+    fn permit<'a>(&'a self, namespace: &'a str) -> Option<SortPermit<'a>> {
         let busy = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        busy().insert(namespace.to_owned()).then(|| Turn { busy: &self.0, namespace })
+        busy().insert(namespace.to_owned()).then(|| SortPermit { busy: &self.0, namespace })
     }
 }
 
-struct Turn<'a> {
+struct SortPermit<'a> {
     busy: &'a Mutex<HashSet<String>>,
     namespace: &'a str,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for SortPermit<'_> {
     fn drop(&mut self) {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(self.namespace);
     }
@@ -52,11 +52,11 @@ pub(super) async fn page(
     limit: u32,
     after: Option<&str>,
 ) -> Result<(Vec<DynamicObject>, Option<String>), Refusal> {
-    let after = after.map(Place::read).transpose()?;
-    let mut newest = Newest { limit: limit as usize, places: BTreeSet::new(), cut: false };
+    let after = after.map(SortKey::read).transpose()?;
+    let mut newest = Newest { limit: limit as usize, keys: BTreeSet::new(), cut: false };
     let mut params = ListParams::default().limit(AT_ONCE).fields(selector);
     let mut seen = 0;
-    let turn = gateway.sorting.turn(namespace).ok_or(Refusal::Crowded)?;
+    let permit = gateway.sorting.permit(namespace).ok_or(Refusal::Crowded)?;
     loop {
         let listed = tasks.list_metadata(&params).await.map_err(refused)?;
         seen += listed.items.len();
@@ -68,19 +68,19 @@ pub(super) async fn page(
                 ),
             ));
         }
-        let is_older = |place: &Place| after.as_ref().is_none_or(|after| place < after);
-        listed.items.iter().map(Place::of).filter(is_older).for_each(|place| newest.add(place));
+        let is_older = |key: &SortKey| after.as_ref().is_none_or(|after| key < after);
+        listed.items.iter().map(SortKey::of).filter(is_older).for_each(|key| newest.add(key));
         params.continue_token = listed.metadata.continue_.filter(|next| !next.is_empty());
         if params.continue_token.is_none() {
             break;
         }
     }
-    let next = newest.cut.then(|| newest.places.first().map(Place::text)).flatten();
-    let names: Vec<String> = newest.places.into_iter().rev().map(|place| place.name).collect();
+    let next = newest.cut.then(|| newest.keys.first().map(SortKey::text)).flatten();
+    let names: Vec<String> = newest.keys.into_iter().rev().map(|key| key.name).collect();
     let found = stream::iter(names).map(async |name| tasks.get_opt(&name).await.map_err(refused));
     // One that was deleted meanwhile is left out.
     let items = found.buffered(SIDE_BY_SIDE).try_filter_map(async |found| Ok(found)).try_collect().await?;
-    drop(turn);
+    drop(permit);
     Ok((items, next))
 }
 
@@ -90,12 +90,12 @@ fn refused(source: kube::Error) -> Refusal {
 
 /// Where a task stands among others: by the second it was created in, then by name. Later is greater.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct SortKey {
     created: i64,
     name: String,
 }
 
-impl Place {
+impl SortKey {
     fn of(object: &impl ResourceExt) -> Self {
         Self { created: object.creation_timestamp().map_or(0, |at| at.0.as_second()), name: object.name_any() }
     }
@@ -115,16 +115,16 @@ impl Place {
 /// The newest so far.
 struct Newest {
     limit: usize,
-    places: BTreeSet<Place>,
+    keys: BTreeSet<SortKey>,
     /// Whether older ones were left out.
     cut: bool,
 }
 
 impl Newest {
-    fn add(&mut self, place: Place) {
-        self.places.insert(place);
-        if self.places.len() > self.limit {
-            self.places.pop_first();
+    fn add(&mut self, key: SortKey) {
+        self.keys.insert(key);
+        if self.keys.len() > self.limit {
+            self.keys.pop_first();
             self.cut = true;
         }
     }
@@ -134,22 +134,22 @@ impl Newest {
 mod tests {
     use super::*;
 
-    fn place(created: i64, name: &str) -> Place {
-        Place { created, name: name.into() }
+    fn key(created: i64, name: &str) -> SortKey {
+        SortKey { created, name: name.into() }
     }
 
     #[test]
     fn of_all_the_newest_are_kept_and_the_next_page_begins_behind_them() {
-        let all: Vec<Place> = (0..10).map(|n| place(100 + n / 2, &format!("t{n}"))).collect();
-        let (mut told, mut after) = (Vec::new(), None::<Place>);
+        let all: Vec<SortKey> = (0..10).map(|n| key(100 + n / 2, &format!("t{n}"))).collect();
+        let (mut told, mut after) = (Vec::new(), None::<SortKey>);
         loop {
-            let mut newest = Newest { limit: 3, places: BTreeSet::new(), cut: false };
-            let behind = all.iter().filter(|place| after.as_ref().is_none_or(|after| *place < after));
-            behind.cloned().for_each(|place| newest.add(place));
-            let end = newest.places.first().cloned().filter(|_| newest.cut);
-            told.extend(newest.places.into_iter().rev().map(|place| place.name));
+            let mut newest = Newest { limit: 3, keys: BTreeSet::new(), cut: false };
+            let behind = all.iter().filter(|key| after.as_ref().is_none_or(|after| *key < after));
+            behind.cloned().for_each(|key| newest.add(key));
+            let end = newest.keys.first().cloned().filter(|_| newest.cut);
+            told.extend(newest.keys.into_iter().rev().map(|key| key.name));
             match end {
-                Some(end) => after = Some(Place::read(&end.text()).expect("its own word")),
+                Some(end) => after = Some(SortKey::read(&end.text()).expect("its own word")),
                 None => break,
             }
         }
@@ -159,17 +159,17 @@ mod tests {
     #[test]
     fn of_each_namespace_one_goes_on() {
         let sorting = Sorting::default();
-        let turn = sorting.turn("a").expect("free");
-        assert!(sorting.turn("a").is_none() && sorting.turn("b").is_some());
-        drop(turn);
-        assert!(sorting.turn("a").is_some());
+        let permit = sorting.permit("a").expect("free");
+        assert!(sorting.permit("a").is_none() && sorting.permit("b").is_some());
+        drop(permit);
+        assert!(sorting.permit("a").is_some());
     }
 
     #[test]
     fn a_word_of_another_list_is_refused() {
         for word in ["", "x", "x.name", "eyJ2IjoibWV0YSJ9"] {
-            assert!(matches!(Place::read(word), Err(Refusal::BadRequest(_))), "{word:?}");
+            assert!(matches!(SortKey::read(word), Err(Refusal::BadRequest(_))), "{word:?}");
         }
-        assert_eq!(Place::read("7.a.b").ok(), Some(place(7, "a.b")), "a name may have dots");
+        assert_eq!(SortKey::read("7.a.b").ok(), Some(key(7, "a.b")), "a name may have dots");
     }
 }

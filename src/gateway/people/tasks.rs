@@ -62,11 +62,10 @@ pub(super) struct Wanted {
 }
 
 /// The order of a list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Order {
     /// By name.
-    #[default]
     Name,
     /// Created last, listed first.
     Newest,

@@ -1,12 +1,12 @@
 //! People behind a proxy, with the values that the book shows for them.
 
-use crate::support::{Namespace, SYSTEM, Upgraded, forget_gateway, http, kubectl, root};
+use crate::book::{is_values, yaml};
+use crate::support::{Namespace, SYSTEM, Upgraded, forget_gateway, http, kubectl};
 
-/// The block of the page on operation that speaks of this.
+/// The values of the book that speak of this.
 fn block(of: &str) -> String {
-    let page = std::fs::read_to_string(root().join("docs/src/operations.md")).unwrap();
-    let mut blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("\n```").next());
-    blocks.find(|block| block.contains(of)).unwrap_or_else(|| panic!("no block of the book has {of}")).to_owned()
+    let found = yaml().into_iter().filter(is_values).find(|block| block.text.contains(of));
+    found.unwrap_or_else(|| panic!("no block of the book has {of}")).text
 }
 
 #[test]
